@@ -1,0 +1,41 @@
+"""Imports run one way: models, data, distributed <- launch <- tools, evaluation."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Each package, and the packages of ours that it may import.
+MAY_IMPORT = {
+    "data": {"data"},
+    "models": {"models"},
+    "distributed": {"distributed"},
+    "launch": {"launch", "data", "models", "distributed"},
+    "evaluation": {"evaluation", "launch", "data", "models", "distributed"},
+    "tools": {"tools", "evaluation", "launch", "data", "models", "distributed"},
+}
+# The front door names the commands of the packages above it, and imports them only when they are called.
+FRONT_DOOR = ROOT / "launch" / "cli.py"
+SOURCES = [path for package in MAY_IMPORT for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def imported_packages(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    return {name.split(".")[0] for name in names} & MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    if path == FRONT_DOOR:
+        pytest.skip("the front door may name every command")
+    package = path.relative_to(ROOT).parts[0]
+    assert imported_packages(path) <= MAY_IMPORT[package]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_is_named_for_what_it_holds(path: Path) -> None:
+    assert path.stem not in {"util", "utils", "helper", "helpers", "misc", "common"}
+    assert "-" not in path.stem, "a hyphen cannot be imported"
