@@ -1,0 +1,34 @@
+"""A request to stop: signals set a flag here, and the ranks agree on it at a step boundary."""
+
+import signal
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+# What SLURM, submitit and a person at the keyboard send. All mean: save at the next step, then exit with 75.
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Remembers that one of `STOP_SIGNALS` came; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def listen(self) -> None:
+        """Install the handlers, in the main thread."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._remember)
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+    def is_agreed(self, device: torch.device) -> bool:
+        """Return whether any rank was asked to stop. Collective: every rank calls it at the same step."""
+        flag = torch.tensor([self.received is not None], dtype=torch.int32, device=device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag.item())

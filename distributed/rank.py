@@ -1,0 +1,76 @@
+"""Who this process is among the others, and the process group that joins them."""
+
+import os
+import socket
+from dataclasses import dataclass
+
+from distributed.errors import EngineError
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process's place: `index` of `world_size` over all nodes, `local_index` on its own node."""
+
+    index: int
+    world_size: int
+    local_index: int
+
+    @property
+    def is_first(self) -> bool:
+        """True on the one process that prints, logs and names checkpoints."""
+        return self.index == 0
+
+
+def rank_from_environment() -> Rank:
+    """Return this process's rank from torchrun's variables; alone (1 rank) where none of them is set.
+
+    Raises: EngineError if some are set and others not, which would make DeepSpeed ask for MPI.
+    """
+    present = [name for name in _VARIABLES if name in os.environ]
+    if not present:
+        os.environ.update(rank_variables(0, 1, "127.0.0.1", free_port()))
+    elif len(present) < len(_VARIABLES):
+        missing = ", ".join(name for name in _VARIABLES if name not in os.environ)
+        raise EngineError(
+            f"{', '.join(present)} set but not {missing}: set all five, or none and let --nproc start the ranks"
+        )
+    return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+
+
+def rank_variables(index: int, world_size: int, address: str, port: int) -> dict[str, str]:
+    """Return the five environment variables that place one process of a single node."""
+    values = (index, world_size, index, address, port)
+    return dict(zip(_VARIABLES, map(str, values), strict=True))
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing on the loopback interface listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def join_process_group() -> None:
+    """Join the process group of all ranks: NCCL where there is CUDA, gloo elsewhere."""
+    import torch
+
+    if not torch.cuda.is_available():
+        # Without this DeepSpeed looks for an accelerator by importing what each vendor ships.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+    from deepspeed.utils import logger
+
+    logger.setLevel("WARNING")
+    # DeepSpeed's shared-memory collective is compiled at first use: 105 s cold, and a crash without a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)
+
+
+def leave_process_group() -> None:
+    """Leave the process group, if one was joined."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
