@@ -1,0 +1,172 @@
+"""From positions to batches of latents: this rank's slice of each global batch, read ahead by one thread."""
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.augment import AugmentConfig
+from data.order import Order
+from data.randomness import Draws, Stream, draw
+from data.shards import Record, ShardSet
+
+# B samples, C latent channels, h w latent height and width, L prompt tokens, D text width
+
+
+@dataclass(frozen=True)
+class BatchSlicing:
+    """The arithmetic of one rank's batches: `micro_size` samples, `accumulation_steps` times, of `global_size`."""
+
+    global_size: int
+    micro_size: int
+    rank: int
+    world_size: int
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro batches of this rank in one optimizer step."""
+        return self.global_size // (self.micro_size * self.world_size)
+
+    def positions(self, step: int, micro_batch: int) -> range:
+        """Return the positions of this rank's micro batch of global step `step`, counted from 0."""
+        first = step * self.global_size + (self.rank * self.accumulation_steps + micro_batch) * self.micro_size
+        return range(first, first + self.micro_size)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples ready for the objective, on the CPU.
+
+    latents_BChw: drawn from the VAE's posterior, not yet scaled, float32. noise_BChw: standard normal float32.
+    timestep_B: quantiles of the timestep distribution in [0, 1). text_BLD: prompt embeddings, float32.
+    ids: of the samples. is_dropped: whether a sample's caption was replaced by the empty one.
+    """
+
+    latents_BChw: NDArray[np.float32]
+    noise_BChw: NDArray[np.float32]
+    timestep_B: NDArray[np.float32]
+    text_BLD: NDArray[np.float32]
+    ids: tuple[str, ...]
+    is_dropped: tuple[bool, ...]
+
+
+class Loader:
+    """The training batches of one rank in one stage."""
+
+    def __init__(
+        self, shards: ShardSet, order: Order, slicing: BatchSlicing, augment: AugmentConfig, seed: int
+    ) -> None:
+        self._shards = shards
+        self._order = order
+        self._slicing = slicing
+        self._augment = augment
+        self._seed = seed
+
+    def ids(self, step: int) -> list[str]:
+        """Return the ids of all samples of global step `step` (counted from 0), over all ranks, in order."""
+        first = step * self._slicing.global_size
+        places = map(self._order.place, range(first, first + self._slicing.global_size))
+        return [self._shards.entries(place.database, "train")[place.index].id for place in places]
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
+        """Yield this rank's micro batches of steps first_step up to last_step (exclusive), in order, read ahead."""
+        steps = range(first_step, last_step)
+        micro_batches = range(self._slicing.accumulation_steps)
+        return read_ahead(self.batch(self._slicing.positions(step, m)) for step in steps for m in micro_batches)
+
+    def batch(self, positions: Iterable[int]) -> Batch:
+        """Return the samples at `positions` of the run."""
+        drawn = [draw(self._seed, Stream.TRAINING, position, self._shards.latent_shape) for position in positions]
+        places = [self._order.place(position) for position in positions]
+        records = [
+            self._shards.read(
+                self._shards.entries(place.database, "train")[place.index], mirrored=draws.flip < self._augment.flip
+            )
+            for place, draws in zip(places, drawn, strict=True)
+        ]
+        is_dropped = tuple(draws.caption < self._augment.caption_dropout for draws in drawn)
+        return _stack(self._shards, records, drawn, is_dropped)
+
+
+def validation_batches(
+    shards: ShardSet, database: str, seed: int, *, num_samples: int, timesteps_per_sample: int, slicing: BatchSlicing
+) -> Iterator[Batch]:
+    """Yield this rank's share of a database's held-out samples at fixed timesteps and noise, unflipped, undropped.
+
+    num_samples: the first so many entries of the `validation` split. Every sample is taken at `timesteps_per_sample`
+    evenly spaced quantiles, shifted from sample to sample by the golden ratio. The last batch may be smaller.
+    """
+    entries = shards.entries(database, "validation")
+    count = min(num_samples, len(entries)) * timesteps_per_sample
+    mine = range(slicing.rank, count, slicing.world_size)
+    for start in range(0, len(mine), slicing.micro_size):
+        records, drawn = [], []
+        for number in mine[start : start + slicing.micro_size]:
+            sample, repeat = divmod(number, timesteps_per_sample)
+            quantile = (repeat + sample * 0.6180339887498949 % 1) / timesteps_per_sample
+            draws = draw(seed, Stream.VALIDATION, number, shards.latent_shape)
+            drawn.append(Draws(quantile, draws.flip, draws.caption, np.zeros_like(draws.posterior), draws.noise))
+            records.append(shards.read(entries[sample], mirrored=False))
+        yield _stack(shards, records, drawn, (False,) * len(records))
+
+
+def _stack(shards: ShardSet, records: list[Record], drawn: list[Draws], is_dropped: tuple[bool, ...]) -> Batch:
+    prompts = [
+        shards.empty_prompt_index if dropped else record.prompt_index
+        for record, dropped in zip(records, is_dropped, strict=True)
+    ]
+    return Batch(
+        latents_BChw=np.stack([posterior_sample(r.moments, d.posterior) for r, d in zip(records, drawn, strict=True)]),
+        noise_BChw=np.stack([draws.noise for draws in drawn]),
+        timestep_B=np.array([draws.timestep for draws in drawn], dtype=np.float32),
+        text_BLD=shards.text[prompts],
+        ids=tuple(record.id for record in records),
+        is_dropped=is_dropped,
+    )
+
+
+def posterior_sample(moments: NDArray[np.float32], normal: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return mean + standard deviation * `normal`, [C, h, w], of the VAE's moments [2 C, h, w] (mean, log-variance).
+
+    The log-variance is clipped to [-30, 20], as diffusers' DiagonalGaussianDistribution does.
+    """
+    mean, log_variance = np.split(moments, 2)
+    return mean + np.exp(0.5 * np.clip(log_variance, -30.0, 20.0)) * normal
+
+
+def read_ahead(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
+    """Yield `batches`, up to `depth` of them made ahead by a thread; its error is raised where its batch is due."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
