@@ -11,7 +11,6 @@ from scipy import fft
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
 from data.simulate.geometry import BeamGrid, Float
-from data.simulate.shapes import distance_mm
 
 SOUND_MM_PER_US = 1.54
 # Rows of silence below the scene: the blur is circular, and without them the skin's echo comes back at the bottom.
@@ -56,6 +55,13 @@ def interface(grid: BeamGrid, level: Float, thickness_mm: float, directivity: fl
     return np.exp(-((level / steepness) ** 2) * np.float32(1 / thickness_mm**2)) * cosine ** np.float32(directivity)
 
 
+def layer_interface(grid: BeamGrid, below_mm: Float, line_mm: Float, thickness_mm: float, directivity: float) -> Float:
+    """Return `interface` for a layer: `line_mm` [num_beams] is its depth, `below_mm` each sample's depth under it."""
+    slope = np.gradient(line_mm) / np.float32(grid.geometry.width_mm / grid.num_beams)
+    cosine = 1 / np.sqrt(1 + slope**2)
+    return np.exp(-((below_mm * (cosine / np.float32(thickness_mm))) ** 2)) * cosine ** np.float32(directivity)
+
+
 def _lateral_sigma(grid: BeamGrid, settings: Settings) -> Float:
     """Return the beam's width as a Gaussian sigma in beams, [num_ranges]: narrowest at the focus."""
     wavelength_mm = SOUND_MM_PER_US / settings.frequency_mhz
@@ -71,7 +77,7 @@ def envelope(rng: np.random.Generator, grid: BeamGrid, scene: Scene, settings: S
     path_db = np.cumsum(scene.attenuation_db - np.float32(settings.tgc_db), axis=0)
     path_db *= np.float32(2 * settings.frequency_mhz * step_cm)
     # A beam is fed by an aperture: shadows have soft sides.
-    path_db = gaussian_filter1d(path_db, 0.008 * grid.num_beams, axis=1, truncate=3) + scene.beam_loss_db
+    path_db = gaussian_filter1d(path_db, 0.014 * grid.num_beams, axis=1, truncate=3) + scene.beam_loss_db
     gain = np.exp(path_db * np.float32(-np.log(10) / 20))
     strength = np.exp(scene.echo_db * np.float32(np.log(10) / 20)) * gain
     specular = scene.specular * gain
@@ -119,6 +125,3 @@ def form_image(rng: np.random.Generator, grid: BeamGrid, scene: Scene, settings:
     grey = log_compress(envelope(rng, grid, scene, settings), settings)
     # Video filter: rows are finer than pixels.
     return gaussian_filter1d(grey, 0.6, axis=0, truncate=2)
-
-
-__all__ = ["Scene", "Settings", "distance_mm", "envelope", "form_image", "interface", "log_compress"]

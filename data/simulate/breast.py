@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data.simulate.acoustics import Scene, Settings, interface
+from data.simulate.acoustics import Scene, Settings, interface, layer_interface
 from data.simulate.fields import smooth_field, wavy_line
 from data.simulate.geometry import BeamGrid, FlatArray, Float
 from data.simulate.lesion import Lesion, Place, add_cyst, add_fibroadenoma, add_malignant_mass
@@ -26,13 +26,14 @@ def _probe(rng: np.random.Generator, scanner: str) -> tuple[FlatArray, Settings]
             focus_mm=rng.uniform(0.4, 0.6) * depth_mm,
             tgc_db=TYPICAL_ATTENUATION,
             gain_db=rng.uniform(-2, 3),
-            gamma=rng.uniform(1.0, 1.3),
+            gamma=rng.uniform(1.0, 1.25),
+            contrast=rng.uniform(0.1, 0.5),
         )
     depth_mm = rng.uniform(38, 44)
     return FlatArray(13.0, np.deg2rad(rng.uniform(15, 20)), depth_mm), Settings(
         frequency_mhz=rng.uniform(4.5, 6),
-        dynamic_range_db=rng.uniform(42, 50),
-        looks=int(rng.integers(1, 3)),
+        dynamic_range_db=rng.uniform(43, 50),
+        looks=int(rng.integers(1, 4)),
         f_number=rng.uniform(2.2, 3.0),
         focus_mm=rng.uniform(0.4, 0.6) * depth_mm,
         tgc_db=TYPICAL_ATTENUATION - 0.05,
@@ -54,16 +55,16 @@ def _fat(rng: np.random.Generator, grid: BeamGrid, base_mm: Float, peaks: Float)
     fade = np.clip(0.5 + 0.5 * smooth_field(rng, grid, 2.5, 2.5), 0, 1)
     strength = 15 * np.exp(-((distance_mm(grid, septa) / np.float32(0.16)) ** 2)) * fade
     strength = np.maximum(strength, 16 * np.exp(-((distance_mm(grid, ligaments) / np.float32(0.2)) ** 2)))
-    return -20 + 1.5 * smooth_field(rng, grid, 0.8, 1.5) + strength
+    return -21 + 2.0 * smooth_field(rng, grid, 0.9, 1.8) + strength
 
 
 def _gland(rng: np.random.Generator, grid: BeamGrid, density: float) -> Float:
     """Return the echo of gland in dB: bright, with ducts, and fat lobules where the breast is not dense."""
-    echo = -5 + 3 * density + 3.2 * smooth_field(rng, grid, 0.8, 2.2) + 2.2 * smooth_field(rng, grid, 0.25, 0.8)
-    echo -= 7 * soft_step(smooth_field(rng, grid, 0.35, 2.5) - 1.0, 0.5)
-    lobules = smooth_field(rng, grid, 1.6, 3.0) - np.float32(0.3 + 1.6 * density)
-    wall = np.exp(-((distance_mm(grid, lobules) / np.float32(0.15)) ** 2))
-    return blend(echo, np.float32(-19), soft_step(lobules, 0.15)) + 4 * wall
+    fine = smooth_field(rng, grid, 0.3, 0.9)
+    echo = -6 + 3 * density + 3.2 * smooth_field(rng, grid, 0.9, 2.4) + 2.4 * fine
+    echo -= 9 * soft_step(smooth_field(rng, grid, 0.35, 2.2) - 0.8, 0.9)
+    lobules = smooth_field(rng, grid, 1.5, 3.2) + 0.15 * fine - np.float32(0.4 + 2.0 * density)
+    return blend(echo, -20 + 1.5 * fine, soft_step(lobules, 0.35))
 
 
 def _muscle(rng: np.random.Generator, grid: BeamGrid) -> Float:
@@ -76,8 +77,10 @@ def _add_chest_wall(rng: np.random.Generator, grid: BeamGrid, scene: Scene, top_
     x_mm, z_mm = grid.points_mm
     below = z_mm - top_mm
     scene.echo_db = np.where(below > 0, -22 - 0.8 * below + 2 * smooth_field(rng, grid, 0.5, 3.0), scene.echo_db)
-    scene.specular += 0.8 * interface(grid, below, 0.2, 8)
-    if rng.random() > 0.35:
+    broken = np.clip(0.6 + 0.5 * wavy_line(rng, grid, 3), 0.1, 1.4)
+    pleura = np.float32(0.6) * broken * layer_interface(grid, below, top_mm, 0.22, 8)
+    if rng.random() > 0.3:
+        scene.specular += pleura
         return False
     half_mm, rise_mm = rng.uniform(5, 8), rng.uniform(2.0, 3.5)
     offset = (x_mm - np.float32(rng.uniform(-11, 11))) / np.float32(half_mm)
@@ -85,7 +88,7 @@ def _add_chest_wall(rng: np.random.Generator, grid: BeamGrid, scene: Scene, top_
     is_rib = (np.abs(offset) < 1) & (cap > 0)
     scene.echo_db[is_rib] = -24
     scene.attenuation_db[is_rib] = 5.0
-    scene.specular += 1.6 * interface(grid, cap, 0.3, 2) * (np.abs(offset) < 1)
+    scene.specular += np.where(np.abs(offset) < 1, 0.9 * interface(grid, cap, 0.3, 2), pleura)
     return True
 
 
@@ -114,7 +117,7 @@ def _layers(rng: np.random.Generator, grid: BeamGrid, density: float) -> tuple[S
     specular = np.zeros(grid.shape, np.float32)
     for bound_mm, strength in zip(bounds, (0.9, 0.25, 0.35, 0.9), strict=True):
         broken = np.clip(0.6 + 0.5 * wavy_line(rng, grid, 2.5), 0.05, 1.4)
-        specular += np.float32(strength) * broken * interface(grid, z_mm - bound_mm, 0.2, 6)
+        specular += np.float32(strength) * broken * layer_interface(grid, z_mm - bound_mm, bound_mm, 0.2, 6)
     specular += 1.5 * np.exp(-((z_mm / np.float32(0.3)) ** 2))
     beam_loss_db = np.clip(2 * wavy_line(rng, grid, 4) - 1, 0, 6)
     scene = Scene(echo_db, attenuation_db, specular.astype(np.float32), beam_loss_db)

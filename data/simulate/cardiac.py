@@ -59,90 +59,106 @@ def _add_valves(
     if heart.is_four_chamber:
         valves += _leaflets(heart, tricuspid, 0.42 * heart.right_width, heart.length - 5, opening)
     for points in valves:
-        leaflet = curve(across, down, points, rng.uniform(1.0, 1.5))
-        scene.echo_db = blend(scene.echo_db, np.float32(rng.uniform(-8, -3)), leaflet)
+        leaflet = curve(across, down, points, rng.uniform(0.8, 1.2))
+        scene.echo_db = blend(scene.echo_db, np.float32(rng.uniform(-12, -6)), leaflet)
     for side in (-1, 1):
         spot = ellipse(across, down, (side * (annulus_half + 3), heart.length + 1), (3.5, 2.5))
         scene.echo_db += 7 * np.exp(-(spot**2))
+
+
+@dataclass(frozen=True)
+class Chambers:
+    """Normalised radii, below 1 inside, each [num_ranges, num_beams]; the right heart is None in two chambers."""
+
+    left_ventricle: Float
+    epicardium: Float
+    left_atrium: Float
+    right_ventricle: Float | None
+    right_wall: Float | None  # free wall of the right ventricle, outside
+    right_atrium: Float | None
+
+
+def _atrium(heart: Heart, across: Float, down: Float, centre: float, half_width: float, annulus: float) -> Float:
+    """Return the normalised radius of an atrium that opens to the valve plane at `annulus`."""
+    oval = ellipse(across, down, (centre, annulus + 0.42 * heart.atrium), (half_width, 0.58 * heart.atrium))
+    return np.where(down > annulus, oval, np.float32(2.0))
+
+
+def _chambers(rng: np.random.Generator, grid: BeamGrid, heart: Heart, across: Float, down: Float) -> Chambers:
+    # Trabeculae make the inner border rough, the outer one follows it only loosely.
+    # Beams crowd at the probe, and with them a field's waves: there it is made lower.
+    crowding = np.minimum(grid.range_mm * np.float32(2 / grid.geometry.depth_mm), 1)[:, None]
+    slow = 0.05 * crowding * smooth_field(rng, grid, 7.0, 8.0)
+    rough = 0.025 * crowding * smooth_field(rng, grid, 1.8, 2.5)
+    left_ventricle = _ventricle(heart, across, down, 0.0) + slow + rough
+    epicardium = _ventricle(heart, across, down, heart.wall) + 0.7 * slow
+    left_atrium = _atrium(heart, across, down, 0.0, heart.half_width * rng.uniform(0.9, 1.05), heart.length) + slow
+    if not heart.is_four_chamber:
+        return Chambers(left_ventricle, epicardium, left_atrium, None, None, None)
+    # Crescent along the septum, wider towards the base, its apex short of the left one.
+    septum = -heart.half_width - heart.wall + 1.0
+    annulus = heart.length - 5
+    width = heart.right_width * np.clip((down / heart.length - 0.26) / 0.66, 0, 1) ** 0.6
+    middle = septum - width / 2
+    cavity = np.abs(across - middle) / np.maximum(width / 2, 0.1) + 2 * slow + 2 * rough
+    wall = np.abs(across - middle + 2) / np.maximum(width / 2 + 4, 0.1) + slow
+    right_ventricle = np.where(down < annulus, cavity, np.float32(2.0))
+    right_wall = np.where((down > 0.2 * heart.length) & (down < annulus + 2), wall, np.float32(2.0))
+    centre = septum - 0.45 * heart.right_width
+    right_atrium = _atrium(heart, across, down, centre, 0.52 * heart.right_width, annulus) + slow
+    return Chambers(left_ventricle, epicardium, left_atrium, right_ventricle, right_wall, right_atrium)
 
 
 def _tissue(
     rng: np.random.Generator, grid: BeamGrid, heart: Heart, across: Float, down: Float
 ) -> tuple[Scene, NDArray[np.uint8]]:
     """Return chambers, walls and surroundings, and the class ids."""
-    z_mm = grid.points_mm[1]
-    border = 0.04 * smooth_field(rng, grid, 3.0, 3.0) + 0.025 * smooth_field(rng, grid, 1.2, 1.5)
-    endocardium = _ventricle(heart, across, down, 0.0) + border
-    epicardium = _ventricle(heart, across, down, heart.wall) + 0.5 * border
+    chambers = _chambers(rng, grid, heart, across, down)
     above_annulus = down < heart.length
-    cavity = (endocardium < 1) & above_annulus
-    muscle = (epicardium < 1) & ~cavity & (down < heart.length + 2)
+    cavity = (chambers.left_ventricle < 1) & above_annulus
+    muscle = (chambers.epicardium < 1) & ~cavity & above_annulus
+    near = np.exp(-grid.points_mm[1] / np.float32(rng.uniform(8, 14)))
+    # Lung and mediastinum around the heart; the chest wall at the probe.
+    around = -29 + 4 * smooth_field(rng, grid, 6.0, 12.0) + 2 * smooth_field(rng, grid, 1.5, 5.0)
+    around += 22 * near * np.clip(1 + 0.3 * smooth_field(rng, grid, 0.8, 12.0), 0, 1.5)
+    behind = soft_step(down - heart.length - heart.atrium, 12.0)
+    around += rng.uniform(4, 10) * behind
+    blood = -54 + 3 * smooth_field(rng, grid, 6.0, 10.0) + 18 * near
+    wall = -16 + 2.5 * smooth_field(rng, grid, 1.8, 4.0) + 2.0 * smooth_field(rng, grid, 5.0, 10.0)
 
-    atrium_centre = heart.length + 0.5 * heart.atrium + 2
-    left_atrium = ellipse(across, down, (0, atrium_centre), (0.95 * heart.half_width, 0.52 * heart.atrium)) + border
-    # Lung and mediastinum around the heart, weaker with depth; the chest wall at the probe.
-    around = -27 + 4 * smooth_field(rng, grid, 5.0, 12.0) + 2 * smooth_field(rng, grid, 1.5, 5.0)
-    near = np.exp(-z_mm / np.float32(rng.uniform(8, 14)))
-    echo_db = around + 20 * near * np.clip(1 + 0.3 * smooth_field(rng, grid, 0.8, 12.0), 0, 1.5)
-    blood = -52 + 3 * smooth_field(rng, grid, 6.0, 10.0) + 16 * near
-    wall = -13 + 2.5 * smooth_field(rng, grid, 1.8, 5.0) + 1.5 * smooth_field(rng, grid, 4.0, 10.0)
-    specular = np.zeros(grid.shape, np.float32)
-
-    chambers, shells = [left_atrium], [(left_atrium, 0.0)]
-    if heart.is_four_chamber:
-        septum = heart.half_width + heart.wall
-        opening = np.clip((down / heart.length - 0.28) / 0.6, 0, 1) ** 0.7
-        right_edge = -septum + 1.0 + 2.5 * np.clip(0.5 - down / heart.length, 0, 1) * 0
-        left_edge = right_edge - heart.right_width * opening
-        right_ventricle = np.abs(across - (left_edge + right_edge) / 2) / np.maximum((right_edge - left_edge) / 2, 0.1)
-        right_ventricle = np.where(down < heart.length - 5, right_ventricle, 2.0) + 1.5 * border
-        free_wall = np.abs(across - (left_edge + right_edge) / 2) / np.maximum((right_edge - left_edge) / 2 + 5, 0.1)
-        free_wall = np.where((down > 0.22 * heart.length) & (down < heart.length - 3), free_wall, 2.0)
-        echo_db = np.where(free_wall < 1, wall - 2, echo_db)
-        right_atrium = ellipse(
-            across,
-            down,
-            (-septum - 0.42 * heart.right_width, atrium_centre - 3),
-            (0.56 * heart.right_width, 0.5 * heart.atrium),
-        )
-        right_atrium += border
-        chambers += [right_ventricle, right_atrium]
-        shells += [(right_atrium, 0.0)]
-    for atrium, _ in shells:
-        thickness = distance_mm(grid, atrium - 1)
-        echo_db = np.where((thickness > 0) & (thickness < 2.5), wall - 3, echo_db)
-        specular += 0.5 * interface(grid, atrium - 1.08, 1.0, 2)
-    # Fibres that run along the beam echo less: the walls fade where the beam grazes them.
-    along, across_slope = grid.slopes(epicardium)
-    head_on = np.abs(along) / (np.hypot(along, across_slope) + np.float32(1e-4))
-    echo_db = np.where(muscle, wall + 6 * head_on - 1, echo_db)
-    for chamber in chambers:
-        echo_db = blend(echo_db, blood, soft_step(1 - chamber, 0.06))
+    # Fibres that run along the beam echo less: walls fade where the beam grazes them.
+    along, sideways = grid.slopes(_ventricle(heart, across, down, heart.wall))
+    head_on = np.abs(along) / (np.hypot(along, sideways) + np.float32(1e-4))
+    echo_db: Float = around
+    fade = np.clip(0.6 + 0.5 * smooth_field(rng, grid, 7.0, 7.0), 0, 1)
+    for atrium in (chambers.left_atrium, chambers.right_atrium):
+        if atrium is not None:
+            outside_mm = distance_mm(grid, atrium - 1)
+            shell = np.exp(-(((outside_mm - 1.5) / np.float32(1.6)) ** 2)) * fade * (atrium < 1.9)
+            echo_db = blend(echo_db, wall - 1, shell)
+    if chambers.right_wall is not None:
+        echo_db = blend(echo_db, wall - 3, soft_step(1 - chambers.right_wall, 0.05))
+    echo_db = np.where(muscle, wall + 5 * head_on, echo_db)
+    for chamber in (chambers.left_atrium, chambers.right_atrium, chambers.right_ventricle):
+        if chamber is not None:
+            echo_db = blend(echo_db, blood, soft_step(1 - chamber, 0.08))
     echo_db = np.where(cavity, blood, echo_db)
     # Papillary muscles stand in the cavity and belong to it, as in the labels of echocardiography databases.
-    for side in (-1, 1) if not heart.is_four_chamber else (1,):
-        place = (side * 0.72 * heart.half_width, rng.uniform(0.42, 0.55) * heart.length)
-        papillary = ellipse(across, down, place, (rng.uniform(3, 5), rng.uniform(8, 12)))
-        echo_db = blend(echo_db, wall - 3, soft_step(1 - papillary, 0.4) * cavity)
-    patchy = np.clip(0.5 + 0.6 * smooth_field(rng, grid, 6.0, 6.0), 0, 1.5)
-    specular += 0.5 * patchy * interface(grid, endocardium - 1, 0.7, 1.5) * above_annulus
-    specular += (
-        1.1
-        * patchy
-        * interface(grid, epicardium - 1.04, 1.0, 1.2)
-        * above_annulus
-        * ((across > 0) | (not heart.is_four_chamber))
-    )
-    attenuation_db = np.full(grid.shape, 0.5, np.float32)
-    attenuation_db[cavity] = 0.2
-    scene = Scene(
-        echo_db.astype(np.float32), attenuation_db, specular.astype(np.float32), np.zeros(grid.num_beams, np.float32)
-    )
+    for side in (1,) if heart.is_four_chamber else (-1, 1):
+        place = (side * rng.uniform(0.7, 0.85) * heart.half_width, rng.uniform(0.42, 0.58) * heart.length)
+        papillary = ellipse(across, down, place, (rng.uniform(3, 5), rng.uniform(8, 13)))
+        echo_db = blend(echo_db, wall - 3, soft_step(1 - papillary, 0.5) * cavity)
+    # The pericardium is the brightest line of the free walls; the septum has none.
+    pericardium = interface(grid, chambers.epicardium - 1.03, 1.0, 0.8) * above_annulus
+    specular = 0.5 * fade * pericardium * ((across > 0) | (not heart.is_four_chamber))
+    specular += 0.35 * fade * interface(grid, chambers.left_ventricle - 1, 0.8, 2) * above_annulus
+    specular += 0.3 * fade * interface(grid, chambers.left_atrium - 1, 1.0, 3) * (down > heart.length + 5)
+    attenuation_db = np.where(cavity, np.float32(0.2), np.float32(0.5))
     class_ids = np.zeros(grid.shape, np.uint8)
-    class_ids[(left_atrium < 1) & (down > heart.length)] = 3
-    class_ids[muscle & above_annulus] = 2
+    class_ids[chambers.left_atrium < 1] = 3
+    class_ids[muscle] = 2
     class_ids[cavity] = 1
-    return scene, class_ids
+    return Scene(echo_db, attenuation_db, specular, np.zeros(grid.num_beams, np.float32)), class_ids
 
 
 def draw(rng: np.random.Generator, size: int) -> Phantom:

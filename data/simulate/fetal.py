@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.simulate.acoustics import Scene, Settings, interface
+from data.simulate.acoustics import Scene, Settings, interface, layer_interface
 from data.simulate.fields import smooth_field, wavy_line
 from data.simulate.geometry import BeamGrid, CurvedArray, Float
 from data.simulate.phantom import Phantom
@@ -26,39 +26,39 @@ class Head:
 
 
 def _uterus(rng: np.random.Generator, grid: BeamGrid, head: Head, placenta: str) -> Scene:
-    """Return abdominal wall, uterine wall, placenta and fluid, without the fetus."""
-    z_mm = grid.range_mm[:, None]
-    wall_mm = rng.uniform(14, 20) + 1.0 * wavy_line(rng, grid, 25)
+    """Return abdominal wall, uterine wall, placenta and a pocket of fluid, without the fetus."""
+    range_mm = grid.range_mm[:, None]
+    skin_mm = rng.uniform(3, 5) + 0.3 * wavy_line(rng, grid, 25)
+    wall_mm = rng.uniform(13, 18) + 1.0 * wavy_line(rng, grid, 25)
     uterus_mm = wall_mm + rng.uniform(5, 8) + 0.8 * wavy_line(rng, grid, 20)
     layers = 5 * np.clip(smooth_field(rng, grid, 0.7, 25.0), -1, 2)
-    echo_db = np.where(z_mm < wall_mm, -14 + layers, -19 + 2 * smooth_field(rng, grid, 1.0, 6.0))
-    fluid = -66 + 2 * smooth_field(rng, grid, 5.0, 5.0)
-    tissue = -15 + 2.0 * smooth_field(rng, grid, 2.0, 4.0)
-    back_mm = head.centre[1] + head.half_width + rng.uniform(4, 14) + 3.5 * wavy_line(rng, grid, 18)
-    front_mm = np.maximum(uterus_mm, uterus_mm)
-    if placenta == "anterior":
-        front_mm = uterus_mm + np.clip(rng.uniform(12, 18) + 5 * wavy_line(rng, grid, 22), 0, None)
-    elif placenta == "posterior":
-        back_mm = back_mm - 3
-    echo_db = np.where((z_mm > uterus_mm) & (z_mm < front_mm), tissue, echo_db)
-    in_fluid = soft_step(z_mm - front_mm, 1.0) * soft_step(back_mm - z_mm, 1.0)
-    behind = z_mm > back_mm
-    echo_db = np.where(behind, tissue if placenta == "posterior" else tissue - 3, echo_db)
-    echo_db = blend(echo_db, fluid, in_fluid)
+    mottled = smooth_field(rng, grid, 2.0, 4.0)
+    # The pocket is an ellipse around the head, dented by what lies outside.
+    across, down = rotated(grid, head.centre, 0.0)
+    room = rng.uniform(1.12, 1.3), rng.uniform(1.1, 1.25)
+    if placenta == "none":
+        room = room[0] + 0.35, room[1] + 0.08
+    pocket = ellipse(across, down, (rng.uniform(-8, 8), 0), (room[0] * head.half_length, room[1] * head.half_width))
+    pocket += 0.1 * smooth_field(rng, grid, 12.0, 14.0)
+    outside = distance_mm(grid, pocket - 1)
+    in_fluid = soft_step(-outside, 1.0) * soft_step(range_mm - uterus_mm, 1.0)
+
+    echo_db: Float = -20 + 3 * smooth_field(rng, grid, 3.0, 8.0) + 2 * smooth_field(rng, grid, 1.0, 5.0)
+    if placenta != "none":
+        toward = np.float32(-1 if placenta == "anterior" else 1) * down + np.float32(rng.uniform(-0.5, 0.5)) * across
+        thickness = rng.uniform(18, 26) * np.clip(1.4 * toward / (np.hypot(across, down) + 1), 0, 1)
+        is_placenta = soft_step(thickness - outside, 3.0) * soft_step(toward, 8.0)
+        echo_db = blend(echo_db, -11 + 1.5 * mottled, is_placenta)
+    echo_db = np.where(range_mm < uterus_mm, -19 + 1.5 * mottled, echo_db)
+    echo_db = np.where(range_mm < wall_mm, -14 + layers, echo_db)
+    echo_db = blend(echo_db, -64 + 2 * mottled, in_fluid)
     specular = np.zeros(grid.shape, np.float32)
-    for bound_mm, strength in (
-        (0.25 * wall_mm, 0.5),
-        (wall_mm, 0.7),
-        (uterus_mm, 0.4),
-        (front_mm, 0.4),
-        (back_mm, 0.8),
-    ):
-        broken = np.clip(0.7 + 0.5 * wavy_line(rng, grid, 10), 0.05, 1.4)
-        specular += np.float32(strength) * broken * interface(grid, z_mm - bound_mm, 0.6, 3)
-    attenuation_db = np.full(grid.shape, 0.5, np.float32) - 0.35 * in_fluid
-    return Scene(
-        echo_db.astype(np.float32), attenuation_db.astype(np.float32), specular, np.zeros(grid.num_beams, np.float32)
-    )
+    for line_mm, strength in ((skin_mm, 0.5), (wall_mm, 0.6), (uterus_mm, 0.35)):
+        broken = np.clip(0.6 + 0.5 * wavy_line(rng, grid, 10), 0.05, 1.4)
+        specular += np.float32(strength) * broken * layer_interface(grid, range_mm - line_mm, line_mm, 0.6, 3)
+    specular += 0.5 * interface(grid, pocket - 1, 0.7, 3) * (range_mm > uterus_mm)
+    attenuation_db = np.full(grid.shape, 0.5, np.float32) - 0.3 * in_fluid
+    return Scene(echo_db, attenuation_db, specular, np.zeros(grid.num_beams, np.float32))
 
 
 def _lines(rng: np.random.Generator, scene: Scene, across: Float, down: Float, head: Head) -> None:
@@ -89,7 +89,7 @@ def _thalami(rng: np.random.Generator, grid: BeamGrid, scene: Scene, across: Flo
         centre = (-0.04 * head.half_length, side * 0.2 * head.half_width)
         thalamus = ellipse(across, down, centre, (0.22 * head.half_length, 0.17 * head.half_width))
         rim = np.exp(-((distance_mm(grid, thalamus - 1) / np.float32(0.9)) ** 2))
-        scene.echo_db = blend(scene.echo_db, np.float32(-31), soft_step(1 - thalamus, 0.2))
+        scene.echo_db = blend(scene.echo_db, np.float32(-36), soft_step(1 - thalamus, 0.2))
         scene.echo_db += 9 * rim * (np.abs(down) > 1)
 
 
@@ -130,10 +130,10 @@ def _add_head(rng: np.random.Generator, grid: BeamGrid, scene: Scene, head: Head
     """Put a fetal head into `scene`; return its normalised radius, 1 on the outer skull."""
     across, down = rotated(grid, head.centre, head.tilt_rad)
     radius = ellipse(across, down, (0, 0), (head.half_length, head.half_width))
-    scalp = np.exp(-(((distance_mm(grid, radius - 1) - 1.5) / np.float32(1.5)) ** 2))
-    scene.echo_db = np.maximum(scene.echo_db, blend(scene.echo_db, np.float32(-18), scalp))
-    sulci = 7 * np.clip(np.exp(-((distance_mm(grid, smooth_field(rng, grid, 2.2, 3.5)) / np.float32(0.7)) ** 2)), 0, 1)
-    brain = -30 + 2 * smooth_field(rng, grid, 2.0, 3.0) + sulci * np.clip((radius - 0.55) / 0.3, 0, 1)
+    scalp = np.exp(-(((distance_mm(grid, radius - 1) - 2.0) / np.float32(1.5)) ** 2))
+    scene.echo_db = np.maximum(scene.echo_db, blend(scene.echo_db, np.float32(-24), scalp))
+    sulci = 9 * np.clip(np.exp(-((distance_mm(grid, smooth_field(rng, grid, 2.2, 3.5)) / np.float32(0.7)) ** 2)), 0, 1)
+    brain = -26 + 2 * smooth_field(rng, grid, 2.0, 3.0) + sulci * np.clip((radius - 0.55) / 0.3, 0, 1)
     inside = soft_step(1 - radius, 0.03)
     scene.specular *= 1 - inside
     scene.echo_db = blend(scene.echo_db, brain, inside)
@@ -149,10 +149,10 @@ def _add_head(rng: np.random.Generator, grid: BeamGrid, scene: Scene, head: Head
     along, across_slope = grid.slopes(radius)
     head_on = np.abs(along) / (np.hypot(along, across_slope) + np.float32(1e-4))
     bone = np.exp(-((depth_in_skull / np.float32(head.skull / 2)) ** 2))
-    scene.echo_db = blend(scene.echo_db, -14 + 18 * head_on**1.5, bone)
-    scene.specular += 2.2 * bone * head_on**3
+    scene.echo_db = blend(scene.echo_db, -16 + 15 * head_on**1.5, bone)
+    scene.specular += 1.0 * bone * head_on**3 * np.clip(1 + 0.3 * smooth_field(rng, grid, 8.0, 8.0), 0.3, 1.6)
     # Bone takes most where the beam grazes it: the shadows at the sides of the head.
-    scene.attenuation_db = scene.attenuation_db + bone * (1.2 + 7 * (1 - head_on) ** 2)
+    scene.attenuation_db = scene.attenuation_db + bone * (1.4 + rng.uniform(3, 6) * (1 - head_on) ** 2)
     # The near half of the brain lies under the near skull's reverberation.
     haze = np.exp(-np.clip(down + head.half_width, 0, None) / np.float32(0.5 * head.half_width)) * inside
     scene.echo_db = np.maximum(scene.echo_db, blend(np.full(grid.shape, -50, np.float32), np.float32(-16), haze))
@@ -165,11 +165,11 @@ def draw(rng: np.random.Generator, size: int) -> Phantom:
     placenta = str(rng.choice(("anterior", "posterior", "none")))
     half_width = rng.uniform(33, 41)
     head = Head(
-        centre=(rng.uniform(-6, 6), rng.uniform(26, 34) + (10 if placenta == "anterior" else 0) + half_width),
+        centre=(rng.uniform(-6, 6), rng.uniform(28, 34) + (8 if placenta == "anterior" else 0) + half_width),
         half_length=half_width * rng.uniform(1.2, 1.33),
         half_width=half_width,
         tilt_rad=np.deg2rad(rng.uniform(-22, 22)) + (np.pi if rng.random() < 0.5 else 0.0),
-        skull=rng.uniform(2.2, 3.2),
+        skull=rng.uniform(1.8, 2.6),
     )
     depth_mm = head.centre[1] + half_width + rng.uniform(15, 28)
     geometry = CurvedArray(rng.uniform(45, 60), np.deg2rad(rng.uniform(31, 36)), depth_mm, crop=0.85)

@@ -92,7 +92,7 @@ def add_fibroadenoma(rng: np.random.Generator, grid: BeamGrid, scene: Scene, pla
     outline = _lobulated(rng, range(3, 6), 0.2) if is_lobulated else _lobulated(rng, range(2, 4), 0.06)
     aspect, edge_db = rng.uniform(1.3, 2.1), rng.uniform(0.2, 1.8)
     radius = _normalised_radius(grid, place, aspect, np.deg2rad(rng.uniform(-15, 15)), outline)
-    level = np.float32(rng.uniform(-24, -16))
+    level = np.float32(rng.uniform(-26, -18))
     scene.echo_db = blend(scene.echo_db, level + 1.4 * smooth_field(rng, grid, 0.6, 0.8), soft_step(1 - radius, 0.06))
     inside = radius < 1
     scene.attenuation_db[inside] = rng.uniform(0.3, 0.8)
@@ -127,7 +127,7 @@ def add_malignant_mass(rng: np.random.Generator, grid: BeamGrid, scene: Scene, p
         angle, reach = rng.uniform(0, 2 * np.pi), 0.75 * place.radius_mm * np.sqrt(rng.random())
         x, z = place.centre_mm[0] + 0.8 * reach * np.cos(angle), place.centre_mm[1] + reach * np.sin(angle)
         spot = ((x_mm - np.float32(x)) / 0.2) ** 2 + ((z_mm - np.float32(z)) / 0.14) ** 2
-        scene.specular += np.float32(rng.uniform(0.8, 2)) * np.exp(-spot)
+        scene.specular += np.float32(rng.uniform(0.5, 1.3)) * np.exp(-spot)
     attributes: tuple[str, ...] = ("shadowing",) if has_shadow else ("no shadowing",)
     attributes += ("microcalcifications",) if num_calcifications else ()
     attributes += ("echogenic halo",) if halo_db > 5 else ()
