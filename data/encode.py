@@ -1,0 +1,361 @@
+"""From the manifest to latent shards: the VAE sees each image once, the text encoder each prompt; then both may go.
+
+Safe to interrupt: run again, it goes on at the first unfinished shard and writes the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.durable import replacing
+from data.errors import DataError
+from data.images import class_numbers, decode
+from data.manifest import Manifest, ManifestRow
+from data.shard_index import (
+    CONTENTS_FILE,
+    EMPTY_PROMPT,
+    MEMBERS,
+    TEXT_FILE,
+    Contents,
+    PlannedShard,
+    ShardFacts,
+    index_path,
+    read_facts,
+    read_text,
+    tar_path,
+    write_index,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# B images, C latent channels, H W image height and width, P prompts, L prompt tokens, D text width
+
+# Colours of the class numbers in hint.png, for the eye: readers take the numbers. From 16 on they repeat.
+COLOURS = 16 * [
+    *(0, 0, 0, 230, 25, 75, 60, 180, 75, 255, 225, 25, 0, 130, 200, 245, 130, 48, 145, 30, 180, 70, 240, 240),
+    *(240, 50, 230, 210, 245, 60, 250, 190, 212, 0, 128, 128, 220, 190, 255, 170, 110, 40, 255, 250, 200, 128, 0, 0),
+]
+
+
+class Encoder(Protocol):
+    """The frozen half of a Stable Diffusion model. `models` has one; the tests have a small one."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """What the results depend on, by part: hashes of the weights of VAE, text encoder and tokenizer; versions."""
+
+    def moments(self, images_BCHW: "Tensor") -> "Tensor":
+        """Return mean, then log-variance, [B, 2 C, H/8, W/8] float32, of images [B, 3, H, W] float32 in [-1, 1]."""
+
+    def embed(self, prompts: list[str]) -> "Tensor":
+        """Return the text encoder's last states of prompts, [P, L, D] float32."""
+
+
+class EncodeConfig(BaseModel):
+    """How a manifest becomes latent shards."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    resize: Literal["pad", "crop", "stretch"] = Field(
+        "pad",
+        description="How an image becomes square: pad (black borders; keeps the geometry, which is physical), crop "
+        "(the middle), stretch. Masks go the same way.",
+    )
+    # Float32 until the effect of less on the decoded image is measured: the cache is then exactly the VAE.
+    moments_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="Stored precision of the VAE's mean and log-variance; 16 bits halve the shards."
+    )
+    samples_per_shard: int = Field(
+        512, gt=0, description="Samples in a tar. At 512 pixels and float32, 512 samples are 135 MB."
+    )
+    batch_size: int = Field(4, gt=0, description="Images that go through the VAE at once; prompts: 16 times as many.")
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """What `encode` did: shards by name, made now or kept as they were."""
+
+    out: Path
+    made: tuple[str, ...]
+    kept: tuple[str, ...]
+    num_samples: int
+
+    def __str__(self) -> str:
+        shards = f"{len(self.made)} shards made, {len(self.kept)} kept"
+        return f"{shards}, {self.num_samples} samples: {self.out}"
+
+
+def encode(
+    manifest: Path,
+    encoder: Encoder,
+    config: EncodeConfig,
+    resolution: int,
+    out: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    part: int = 0,
+    num_parts: int = 1,
+) -> EncodeReport:
+    """Make `out` hold the latent shards of `manifest` at `resolution` pixels; finished shards are kept.
+
+    progress: called with the samples done and all there are. part, num_parts: of the shards, every num_parts-th from
+    `part` on is made; the parts need not run at the same time, and part 0 writes the rest of the folder.
+    A shard is made again when its rows have changed. Memory needed: one batch, whatever the manifest's size.
+    Raises: DataError, before anything is written, if `out` holds shards that another encoder or other settings made.
+    """
+    if resolution % 8 or resolution <= 0:
+        low = max(8, resolution // 8 * 8)
+        raise DataError(f"resolution={resolution} is not a multiple of 8; nearest that work: {low}, {low + 8}")
+    stored = Manifest.read(manifest)
+    groups = _shards_of(stored, config.samples_per_shard)
+    contents = Contents(
+        fingerprint=fingerprint(encoder, config, resolution),
+        palette=stored.palette,
+        shards={name: _planned(rows, stored.palette) for name, rows in groups.items()},
+    )
+    if (out / CONTENTS_FILE).exists():
+        Contents.read(out).refuse_other(contents.fingerprint, out, "encode into another folder, or remove this one")
+    if part == 0:
+        contents.write(out)
+        _remove_unplanned(out, contents)
+        prompts = {EMPTY_PROMPT, *(prompt for row in stored.rows for prompt in row.prompts)}
+        _write_text(out / TEXT_FILE, sorted(prompts), encoder, 16 * config.batch_size)
+
+    mine = list(groups)[part::num_parts]
+    num_samples = sum(len(groups[name]) for name in mine)
+    num_done = 0
+    made, kept = [], []
+
+    def count(samples: int) -> None:
+        nonlocal num_done
+        num_done += samples
+        if progress is not None:
+            progress(num_done, num_samples)
+
+    for name in mine:
+        if _is_finished(out, name, contents):
+            kept.append(name)
+            count(len(groups[name]))
+        else:
+            _write_shard(out, name, groups[name], contents, encoder, config, resolution, count)
+            made.append(name)
+    return EncodeReport(out, tuple(made), tuple(kept), num_samples)
+
+
+def fingerprint(encoder: Encoder, config: EncodeConfig, resolution: int) -> dict[str, str]:
+    """Return everything that the bytes of a shard depend on besides the manifest's rows, by part."""
+    preprocessing = {
+        "resolution": str(resolution),
+        "resize": config.resize,
+        "moments_dtype": config.moments_dtype,
+        "pillow": PIL.__version__,
+    }
+    assert not preprocessing.keys() & encoder.fingerprint.keys()
+    return {**encoder.fingerprint, **preprocessing}
+
+
+def _shards_of(manifest: Manifest, samples_per_shard: int) -> dict[str, Sequence[ManifestRow]]:
+    """Return the rows of every shard by its name, in the manifest's order: new rows only touch the last shards."""
+    groups: dict[str, list[ManifestRow]] = {}
+    for row in manifest.rows:
+        groups.setdefault(f"{row.database}/{row.split}", []).append(row)
+    return {
+        f"{group}-{start // samples_per_shard:06d}": rows[start : start + samples_per_shard]
+        for group, rows in sorted(groups.items())
+        for start in range(0, len(rows), samples_per_shard)
+    }
+
+
+def _planned(rows: Sequence[ManifestRow], palette: Sequence[str]) -> PlannedShard:
+    """Return what tells whether a shard holds these rows: files by their hashes, so that folders may move."""
+    digest = hashlib.sha256()
+    for row in rows:
+        classes = {value: palette.index(name) for value, name in row.mask_classes.items()}
+        facts = [_facts(row), row.masks_sha256, sorted(classes.items())]
+        digest.update(json.dumps(facts, sort_keys=True).encode() + b"\n")
+    return PlannedShard(len(rows), digest.hexdigest())
+
+
+def _facts(row: ManifestRow) -> dict[str, Any]:
+    """Return what KEY.json says of a sample. has_hint: whether the database has a mask for it, if an empty one."""
+    names = ("id", "database", "split", "label", "prompts", "patient", "organ", "pathology", "view", "licence", "flags")
+    facts = {name: getattr(row, name) for name in names}
+    return {**facts, "image_sha256": row.sha256, "has_hint": bool(row.masks)}
+
+
+def _is_finished(out: Path, name: str, contents: Contents) -> bool:
+    facts = read_facts(index_path(out, name))
+    tar = tar_path(out, name)
+    return (
+        facts is not None
+        and facts.rows_sha256 == contents.shards[name].rows_sha256
+        and facts.fingerprint_sha256 == contents.fingerprint_sha256
+        and tar.is_file()
+        and tar.stat().st_size == facts.tar_bytes
+    )
+
+
+def _remove_unplanned(out: Path, contents: Contents) -> None:
+    """Remove the shards of rows that are gone: who reads all tars of a folder would read them too."""
+    for index in sorted(out.glob("*/*-[0-9][0-9][0-9][0-9][0-9][0-9].parquet")):
+        name = f"{index.parent.name}/{index.stem}"
+        if name not in contents.shards:
+            index.unlink()
+            tar_path(out, name).unlink(missing_ok=True)
+
+
+def _write_shard(
+    out: Path,
+    name: str,
+    rows: Sequence[ManifestRow],
+    contents: Contents,
+    encoder: Encoder,
+    config: EncodeConfig,
+    resolution: int,
+    count: Callable[[int], None],
+) -> None:
+    """Write a shard's tar, then its index; a kill between the two leaves it unfinished."""
+    from webdataset import TarWriter
+
+    samples: dict[str, dict[str, Any]] = {}
+    shape: tuple[int, ...] = ()
+    index_path(out, name).unlink(missing_ok=True)
+    with replacing(tar_path(out, name)) as tar:
+        with tar.open("wb") as stream, TarWriter(stream, encoder=False, mtime=0) as writer:
+            for start in range(0, len(rows), config.batch_size):
+                batch = rows[start : start + config.batch_size]
+                moments = _moments(batch, encoder, config, resolution)
+                shape = moments.shape[1:]
+                for row, of_row in zip(batch, moments, strict=True):
+                    hint = _hint(row, contents.palette, config, resolution)
+                    contents_of = [_png(hint), _json(_facts(row)), _npy(of_row)]
+                    members = dict(zip(MEMBERS, contents_of, strict=True))
+                    key = sample_key(row.id)
+                    writer.write({"__key__": key, **members})
+                    samples[key] = {
+                        **_facts(row),
+                        "key": key,
+                        "sha256": hashlib.sha256(b"".join(members[member] for member in MEMBERS)).hexdigest(),
+                    }
+                count(len(batch))
+        for key, places in _places(tar).items():
+            samples[key] |= places
+        with tar.open("rb") as finished:
+            tar_sha256 = hashlib.file_digest(finished, "sha256").hexdigest()
+        facts = ShardFacts(
+            fingerprint_sha256=contents.fingerprint_sha256,
+            rows_sha256=contents.shards[name].rows_sha256,
+            tar_bytes=tar.stat().st_size,
+            tar_sha256=tar_sha256,
+            moments_shape=shape,
+            moments_dtype=config.moments_dtype,
+        )
+    write_index(index_path(out, name), list(samples.values()), facts)
+
+
+def sample_key(id_: str) -> str:
+    """Return a WebDataset key for an id: unique, readable, without the dots and slashes that would cut it."""
+    readable = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in id_)
+    return f"{readable[-48:]}-{hashlib.sha256(id_.encode()).hexdigest()[:12]}"
+
+
+def _places(tar: Path) -> dict[str, dict[str, int]]:
+    """Return for each key where in the tar its members' contents lie."""
+    places: dict[str, dict[str, int]] = {}
+    with tarfile.open(tar) as members:
+        for member in members:
+            key, _, extension = member.name.partition(".")
+            kind = extension.split(".")[0]
+            places.setdefault(key, {}).update({f"{kind}_offset": member.offset_data, f"{kind}_bytes": member.size})
+    return places
+
+
+def _moments(
+    rows: Sequence[ManifestRow], encoder: Encoder, config: EncodeConfig, resolution: int
+) -> NDArray[np.generic]:
+    """Return the stored moments of images and mirror images, [B, 2, 2 C, H/8, W/8]."""
+    import torch
+
+    pictures = [fit(decode(row.image, row.sha256)[0].convert("RGB"), resolution, config.resize) for row in rows]
+    images_BHWC = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+    images_BCHW = images_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
+    # One after the other: the batch size is the user's word on memory.
+    both = torch.stack([encoder.moments(images_BCHW), encoder.moments(images_BCHW.flip(-1))], dim=1).cpu()
+    assert both.dtype == torch.float32
+    assert both.shape[0] == len(rows)
+    assert both.shape[3:] == (resolution // 8, resolution // 8)
+    both = both.to(getattr(torch, config.moments_dtype))
+    for row, of_row in zip(rows, both, strict=True):
+        if not of_row.isfinite().all():
+            raise RuntimeError(
+                f"the VAE's moments of {row.id} are not finite as {config.moments_dtype}: run it in float32"
+            )
+    # NumPy has no bfloat16: its bits are stored.
+    return (both.view(torch.uint16) if both.dtype == torch.bfloat16 else both).numpy()
+
+
+def _hint(row: ManifestRow, palette: Sequence[str], config: EncodeConfig, resolution: int) -> Image.Image:
+    """Return the mask at training resolution as class numbers; background where the database has no mask."""
+    if not row.masks:
+        return Image.new("L", (resolution, resolution))
+    masks = [decode(path, sha256)[0] for path, sha256 in zip(row.masks, row.masks_sha256, strict=True)]
+    numbers = class_numbers(masks, row.mask_classes, palette)
+    return fit(Image.fromarray(numbers), resolution, config.resize, Image.Resampling.NEAREST)
+
+
+def fit(
+    picture: Image.Image,
+    resolution: int,
+    resize: Literal["pad", "crop", "stretch"],
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """Return a picture as a square of `resolution` pixels, never turned or flipped; borders are 0."""
+    size = (resolution, resolution)
+    if resize == "pad":
+        return ImageOps.pad(picture, size, method=resample)
+    return ImageOps.fit(picture, size, method=resample) if resize == "crop" else picture.resize(size, resample)
+
+
+def _png(hint: Image.Image) -> bytes:
+    hint.putpalette(COLOURS)
+    content = io.BytesIO()
+    hint.save(content, format="PNG")
+    return content.getvalue()
+
+
+def _json(facts: Mapping[str, Any]) -> bytes:
+    return json.dumps(facts, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _npy(array: NDArray[np.generic]) -> bytes:
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def _write_text(path: Path, prompts: list[str], encoder: Encoder, batch_size: int) -> None:
+    """Make the file at `path` hold the embeddings of `prompts`, [P, L, D] float32; those that it has are kept."""
+    from safetensors.numpy import save_file
+
+    known = dict(zip(*read_text(path), strict=True)) if path.exists() else {}
+    if list(known) == prompts:
+        return
+    new = [prompt for prompt in prompts if prompt not in known]
+    for start in range(0, len(new), batch_size):
+        batch = new[start : start + batch_size]
+        known |= zip(batch, encoder.embed(batch).float().cpu().numpy(), strict=True)
+    with replacing(path) as temporary:
+        text_PLD = np.stack([known[prompt] for prompt in prompts])
+        save_file({"embeddings": text_PLD}, temporary, metadata={"prompts": json.dumps(prompts)})

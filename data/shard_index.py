@@ -1,0 +1,168 @@
+"""The files of a folder of latent shards: what is in it, and the index beside each tar.
+
+fingerprint.json            what encoded them, and the shards that there must be
+text.safetensors            embeddings of all prompts and of the empty one
+busi/train-000000.tar       WebDataset: KEY.hint.png, KEY.json, KEY.moments.npy for each sample
+busi/train-000000.parquet   where in the tar each sample's members lie; written last: a tar without it is unfinished
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.durable import replacing
+from data.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+VERSION = 1
+CONTENTS_FILE = "fingerprint.json"
+TEXT_FILE = "text.safetensors"
+EMPTY_PROMPT = ""
+METADATA_KEY = b"sonoshard"
+# The members of a sample, in the order that they have in the tar.
+MEMBERS = ("hint.png", "json", "moments.npy")
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard that there must be: `rows_sha256` tells the manifest's rows that belong in it."""
+
+    num_samples: int
+    rows_sha256: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder of shards must hold.
+
+    fingerprint: part -> hash, version or setting that the bytes depend on. palette: class names by number in the
+    hints. shards: "database/split-number" -> what belongs in it.
+    """
+
+    fingerprint: Mapping[str, str]
+    palette: tuple[str, ...]
+    shards: Mapping[str, PlannedShard]
+
+    @property
+    def fingerprint_sha256(self) -> str:
+        """The fingerprint as one hash, for the shards to carry."""
+        return hashlib.sha256(json.dumps(dict(self.fingerprint), sort_keys=True).encode()).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Replace the folder's fingerprint.json."""
+        about = {
+            "version": VERSION,
+            "fingerprint": dict(sorted(self.fingerprint.items())),
+            "palette": self.palette,
+            "shards": {name: asdict(shard) for name, shard in self.shards.items()},
+        }
+        with replacing(folder / CONTENTS_FILE) as path:
+            path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Return what the folder says that it holds. Raises: DataError if it is no folder of shards."""
+        path = folder / CONTENTS_FILE
+        if not path.is_file():
+            raise DataError(f"{folder} holds no latent shards ({CONTENTS_FILE} is missing): run `sonoshard encode`")
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            if about["version"] != VERSION:
+                raise DataError(f"{path} has version {about['version']}, needed {VERSION}: encode into another folder")
+            return cls(
+                fingerprint=dict(about["fingerprint"]),
+                palette=tuple(about["palette"]),
+                shards={name: PlannedShard(**shard) for name, shard in about["shards"].items()},
+            )
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged: remove it and run `sonoshard encode` again") from error
+
+    def refuse_other(self, expected: Mapping[str, str], folder: Path, mend: str) -> None:
+        """Raise DataError, naming the part, if one of `expected` is not what the shards were made with."""
+        for part, needed in expected.items():
+            if (found := self.fingerprint.get(part, "nothing")) != needed:
+                raise DataError(f"the shards in {folder} were made with {part} {found}, needed {needed}: {mend}")
+
+
+@dataclass(frozen=True)
+class ShardFacts:
+    """What the index says of its tar as a whole. moments_shape: [2 (image, mirror image), 2 C, h, w]."""
+
+    fingerprint_sha256: str
+    rows_sha256: str
+    tar_bytes: int
+    tar_sha256: str
+    moments_shape: tuple[int, ...]
+    moments_dtype: str
+
+
+def tar_path(folder: Path, shard: str) -> Path:
+    """Return where a shard's tar lies."""
+    return folder / f"{shard}.tar"
+
+
+def index_path(folder: Path, shard: str) -> Path:
+    """Return where a shard's index lies."""
+    return folder / f"{shard}.parquet"
+
+
+def write_index(path: Path, samples: Sequence[Mapping[str, Any]], facts: ShardFacts) -> None:
+    """Replace the index at `path`; samples: a mapping with the columns of the index for each sample of the tar."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    about = {"version": VERSION, **asdict(facts)}
+    schema = _schema().with_metadata({METADATA_KEY: json.dumps(about).encode()})
+    with replacing(path) as temporary:
+        pq.write_table(pa.Table.from_pylist(list(samples), schema=schema), temporary, compression="zstd")
+
+
+def read_facts(path: Path) -> ShardFacts | None:
+    """Return an index's facts without reading its rows; None if there is none, or none of this version."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        about = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
+        if about.pop("version") != VERSION:
+            return None
+        return ShardFacts(**about | {"moments_shape": tuple(about["moments_shape"])})
+    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
+        return None
+
+
+def read_samples(paths: Sequence[Path], shards: Sequence[str]) -> "pa.Table":
+    """Return the rows of several indexes, one after another, with the shard's name as a further column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = []
+    for path, shard in zip(paths, shards, strict=True):
+        table = pq.read_table(path).replace_schema_metadata(None)
+        tables.append(table.append_column("shard", pa.array([shard] * len(table)).dictionary_encode()))
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def read_text(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the prompts of a text.safetensors and their embeddings, [P, L, D] float32."""
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as stored:
+        return json.loads(stored.metadata()["prompts"]), stored.get_tensor("embeddings")
+
+
+def _schema() -> "pa.Schema":
+    """Return the columns of an index; offset and bytes are of a member's content in the tar."""
+    import pyarrow as pa
+
+    columns = {name: pa.string() for name in ("key", "id", "database", "split", "label", "patient", "sha256")}
+    places = {f"{member.split('.')[0]}_{what}": pa.int64() for member in MEMBERS for what in ("offset", "bytes")}
+    return pa.schema({**columns, "prompts": pa.list_(pa.string()), "has_hint": pa.bool_(), **places})

@@ -1,0 +1,251 @@
+"""Latent shards for training: any sample in one random access through mmap, without parsing a tar."""
+
+import hashlib
+import io
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.errors import DataError
+from data.shard_index import (
+    EMPTY_PROMPT,
+    MEMBERS,
+    TEXT_FILE,
+    Contents,
+    ShardFacts,
+    index_path,
+    read_facts,
+    read_samples,
+    read_text,
+    tar_path,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+# Open maps at a time: each holds a file descriptor, of which a process often has 1024.
+MAX_MAPS = 256
+ENCODE_AGAIN = "run `sonoshard encode` again"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a sample lies. prompts: numbers of its prompts in ShardSet.prompts. has_hint: whether it has a mask."""
+
+    id: str
+    label: str
+    patient: str | None
+    prompts: tuple[int, ...]
+    has_hint: bool
+    shard: str
+    offsets: tuple[int, ...]
+    bytes: tuple[int, ...]
+    sha256: str
+
+
+class Entries(Sequence[Entry]):
+    """The samples of a split in stable order. They stay in Arrow's columns: 100,000 of them need some 20 MB."""
+
+    def __init__(self, table: "pa.Table") -> None:
+        self._columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        self._length = len(table)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Entry]: ...
+
+    def __getitem__(self, index: int | slice) -> Entry | list[Entry]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(self._length))]
+        if not -self._length <= index < self._length:
+            raise IndexError(f"entry {index} of {self._length}")
+        index %= self._length
+        cell = {name: column[index].as_py() for name, column in self._columns.items()}
+        kinds = [member.split(".")[0] for member in MEMBERS]
+        return Entry(
+            id=cell["id"],
+            label=cell["label"],
+            patient=cell["patient"],
+            prompts=tuple(cell["prompts"]),
+            has_hint=cell["has_hint"],
+            shard=cell["shard"],
+            offsets=tuple(cell[f"{kind}_offset"] for kind in kinds),
+            bytes=tuple(cell[f"{kind}_bytes"] for kind in kinds),
+            sha256=cell["sha256"],
+        )
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (self[index] for index in range(self._length))
+
+
+@dataclass(frozen=True)
+class Record:
+    """A sample as it is trained on. moments: mean, then log-variance, [2 C, h, w] float32."""
+
+    id: str
+    moments: NDArray[np.float32]
+    prompt_index: int
+    hint_png: bytes
+    mirrored: bool
+
+    @cached_property
+    def hint(self) -> NDArray[np.uint8]:
+        """Class numbers, [H, W]; decoded when asked for, since Stable Diffusion's own training does not."""
+        with Image.open(io.BytesIO(self.hint_png), formats=["PNG"]) as picture:
+            numbers = np.asarray(picture)
+        return np.ascontiguousarray(numbers[:, ::-1]) if self.mirrored else numbers
+
+
+class ShardSet:
+    """A folder of latent shards, opened for reading. It may be pickled to other processes, which open it anew."""
+
+    def __init__(self, path: Path, contents: Contents, facts: Mapping[str, ShardFacts]) -> None:
+        self.path = path
+        self.palette = contents.palette
+        self.fingerprint = contents.fingerprint
+        self._facts = dict(facts)
+        self._entries: dict[tuple[str, str], Entries] = {}
+        self._map = lru_cache(maxsize=MAX_MAPS)(self._open_map)
+        self.prompts, self._text = read_text(path / TEXT_FILE)
+
+    @classmethod
+    def open(cls, path: Path, expected_fingerprint: Mapping[str, str] | None = None) -> Self:
+        """Return the shards in a folder, after a look at every file's size.
+
+        expected_fingerprint: parts that must be as here, such as the encoder's own; None: whatever made them is fine.
+        Raises: DataError that names the part or the file which is wrong.
+        """
+        contents = Contents.read(path)
+        mend = "encode into another folder with this model, or train with that one"
+        contents.refuse_other(expected_fingerprint or {}, path, mend)
+        facts = {name: _checked_facts(path, name, contents) for name in contents.shards}
+        if not (path / TEXT_FILE).is_file():
+            raise DataError(f"{path / TEXT_FILE} is missing: {ENCODE_AGAIN}")
+        return cls(path, contents, facts)
+
+    @property
+    def databases(self) -> dict[str, tuple[str, ...]]:
+        """The splits that there are samples of, by database."""
+        groups = sorted({_group(name) for name in self._facts})
+        return {name: tuple(split for database, split in groups if database == name) for name, _ in groups}
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a latent, [C, h, w]."""
+        _, moments, height, width = next(iter(self._facts.values())).moments_shape
+        return moments // 2, height, width
+
+    @property
+    def text(self) -> NDArray[np.float32]:
+        """Embeddings of `prompts`, [P, L, D]."""
+        return self._text
+
+    @property
+    def empty_prompt_index(self) -> int:
+        """The number of the empty prompt, for caption dropout and guidance."""
+        return self.prompts.index(EMPTY_PROMPT)
+
+    def entries(self, database: str, split: str) -> Entries:
+        """Return the samples of a split, in an order that stays. Raises: DataError if there are none."""
+        if (database, split) not in self._entries:
+            if database not in self.databases:
+                raise DataError(f"{self.path} has no database {database}; it has {', '.join(self.databases)}")
+            if split not in self.databases[database]:
+                there_are = ", ".join(self.databases[database])
+                raise DataError(f"{self.path} has no {split} samples of {database}; it has {there_are}")
+            self._entries[database, split] = Entries(self._table(database, split))
+        return self._entries[database, split]
+
+    def read(self, entry: Entry, mirrored: bool, *, choice: int = 0) -> Record:
+        """Return a sample, or its mirror image. choice: which of its prompts, modulo their number."""
+        facts = self._facts[entry.shard]
+        content = self._map(entry.shard)
+        hint, _, moments = entry.offsets
+        hint_bytes, _, moments_bytes = entry.bytes
+        dtype = np.dtype("<u2" if facts.moments_dtype == "bfloat16" else facts.moments_dtype)
+        shape = facts.moments_shape[1:]
+        size = int(np.prod(shape))
+        # The two halves stand at the end of the .npy, behind a header of some length.
+        start = moments + moments_bytes - (1 if mirrored else 2) * size * dtype.itemsize
+        stored = np.frombuffer(content, dtype=dtype, count=size, offset=start).reshape(shape)
+        return Record(
+            id=entry.id,
+            moments=_widened(stored, facts.moments_dtype),
+            prompt_index=entry.prompts[choice % len(entry.prompts)],
+            hint_png=content[hint : hint + hint_bytes],
+            mirrored=mirrored,
+        )
+
+    def check(self, entry: Entry) -> None:
+        """Raise DataError if a byte of a sample is not what was written."""
+        content = self._map(entry.shard)
+        digest = hashlib.sha256()
+        for offset, length in zip(entry.offsets, entry.bytes, strict=True):
+            digest.update(content[offset : offset + length])
+        if digest.hexdigest() != entry.sha256:
+            raise DataError(
+                f"{tar_path(self.path, entry.shard)} is damaged at {entry.id}: remove it and {ENCODE_AGAIN}"
+            )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self).open, (self.path,)
+
+    def _table(self, database: str, split: str) -> "pa.Table":
+        """Return the index of a split, with the prompts as numbers."""
+        import pyarrow as pa
+        import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+        shards = [name for name in self._facts if _group(name) == (database, split)]
+        table = read_samples([index_path(self.path, name) for name in shards], shards)
+        texts = table.column("prompts").combine_chunks()
+        numbers = pc.index_in(texts.flatten(), value_set=pa.array(self.prompts))
+        if numbers.null_count:
+            raise DataError(f"{self.path / TEXT_FILE} lacks a prompt of {database}: {ENCODE_AGAIN}")
+        column = pa.ListArray.from_arrays(texts.offsets, numbers)
+        return table.set_column(table.column_names.index("prompts"), "prompts", column)
+
+    def _open_map(self, shard: str) -> mmap.mmap:
+        with tar_path(self.path, shard).open("rb") as tar:
+            return mmap.mmap(tar.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _checked_facts(path: Path, name: str, contents: Contents) -> ShardFacts:
+    """Return a shard's facts. Raises: DataError if it is missing, cut off, unfinished or of other rows."""
+    tar = tar_path(path, name)
+    facts = read_facts(index_path(path, name))
+    if not tar.is_file():
+        raise DataError(f"{tar} is missing: {ENCODE_AGAIN}")
+    if facts is None:
+        raise DataError(f"{tar} is unfinished, it has no index: {ENCODE_AGAIN}")
+    if tar.stat().st_size != facts.tar_bytes:
+        raise DataError(f"{tar} has {tar.stat().st_size} bytes, needed {facts.tar_bytes}: {ENCODE_AGAIN}")
+    if facts.rows_sha256 != contents.shards[name].rows_sha256:
+        raise DataError(f"{tar} holds other rows than the manifest that was encoded last: {ENCODE_AGAIN}")
+    if facts.fingerprint_sha256 != contents.fingerprint_sha256:
+        raise DataError(f"{tar} was made by another encoder than {path} says: {ENCODE_AGAIN}")
+    return facts
+
+
+def _group(shard: str) -> tuple[str, str]:
+    """Return the database and split in a shard's name, such as busi/train-000000."""
+    database, _, name = shard.partition("/")
+    return database, name.rpartition("-")[0]
+
+
+def _widened(stored: NDArray[np.generic], dtype: str) -> NDArray[np.float32]:
+    """Return a float32 copy of stored moments; bfloat16 is the upper half of a float32's bits."""
+    if dtype == "bfloat16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32)
