@@ -19,9 +19,9 @@ SCALING_FACTOR = 0.18215
 
 
 def new_vae(recipe: VaeRecipe, image_size: int) -> AutoencoderKL:
-    """Return an untrained autoencoder: 8x down to 4 channels, grey in, grey out (three equal channels)."""
+    """Return an untrained autoencoder: 8x down to 4 channels."""
     levels = len(recipe.block_out_channels)
-    vae = AutoencoderKL(
+    return AutoencoderKL(
         block_out_channels=recipe.block_out_channels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
@@ -31,11 +31,6 @@ def new_vae(recipe: VaeRecipe, image_size: int) -> AutoencoderKL:
         sample_size=image_size,
         scaling_factor=SCALING_FACTOR,
     )
-    # Outputs that begin equal and are trained through their mean stay equal.
-    with torch.no_grad():
-        last = vae.decoder.conv_out
-        last.weight.copy_(last.weight.mean(0, keepdim=True).expand_as(last.weight))
-    return vae
 
 
 def as_pixels(images_BHW: Tensor) -> Tensor:
@@ -95,6 +90,7 @@ def train_vae(
 
     average.copy_to_parameters()
     vae.eval()
+    make_grey(vae)
     normalise_latents(vae, *latent_statistics(vae, images[:4096]))
 
 
@@ -158,6 +154,13 @@ def _train_critic(
     torch.nn.utils.clip_grad_norm_(critic.parameters(), clip_norm)
     optimizer.step()
     return loss.detach()
+
+
+@torch.no_grad()
+def make_grey(vae: AutoencoderKL) -> None:
+    """Make the three output channels equal: their mean, which is all that the losses saw."""
+    for parameter in vae.decoder.conv_out.parameters():
+        parameter.copy_(parameter.mean(0, keepdim=True).expand_as(parameter))
 
 
 @torch.no_grad()
