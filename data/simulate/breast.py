@@ -125,7 +125,9 @@ def _layers(rng: np.random.Generator, grid: BeamGrid, density: float) -> tuple[S
     return scene, fat_base_mm, has_rib
 
 
-def _draw_lesion(rng: np.random.Generator, grid: BeamGrid, scene: Scene, gland_top_mm: Float, label: str) -> Lesion:
+def _draw_lesion(
+    rng: np.random.Generator, grid: BeamGrid, scene: Scene, gland_top_mm: Float, label: str, frequency_mhz: float
+) -> Lesion:
     """Put a lesion of `label` into the gland of `scene`."""
     radius_mm = rng.uniform(3.0, 6.5)
     x = rng.uniform(-9, 9)
@@ -133,7 +135,7 @@ def _draw_lesion(rng: np.random.Generator, grid: BeamGrid, scene: Scene, gland_t
     z = max(top_mm + rng.uniform(0.3, 1.0) * radius_mm, 1.4 * radius_mm + 2)
     place = Place((x, z), radius_mm)
     if label == "malignant":
-        return add_malignant_mass(rng, grid, scene, place)
+        return add_malignant_mass(rng, grid, scene, place, frequency_mhz)
     if rng.random() < 0.4:
         return add_cyst(rng, grid, scene, place)
     return add_fibroadenoma(rng, grid, scene, place)
@@ -153,8 +155,8 @@ def draw(rng: np.random.Generator, size: int, scanner: str) -> Phantom:
         facts["subtype"] = "normal"
         words = breast + (", rib" if has_rib else "")
     else:
-        lesion = _draw_lesion(rng, grid, scene, gland_top_mm, label)
+        lesion = _draw_lesion(rng, grid, scene, gland_top_mm, label, settings.frequency_mhz)
         class_ids[lesion.inside] = 1
-        facts |= {"subtype": lesion.subtype, **lesion.facts}
+        facts |= {"subtype": lesion.subtype, "attributes": ", ".join(lesion.attributes), **lesion.facts}
         words = f"{lesion.subtype} with {rng.choice(lesion.attributes)}"
     return Phantom(grid, scene, settings, class_ids, label, f"simulated breast ultrasound, {label}, {words}", facts)

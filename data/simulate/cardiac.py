@@ -119,7 +119,7 @@ def _tissue(
     muscle = (chambers.epicardium < 1) & ~cavity & above_annulus
     near = np.exp(-grid.points_mm[1] / np.float32(rng.uniform(8, 14)))
     # Lung and mediastinum around the heart; the chest wall at the probe.
-    around = -29 + 4 * smooth_field(rng, grid, 6.0, 12.0) + 2 * smooth_field(rng, grid, 1.5, 5.0)
+    around = -33 + 4.5 * smooth_field(rng, grid, 6.0, 12.0) + 2 * smooth_field(rng, grid, 1.5, 5.0)
     around += 22 * near * np.clip(1 + 0.3 * smooth_field(rng, grid, 0.8, 12.0), 0, 1.5)
     behind = soft_step(down - heart.length - heart.atrium, 12.0)
     around += rng.uniform(4, 10) * behind
@@ -189,7 +189,7 @@ def draw(rng: np.random.Generator, size: int) -> Phantom:
         gain_db=rng.uniform(-1, 3),
         floor_db=-52.0,
         side_lobe_db=rng.uniform(-34, -27),
-        gamma=rng.uniform(0.9, 1.15),
+        gamma=rng.uniform(1.0, 1.25),
     )
     apex_mm = (rng.uniform(-4, 8) + (8 if is_four_chamber else 0), rng.uniform(16, 24) + heart.wall)
     tilt = np.deg2rad(rng.uniform(-6, 10) if is_four_chamber else rng.uniform(-10, 6))

@@ -18,7 +18,7 @@ class Lesion:
     inside: NDArray[np.bool_]  # [num_ranges, num_beams]
     subtype: str
     attributes: tuple[str, ...]  # phrases for the prompt, each of them true
-    facts: dict[str, float | str]
+    facts: dict[str, float | str]  # sizes and counts
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def add_cyst(rng: np.random.Generator, grid: BeamGrid, scene: Scene, place: Plac
     scene.attenuation_db[inside] = 0.05
     scene.attenuation_db += _edge_shadows(grid, place, radius, rng.uniform(0, 0.8))
     scene.specular *= soft_step(radius - 1, 0.1)
-    scene.specular += 0.7 * interface(grid, radius - 1, 0.14, 4)
+    scene.specular += 0.5 * interface(grid, radius - 1, 0.14, 4)
     subtype = "complicated cyst" if has_debris else "cyst"
     return Lesion(inside, subtype, ("posterior enhancement", "thin wall"), {})
 
@@ -98,13 +98,15 @@ def add_fibroadenoma(rng: np.random.Generator, grid: BeamGrid, scene: Scene, pla
     scene.attenuation_db[inside] = rng.uniform(0.3, 0.8)
     scene.attenuation_db += _edge_shadows(grid, place, radius, edge_db)
     scene.specular *= soft_step(radius - 1, 0.1)
-    scene.specular += 0.55 * interface(grid, radius - 1, 0.14, 3)
+    scene.specular += 0.4 * interface(grid, radius - 1, 0.14, 3)
     attributes = ("thin echogenic capsule",) + (("edge shadows",) if edge_db > 1 else ())
     subtype = "lobulated fibroadenoma" if is_lobulated else "oval fibroadenoma"
     return Lesion(inside, subtype, attributes, {"aspect": round(aspect, 2)})
 
 
-def add_malignant_mass(rng: np.random.Generator, grid: BeamGrid, scene: Scene, place: Place) -> Lesion:
+def add_malignant_mass(
+    rng: np.random.Generator, grid: BeamGrid, scene: Scene, place: Place, frequency_mhz: float
+) -> Lesion:
     """Put a malignant mass into `scene`: often taller than wide, spiculated, with a halo, a shadow and calcifications.
 
     One in six is lobulated without spicules, and one in four attenuates little: the cues overlap with benign ones.
@@ -119,7 +121,10 @@ def add_malignant_mass(rng: np.random.Generator, grid: BeamGrid, scene: Scene, p
     scene.echo_db += halo_db * halo * np.clip(0.7 + 0.5 * smooth_field(rng, grid, 1.0, 1.0), 0, 1.4)
     scene.echo_db = blend(scene.echo_db, texture.astype(np.float32), soft_step(1 - radius, 0.25))
     inside = radius < 1
-    scene.attenuation_db[inside] = rng.uniform(1.3, 2.2) if has_shadow else rng.uniform(0.6, 0.9)
+    # A shadow is drawn by its depth in dB, so that a scanner of low frequency shows it as well.
+    height_cm = 0.2 * place.radius_mm / np.sqrt(aspect)
+    shadow_db = rng.uniform(10, 22) if has_shadow else rng.uniform(-1, 2)
+    scene.attenuation_db[inside] = 0.75 + shadow_db / (2 * frequency_mhz * height_cm)
     scene.specular *= soft_step(radius - 1, 0.1)
     num_calcifications = int(rng.integers(3, 9)) if rng.random() < 0.5 else 0
     x_mm, z_mm = grid.points_mm

@@ -1,0 +1,46 @@
+"""Measure the simulator: images a second and core, in CPU time, by preset and size.
+
+`OMP_NUM_THREADS=1 python -m benchmarks.simulate` prints a table and one JSON line. CPU time, so that other work on the
+same cores does not count; a figure is the mean over every class and subtype that the indices draw.
+"""
+
+import json
+import os
+import platform
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from data.simulate import PRESETS, simulate
+
+SIZES = (128, 256)
+SEED = 0
+NUM_IMAGES = 40
+
+
+def images_per_cpu_second(preset: str, size: int, num_images: int = NUM_IMAGES) -> float:
+    """Return how many images of a preset one core makes in a second of CPU time."""
+    simulate(preset, SEED, 0, size)  # imports and first plans are not counted
+    start_s = time.process_time()
+    for index in range(num_images):
+        simulate(preset, SEED, index, size)
+    return num_images / (time.process_time() - start_s)
+
+
+def main() -> None:
+    """Print the table and the JSON line."""
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    table = Table("preset", "size", "images/s per core", title=f"{NUM_IMAGES} images, OMP_NUM_THREADS {threads}")
+    figures = {}
+    for preset in PRESETS:
+        for size in SIZES:
+            figures[f"{preset}_{size}"] = round(images_per_cpu_second(preset, size), 1)
+            table.add_row(preset, str(size), f"{figures[f'{preset}_{size}']:.1f}")
+    Console().print(table)
+    facts = {"num_images": NUM_IMAGES, "omp_num_threads": threads, "machine": platform.machine()}
+    print(json.dumps({"benchmark": "simulate", "images_per_cpu_second": figures} | facts))
+
+
+if __name__ == "__main__":
+    main()
