@@ -52,7 +52,9 @@ class NoiseSchedule:
                 f"the base's scheduler has prediction_type={found!r}; training knows 'epsilon' and 'v_prediction': "
                 "choose another base, or set model.prediction_type"
             )
-        return cls(ddpm.alphas_cumprod.float(), found, float(scaling_factor), dict(ddpm.config))
+        # diffusers notes which values were defaults, and would put another class's defaults in their place.
+        explicit = {key: value for key, value in ddpm.config.items() if key != "_use_default_values"}
+        return cls(ddpm.alphas_cumprod.float(), found, float(scaling_factor), explicit)
 
     @property
     def num_timesteps(self) -> int:
