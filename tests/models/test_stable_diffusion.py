@@ -169,6 +169,22 @@ def test_weights_in_shards_are_read(broken: Path, config: ModelConfig) -> None:
         load_vae(ModelConfig(base=str(broken)), "cpu", torch.float32)
 
 
+def test_attention_names_of_before_2023_are_known(broken: Path, config: ModelConfig, single_file: Path) -> None:
+    """The VAE of SD 1.5 on the hub still has them."""
+    file = broken / "vae" / "diffusion_pytorch_model.safetensors"
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = load_file(file)
+    for new, old in names.items():
+        tensors = {key.replace(new, old): value for key, value in tensors.items()}
+    save_file(tensors, file, {"format": "pt"})
+    old_config = ModelConfig(base=str(broken))
+    ours, theirs = (load_vae(base, "cpu", torch.float32).state_dict() for base in (old_config, config))
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+    assert encoder_fingerprint(old_config) == encoder_fingerprint(config)
+    again, first = load_file(save_single_file(broken, broken / "again.safetensors")), load_file(single_file)
+    assert all(torch.equal(again[key], value) for key, value in first.items())
+
+
 def test_gradient_checkpointing_is_a_setting(config: ModelConfig) -> None:
     assert not load_unet(config, torch.float32).is_gradient_checkpointing
     checkpointed = load_unet(config.model_copy(update={"gradient_checkpointing": True}), torch.float32)
