@@ -116,7 +116,8 @@ def make_denoiser(
     print(f"latents: {tuple(latents.mean_N2CHW.shape)}, deviation {spread:.3f}, {len(latents.tokens_TL)} captions")
     pace = Pace("denoiser", recipe.denoiser.steps, time_limit_s)
     train_denoiser(unet, text_encoder, latents, recipe.denoiser, pace, seed=recipe.seed, compiled=compiled)
-    loss = validation_loss(unet, text_encoder, encode_set(held_out, vae, tokenizer))
+    with torch.compiler.set_stance("force_eager"):
+        loss = validation_loss(unet, text_encoder, encode_set(held_out, vae, tokenizer))
     print(f"denoiser: validation noise error {loss:.4f}")
     StableDiffusionPipeline(
         vae=vae.half(),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from tools.tiny.pace import Average, Pace, set_learning_rate
@@ -38,9 +39,9 @@ def as_pixels(images_BHW: Tensor) -> Tensor:
     return images_BHW.unsqueeze(1).float() / 127.5 - 1
 
 
-def encode(vae: AutoencoderKL, pixels_B1HW: Tensor):  # type: ignore[no-untyped-def]  # diffusers has no types
-    """Return the Gaussian over latents of grey images, [B, C, H/8, W/8]."""
-    return vae.encode(pixels_B1HW.expand(-1, 3, -1, -1)).latent_dist
+def encode(vae: AutoencoderKL, pixels_B1HW: Tensor) -> DiagonalGaussianDistribution:
+    """Return the Gaussian over unscaled latents of grey images, [B, C, H/8, W/8] float32."""
+    return DiagonalGaussianDistribution(vae.encode(pixels_B1HW.expand(-1, 3, -1, -1)).latent_dist.parameters.float())
 
 
 def decode(vae: AutoencoderKL, latents_BCHW: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ def train_vae(
     is_cuda = device.type == "cuda"
     if compiled:
         for module in (vae.encoder, vae.decoder, critic):
-            module.compile()
+            module.compile(dynamic=False)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1, betas=(0.5, 0.99), weight_decay=0, fused=is_cuda)
     critic_optimizer = torch.optim.AdamW(critic.parameters(), lr=1, betas=(0.5, 0.99), weight_decay=0, fused=is_cuda)
     average = Average(vae.parameters(), recipe.ema_decay)
@@ -91,7 +92,9 @@ def train_vae(
     average.copy_to_parameters()
     vae.eval()
     make_grey(vae)
-    normalise_latents(vae, *latent_statistics(vae, images[:4096]))
+    # Batches of another size and type would be compiled anew.
+    with torch.compiler.set_stance("force_eager"):
+        normalise_latents(vae, *latent_statistics(vae, images[:4096]))
 
 
 def _batch(images_NHW: Tensor, recipe: VaeRecipe, draw: random.Random) -> Tensor:

@@ -132,7 +132,7 @@ def train_denoiser(
     torch.manual_seed(seed)
     models = nn.ModuleList([unet, text_encoder])
     if compiled:
-        unet.compile()
+        unet.compile(dynamic=False)
     optimizer = torch.optim.AdamW(
         models.parameters(), lr=1, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=is_cuda
     )
