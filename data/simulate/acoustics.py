@@ -49,8 +49,7 @@ def interface(grid: BeamGrid, level: Float, thickness_mm: float, directivity: fl
 
     `directivity` is the power of the cosine between the beam and the surface's normal.
     """
-    along, across = grid.slopes(level)
-    steepness = np.hypot(along, across) + np.float32(1e-4)
+    along, steepness = grid.slopes(level)
     cosine = np.abs(along) / steepness
     return np.exp(-((level / steepness) ** 2) * np.float32(1 / thickness_mm**2)) * cosine ** np.float32(directivity)
 

@@ -127,8 +127,8 @@ def _tissue(
     wall = -16 + 2.5 * smooth_field(rng, grid, 1.8, 4.0) + 2.0 * smooth_field(rng, grid, 5.0, 10.0)
 
     # Fibres that run along the beam echo less: walls fade where the beam grazes them.
-    along, sideways = grid.slopes(_ventricle(heart, across, down, heart.wall))
-    head_on = np.abs(along) / (np.hypot(along, sideways) + np.float32(1e-4))
+    along, steepness = grid.slopes(_ventricle(heart, across, down, heart.wall))
+    head_on = np.abs(along) / steepness
     echo_db: Float = around
     fade = np.clip(0.6 + 0.5 * smooth_field(rng, grid, 7.0, 7.0), 0, 1)
     for atrium in (chambers.left_atrium, chambers.right_atrium):

@@ -146,8 +146,8 @@ def _add_head(rng: np.random.Generator, grid: BeamGrid, scene: Scene, head: Head
     _lines(rng, scene, across, down, head)
 
     depth_in_skull = distance_mm(grid, radius - 1) + head.skull / 2
-    along, across_slope = grid.slopes(radius)
-    head_on = np.abs(along) / (np.hypot(along, across_slope) + np.float32(1e-4))
+    along, steepness = grid.slopes(radius)
+    head_on = np.abs(along) / steepness
     bone = np.exp(-((depth_in_skull / np.float32(head.skull / 2)) ** 2))
     scene.echo_db = blend(scene.echo_db, -16 + 15 * head_on**1.5, bone)
     scene.specular += 1.0 * bone * head_on**3 * np.clip(1 + 0.3 * smooth_field(rng, grid, 8.0, 8.0), 0.3, 1.6)

@@ -123,7 +123,7 @@ def add_malignant_mass(
     inside = radius < 1
     # A shadow is drawn by its depth in dB, so that a scanner of low frequency shows it as well.
     height_cm = 0.2 * place.radius_mm / np.sqrt(aspect)
-    shadow_db = rng.uniform(10, 22) if has_shadow else rng.uniform(-1, 2)
+    shadow_db = rng.uniform(8, 18) if has_shadow else rng.uniform(-1, 2)
     scene.attenuation_db[inside] = 0.75 + shadow_db / (2 * frequency_mhz * height_cm)
     scene.specular *= soft_step(radius - 1, 0.1)
     num_calcifications = int(rng.integers(3, 9)) if rng.random() < 0.5 else 0

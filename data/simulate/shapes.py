@@ -26,15 +26,14 @@ def rotated(grid: BeamGrid, centre_mm: tuple[float, float], tilt_rad: float) -> 
 
 def ellipse(across: Float, down: Float, centre: tuple[float, float], semi_axes: tuple[float, float]) -> Float:
     """Return the normalised radius: below 1 inside the ellipse, 1 on it."""
-    return np.hypot(
-        (across - centre[0]) * np.float32(1 / semi_axes[0]), (down - centre[1]) * np.float32(1 / semi_axes[1])
-    )
+    across = (across - centre[0]) * np.float32(1 / semi_axes[0])
+    down = (down - centre[1]) * np.float32(1 / semi_axes[1])
+    return np.sqrt(across * across + down * down)
 
 
 def distance_mm(grid: BeamGrid, level: Float) -> Float:
     """Return about the signed distance to the zero of `level`, in mm; exact near it, [num_ranges, num_beams]."""
-    along, across = grid.slopes(level)
-    return level / (np.hypot(along, across) + np.float32(1e-4))
+    return level / grid.slopes(level)[1]
 
 
 def curve(across: Float, down: Float, points: NDArray[np.float64], width: float) -> Float:
