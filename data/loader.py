@@ -3,13 +3,13 @@
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.augment import AugmentConfig
-from data.order import Order
+from data.order import Order, Place
 from data.randomness import Draws, Stream, draw
 from data.shards import Record, ShardSet
 
@@ -69,7 +69,7 @@ class Loader:
         """Return the ids of all samples of global step `step` (counted from 0), over all ranks, in order."""
         first = step * self._slicing.global_size
         places = map(self._order.place, range(first, first + self._slicing.global_size))
-        return [self._shards.entries(place.database, "train")[place.index].id for place in places]
+        return [self._shards.entries(place.database, "train")[place.sample].id for place in places]
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield this rank's micro batches of steps first_step up to last_step (exclusive), in order, read ahead."""
@@ -81,14 +81,14 @@ class Loader:
         """Return the samples at `positions` of the run."""
         drawn = [draw(self._seed, Stream.TRAINING, position, self._shards.latent_shape) for position in positions]
         places = [self._order.place(position) for position in positions]
-        records = [
-            self._shards.read(
-                self._shards.entries(place.database, "train")[place.index], mirrored=draws.flip < self._augment.flip
-            )
-            for place, draws in zip(places, drawn, strict=True)
-        ]
+        records = [self._read(place, draws) for place, draws in zip(places, drawn, strict=True)]
         is_dropped = tuple(draws.caption < self._augment.caption_dropout for draws in drawn)
         return _stack(self._shards, records, drawn, is_dropped)
+
+    def _read(self, place: Place, draws: Draws) -> Record:
+        entry = self._shards.entries(place.database, "train")[place.sample]
+        choice = int(draws.prompt * len(entry.prompts))
+        return self._shards.read(entry, mirrored=draws.flip < self._augment.flip, choice=choice)
 
 
 def validation_batches(
@@ -108,7 +108,7 @@ def validation_batches(
             sample, repeat = divmod(number, timesteps_per_sample)
             quantile = (repeat + sample * 0.6180339887498949 % 1) / timesteps_per_sample
             draws = draw(seed, Stream.VALIDATION, number, shards.latent_shape)
-            drawn.append(Draws(quantile, draws.flip, draws.caption, np.zeros_like(draws.posterior), draws.noise))
+            drawn.append(replace(draws, timestep=quantile, posterior=np.zeros_like(draws.posterior)))
             records.append(shards.read(entries[sample], mirrored=False))
         yield _stack(shards, records, drawn, (False,) * len(records))
 

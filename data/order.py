@@ -18,10 +18,10 @@ CYCLE = 1024
 
 
 class Place(NamedTuple):
-    """A sample of a database: `index` into its training entries, in the `epoch`-th pass over them."""
+    """A sample of a database: number `sample` of its training entries, in the `epoch`-th pass over them."""
 
     database: str
-    index: int
+    sample: int
     epoch: int
 
 
@@ -30,10 +30,10 @@ def hash64(*keys: int) -> int:
 
     Source: the splitmix64 finaliser, Steele, Lea & Flood 2014 (doi:10.1145/2660193.2660195).
     """
-    state = np.uint64(0x9E3779B97F4A7C15)
+    state = 0x9E3779B97F4A7C15
     for key in keys:
-        state = _mix(np.uint64(int(state) ^ (key & 0xFFFF_FFFF_FFFF_FFFF)))
-    return int(state)
+        state = int(_mix(np.uint64(state ^ (key & 0xFFFF_FFFF_FFFF_FFFF))))
+    return state
 
 
 def permutation(length: int, *keys: int) -> NDArray[np.int64]:

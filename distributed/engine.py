@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from distributed.config import OptimizerConfig, Precision, ZeroConfig
@@ -101,9 +102,9 @@ def training_device(rank: Rank) -> torch.device:
 
 
 class Engine:
-    """Trains one module: `accumulate` micro batches, then `step`.
+    """Trains one module: for each micro batch, call `network`, `accumulate` its loss and `finish_micro_batch`.
 
-    Calling the engine calls the module. Its state lies in `groups` (master weights) and `moments`.
+    Its state lies in `groups` (master weights) and `moments`.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class Engine:
         micro_size: int,
         accumulation_steps: int,
     ) -> None:
-        """Take over `module`; collective.
+        """Take over `module`, which is in `training_dtype(precision)`; collective.
 
         micro_size: samples a rank and micro batch; accumulation_steps: micro batches an optimizer step.
         """
@@ -126,7 +127,8 @@ class Engine:
         self.rank = rank
         self.device = training_device(rank)
         self.dtype = training_dtype(precision)
-        self.module = module.to(device=self.device, dtype=self.dtype)
+        self.module = module.to(self.device)
+        assert all(p.dtype == self.dtype for p in module.parameters()), "load the module in training_dtype"
         padded = PaddedModule(self.module)
         groups = parameter_groups(self.module, optimizer)
         layouts = [_members(group) for group in groups]
@@ -155,12 +157,14 @@ class Engine:
         assert all(group.master.numel() % QUANTISATION_BLOCK == 0 for group in self.groups)
         self._begin_moments()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the module returns, on the engine's device."""
-        return self._engine(*args, **kwargs)
+    @property
+    def network(self) -> nn.Module:
+        """The module as it must be called to be trained; `module` is the bare one."""
+        network: nn.Module = self._engine
+        return network
 
     def accumulate(self, loss: Tensor) -> None:
-        """Add the gradient of one micro batch's mean loss; after the last one, `step`."""
+        """Add the gradient of one micro batch's mean loss."""
         self._engine.backward(loss)
 
     def finish_micro_batch(self, learning_rate: float) -> StepResult | None:
@@ -192,6 +196,20 @@ class Engine:
         for group in self.groups:
             self._optimizer.state[group.master]["step"] = num_steps
         self._zero.update_lp_params()
+
+    def gather(self, slices: Sequence[Tensor]) -> dict[str, Tensor] | None:
+        """Return the parameters that `slices` (float32, one a group) make up, by name, on the first rank's CPU.
+
+        Other ranks get None. Collective; one group at a time is on the device.
+        """
+        weights: dict[str, Tensor] = {}
+        for group, slice_ in zip(self.groups, slices, strict=True):
+            parts = [torch.empty_like(slice_) for _ in range(self.rank.world_size)] if self.rank.is_first else None
+            dist.gather(slice_.detach(), parts)
+            if parts:
+                flat = torch.cat([part.cpu() for part in parts])
+                weights |= {m.name: flat[m.offset : m.offset + m.numel].view(m.shape) for m in group.members}
+        return weights if self.rank.is_first else None
 
     @contextmanager
     def weights_from(self, slices: Sequence[Tensor]) -> Iterator[nn.Module]:

@@ -10,6 +10,10 @@ import torch.distributed as dist
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
+class StoppedOnRequest(Exception):
+    """A stop was asked for, the ranks agreed, and a checkpoint is saved."""
+
+
 class StopRequest:
     """Remembers that one of `STOP_SIGNALS` came; a second SIGINT stops at once."""
 

@@ -62,7 +62,7 @@ def join_process_group() -> None:
     import deepspeed
     from deepspeed.utils import logger
 
-    logger.setLevel("WARNING")
+    logger.setLevel("ERROR")  # it warns of every client optimizer
     # DeepSpeed's shared-memory collective is compiled at first use: 105 s cold, and a crash without a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)

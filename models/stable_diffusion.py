@@ -239,24 +239,24 @@ class LatentEncoder:
             return torch.cat([latents.mean, latents.logvar], dim=1).float().cpu()
 
     def embed(self, prompts: list[str]) -> Tensor:
-        """Return the last hidden states of the prompts, [P, L, D] float32 on the CPU, as StableDiffusionPipeline's.
+        """Return what `text_embeddings` gives, [P, L, D] float32 on the CPU."""
+        return text_embeddings(self._tokenizer, self._text_encoder, prompts)
 
-        A prompt is padded or cut to L tokens.
-        """
-        import torch
 
-        tokens = self._tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        device = self._text_encoder.device
-        uses_mask = getattr(self._text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(device) if uses_mask else None
-        with torch.no_grad():
-            return self._text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0].float().cpu()
+def text_embeddings(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, prompts: list[str]) -> Tensor:
+    """Return the last hidden states of the prompts, [P, L, D] float32 on the CPU, as StableDiffusionPipeline's.
+
+    A prompt is padded or cut to L tokens.
+    """
+    import torch
+
+    tokens = tokenizer(
+        prompts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    )
+    uses_mask = getattr(text_encoder.config, "use_attention_mask", False)
+    mask = tokens.attention_mask.to(text_encoder.device) if uses_mask else None
+    with torch.no_grad():
+        return text_encoder(tokens.input_ids.to(text_encoder.device), attention_mask=mask)[0].float().cpu()
 
 
 @dataclass(frozen=True)

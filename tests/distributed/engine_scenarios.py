@@ -64,7 +64,7 @@ class Run:
             target = torch.randn(GLOBAL_SIZE, 4, 8, 8, generator=generator)[rows]
             timesteps = torch.randint(0, 1000, (GLOBAL_SIZE,), generator=generator)[rows]
             text = torch.randn(GLOBAL_SIZE, 6, 16, generator=generator)[rows]
-            loss = (self.engine(noisy, timesteps, text).sample - target).square().mean()
+            loss = (self.engine.network(noisy, timesteps, text).sample - target).square().mean()
             self.engine.accumulate(loss)
             assert self.engine.finish_micro_batch(CONFIG.lr) is not None
             self.ema.update(self.engine.num_steps)

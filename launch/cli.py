@@ -1,0 +1,111 @@
+"""The front door: `sonoshard COMMAND`. Heavy imports happen inside the commands, so that help answers at once."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from launch.quiet import quiet_libraries
+
+app = typer.Typer(
+    name="sonoshard",
+    help="Fine-tune Stable Diffusion and ControlNet on ultrasound, in little memory, on a laptop or on SLURM.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Config = Annotated[Path, typer.Argument(help="YAML file, such as configs/demo.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, such as optimizer.lr=2e-5.")
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer images and steps: under 2 minutes.")] = False,
+    nproc: Annotated[int, typer.Option(min=1, help="Ranks to train with.")] = 2,
+) -> None:
+    """Run the whole main job on built-in data; ends with images."""
+    with one_line_errors():
+        from tools.demo import run_demo
+
+        sys.exit(run_demo(out, quick=quick, num_ranks=nproc))
+
+
+@app.command()
+def prepare(config: Config, overrides: Overrides = None) -> None:
+    """Scan databases: images, masks, prompts, splits by patient."""
+    with one_line_errors():
+        from launch.config import load_config
+        from launch.prepare import prepare_databases
+
+        print(prepare_databases(load_config(config, overrides or ())))
+
+
+@app.command()
+def encode(config: Config, overrides: Overrides = None) -> None:
+    """Encode what was prepared into latent shards; may be interrupted."""
+    with one_line_errors():
+        from launch.config import load_config
+        from launch.prepare import encode_databases
+
+        print(encode_databases(load_config(config, overrides or ())))
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Ranks to start here. Default: 1, or what srun or torchrun started.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything that can be checked, and stop.")] = False,
+) -> None:
+    """Train all stages, each going on where it stopped."""
+    with one_line_errors():
+        from launch.config import load_config
+        from launch.prepare import check_run
+        from launch.record import write_record
+        from launch.spawn import run_ranks, was_started_as_rank
+
+        settings = load_config(config, overrides or ())
+        if was_started_as_rank() and nproc is None:
+            from launch.rank_process import main as run_rank
+
+            sys.exit(run_rank([str(config), *(overrides or ())]))
+        print(check_run(settings, world_size=nproc or 1))
+        if dry_run or settings.is_finished:
+            return
+        resolved = write_record(settings)
+        sys.exit(run_ranks(["-m", "launch.rank_process", str(resolved)], nproc or 1))
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what the user can mend into one line on stderr and exit code 2."""
+    from launch.errors import EXIT_USER_ERROR, USER_ERRORS
+
+    try:
+        yield
+    except USER_ERRORS as error:
+        print(f"sonoshard: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        print("sonoshard: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def main() -> None:
+    """Run the command line."""
+    quiet_libraries()
+    app()
+
+
+if __name__ == "__main__":
+    main()

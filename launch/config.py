@@ -1,0 +1,244 @@
+"""The whole configuration: the packages' own settings put together, and what crosses their borders checked."""
+
+import difflib
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from data.augment import AugmentConfig
+from data.databases import AnyDatabase
+from data.encode import EncodeConfig
+from data.manifest import PrepareConfig
+from distributed.config import CheckpointConfig, EmaConfig, OptimizerConfig, Precision, ZeroConfig
+from launch.errors import ConfigError
+from models.objective import ObjectiveConfig
+from models.sampling import SamplingConfig
+from models.stable_diffusion import ModelConfig
+
+
+class BatchConfig(BaseModel):
+    """How many samples an optimizer step sees, and how many a rank holds at a time."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    global_size: int = Field(64, gt=0, description="Samples of one optimizer step, over all ranks.")
+    micro_size: int = Field(4, gt=0, description="Samples that one rank takes at a time; memory grows with it.")
+
+    def check_ranks(self, world_size: int) -> None:
+        """Raise ConfigError unless a step is a whole number of micro batches on every one of `world_size` ranks."""
+        unit = self.micro_size * world_size
+        if self.global_size % unit == 0:
+            return
+        below, above = self.global_size // unit * unit, (self.global_size // unit + 1) * unit
+        nearest = f"{below}, {above}" if below else f"{above}"
+        raise ConfigError(
+            f"batch.global_size={self.global_size} is not micro_size={self.micro_size} x {world_size} ranks"
+            f" x a whole number; nearest that work: {nearest}"
+        )
+
+
+class ValidationConfig(BaseModel):
+    """The loss on held-out patients, always at the same timesteps and noise."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    every_steps: int | None = Field(500, gt=0, description="Optimizer steps between validations. None: at the end.")
+    num_samples: int = Field(64, gt=0, description="Held-out samples of each database; all where it has fewer.")
+    timesteps_per_sample: int = Field(4, gt=0, description="Timesteps at which each sample is taken, evenly spread.")
+
+
+class PreviewConfig(BaseModel):
+    """The images that TensorBoard shows while training, from the averaged weights."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    every_steps: int | None = Field(500, gt=0, description="Optimizer steps between previews. None: at the end.")
+    prompts: list[str] | None = Field(None, description="What to draw. None: up to four prompts of the databases.")
+    seed: int = Field(0, ge=0, description="Prompt i starts from the noise of seed + i.")
+    sampling: SamplingConfig = SamplingConfig()
+
+
+class StageConfig(BaseModel):
+    """One stage of the curriculum: which databases, for how long."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="Names the stage's folder and its curves.")
+    databases: list[str] = Field(min_length=1, description="Names from `databases` to train on.")
+    weights: dict[str, float] | None = Field(None, description="Relative shares of them. None: as their sizes are.")
+    steps: int = Field(gt=0, description="Optimizer steps.")
+
+
+class RunConfig(BaseModel):
+    """A run: databases, a base model, and the stages that train it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    run: Path = Field(description="Folder that everything of this run goes to.")
+    seed: int = Field(0, ge=0, description="Of the order of samples and of all their random numbers.")
+    shards: Path | None = Field(None, description="Folder of latent shards, shared by runs. None: RUN/shards.")
+    model: ModelConfig
+    databases: dict[str, AnyDatabase] = Field(min_length=1)
+    prepare: PrepareConfig = PrepareConfig()
+    encode: EncodeConfig = EncodeConfig()
+    augment: AugmentConfig = AugmentConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    zero: ZeroConfig = ZeroConfig()
+    precision: Precision = Field("auto", description="auto: bf16 on CUDA, fp32 on the CPU.")
+    batch: BatchConfig = BatchConfig()
+    ema: EmaConfig = EmaConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    validation: ValidationConfig = ValidationConfig()
+    preview: PreviewConfig = PreviewConfig()
+    stages: list[StageConfig] = Field(min_length=1)
+
+    @field_validator("databases")
+    @classmethod
+    def _names_are_folders(cls, databases: dict[str, Any]) -> dict[str, Any]:
+        for name in databases:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"database name {name!r} names folders: use letters, digits, '_' and '-'")
+        return databases
+
+    @property
+    def manifest_path(self) -> Path:
+        """The table of all images and their splits."""
+        return self.run / "manifest.parquet"
+
+    @property
+    def shards_path(self) -> Path:
+        """The folder of latent shards."""
+        return self.shards or self.run / "shards"
+
+    def stage_path(self, stage: StageConfig) -> Path:
+        """The folder of one stage: its checkpoints, its log and its final model."""
+        return self.run / "stages" / stage.name
+
+    def stage_model(self, stage: StageConfig) -> Path:
+        """The diffusers folder that a finished stage leaves; it exists only when the stage is finished."""
+        return self.stage_path(stage) / "model"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every stage has left its model."""
+        return all(self.stage_model(stage).exists() for stage in self.stages)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the validated configuration of a YAML file, with `KEY=VALUE` overrides and `${oc.env:NAME}` resolved.
+
+    Raises: ConfigError, one line, if the file, an override, a key or a value is wrong.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    if not path.is_file():
+        raise ConfigError(f"no configuration file {path}: give a YAML file, such as configs/demo.yaml")
+    for override in overrides:
+        if "=" not in override:
+            raise ConfigError(f"override {override!r} is not KEY=VALUE, such as optimizer.lr=2e-5")
+    try:
+        merged = OmegaConf.load(path)
+        for override in overrides:
+            key, _, value = override.partition("=")
+            # One by one, since a merge of a whole dot-list refuses the index of a list (stages.0.steps).
+            OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"value={value}"])["value"])
+        content = OmegaConf.to_container(merged, resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds {type(content).__name__}, needs keys and values such as `run: runs/mine`")
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(error)}") from error
+    _check_stages(config)
+    return config
+
+
+def _check_stages(config: RunConfig) -> None:
+    names = [stage.name for stage in config.stages]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"stages are named {', '.join(names)}: each needs a name of its own")
+    for stage in config.stages:
+        for name in [*stage.databases, *(stage.weights or {})]:
+            if name not in config.databases:
+                raise ConfigError(
+                    f"stage {stage.name} names database {name!r}, which is not among `databases`"
+                    f" ({', '.join(config.databases)}){_did_you_mean(name, config.databases)}"
+                )
+        if stage.weights is not None and stage.weights.keys() != set(stage.databases):
+            raise ConfigError(
+                f"stage {stage.name} weighs {', '.join(stage.weights)} but trains on {', '.join(stage.databases)}:"
+                " give each of its databases one weight"
+            )
+
+
+def _explain(error: ValidationError) -> str:
+    """Return the first problem of a validation, as one line that names the key."""
+    problems = error.errors()
+    # An unknown key says more than the missing key it was meant to be.
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
+    location = first["loc"]
+    key = ".".join(str(part) for part in _without_tags(RunConfig, location))
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(RunConfig, location[:-1])
+        return f"unknown key {key}{_did_you_mean(str(location[-1]), known)} (known here: {', '.join(known)})"
+    if first["type"] == "missing":
+        return f"key {key} is missing"
+    if first["type"] == "union_tag_invalid":
+        context = first["ctx"]
+        tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
+        return f"{key}.kind={context['tag']} is unknown{_did_you_mean(context['tag'], tags)} (known: {', '.join(tags)})"
+    message = first["msg"].removeprefix("Value error, ")
+    return message if first["type"] == "value_error" else f"{key}={first['input']!r}: {message}"
+
+
+def _did_you_mean(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f", did you mean {nearest[0]}?" if nearest else ""
+
+
+def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys of the settings at `location`, a path as pydantic reports it."""
+    for part in location:
+        model = _step_into(model, part)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _without_tags(model: Any, location: tuple[int | str, ...]) -> list[int | str]:
+    """Return `location` without the parts that name a member of a union (a database's kind), not a key."""
+    parts = []
+    for part in location:
+        if not _members_by_kind(model):
+            parts.append(part)
+        model = _step_into(model, part)
+    return parts
+
+
+def _step_into(annotation: Any, part: int | str) -> Any:
+    """Return the type of `part` (a key, an index, or the kind of a database) within a type."""
+    if kinds := _members_by_kind(annotation):
+        return kinds.get(str(part))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(part))
+        # A discriminated union keeps its discriminator in the field's metadata; the bare annotation serves here.
+        return field.annotation if field else None
+    if get_origin(annotation) in (dict, list):
+        return get_args(annotation)[-1]
+    return None
+
+
+def _members_by_kind(annotation: Any) -> dict[str, type[BaseModel]]:
+    """Return the members of a union of databases by their `kind`; nothing for another type."""
+    if hasattr(annotation, "__metadata__"):  # Annotated[Union, Field(discriminator=...)]
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return {}
+    models = [m for m in get_args(annotation) if isinstance(m, type) and issubclass(m, BaseModel)]
+    return {get_args(m.model_fields["kind"].annotation)[0]: m for m in models if "kind" in m.model_fields}

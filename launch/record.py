@@ -1,0 +1,53 @@
+"""What a run was made with, written beside it before step 1: the resolved configuration, versions, the commit."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launch.config import RunConfig
+
+_LIBRARIES = ("torch", "deepspeed", "bitsandbytes", "diffusers", "transformers", "webdataset", "numpy")
+
+
+def write_record(config: RunConfig) -> Path:
+    """Write RUN/config.yaml (loadable as a configuration) and RUN/versions.json; return the former."""
+    config.run.mkdir(parents=True, exist_ok=True)
+    _replace(config.run / "versions.json", json.dumps(versions(), indent=1) + "\n")
+    return _replace(config.run / "config.yaml", config_text(config))
+
+
+def config_text(config: RunConfig) -> str:
+    """Return the resolved configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions of Python and the libraries, and this checkout's git commit."""
+    return {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in _LIBRARIES},
+        "commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the checkout's commit, with `-dirty` after it where files were changed; None outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _replace(path: Path, text: str) -> Path:
+    # Several jobs of one run may start together: each writes a name of its own, and the last rename stays.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.rename(path)
+    return path

@@ -1,0 +1,78 @@
+"""Starts one process a rank on this machine, passes signals on to them, and ends the others when one fails.
+
+torchrun does nearly this, but answers every failure with exit code 1 and turns a TERM into a kill: a stop that was
+asked for must reach the ranks as it came, and their 75 must reach the scheduler.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from distributed.rank import free_port, rank_variables
+from launch.errors import EXIT_FAILED, EXIT_STOPPED
+
+# What a rank has left to end by itself once another has failed: the collectives it waits in will not return.
+GRACE_S = 10.0
+
+
+def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
+    """Run `python ARGUMENTS` as `num_ranks` ranks and return the exit code for all of them.
+
+    0 if all gave 0; 75 if they stopped on request; else the first failing rank's own code.
+    """
+    port = free_port()
+    threads = str(max(1, (os.cpu_count() or 1) // num_ranks))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env={"OMP_NUM_THREADS": threads, **os.environ, **rank_variables(index, num_ranks, "127.0.0.1", port)},
+            # A group of their own: Ctrl-C reaches them once, through `pass_on`, not from the terminal too.
+            start_new_session=True,
+        )
+        for index in range(num_ranks)
+    ]
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, pass_on)
+    try:
+        return _wait(ranks)
+    finally:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.kill()
+                rank.wait()
+
+
+def was_started_as_rank() -> bool:
+    """Return whether a launcher (srun, torchrun) started this process as one of its ranks."""
+    return "RANK" in os.environ
+
+
+def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    """Return the exit code for all ranks once they ended, or once one failed and its grace is over."""
+    failed: int | None = None
+    deadline = float("inf")
+    while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
+        for index, rank in enumerate(ranks):
+            if failed is None and rank.poll() not in (None, 0, EXIT_STOPPED):
+                failed, deadline = index, time.monotonic() + GRACE_S
+        time.sleep(0.05)
+    codes = [rank.poll() for rank in ranks]
+    bad = [code for code in codes if code not in (None, 0, EXIT_STOPPED)]
+    if failed is not None:
+        code = ranks[failed].returncode
+        if code < 0:
+            print(f"sonoshard: rank {failed} was ended by {signal.Signals(-code).name}", file=sys.stderr)
+        return code if code > 0 else EXIT_FAILED
+    if bad:
+        return EXIT_FAILED
+    return EXIT_STOPPED if EXIT_STOPPED in codes else 0

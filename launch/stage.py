@@ -1,0 +1,169 @@
+"""One stage of a run on one rank: resumes by itself, trains, validates, shows, saves, stops when asked."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from data.loader import BatchSlicing, Loader, validation_batches
+from data.order import Order, hash64
+from data.shards import ShardSet
+from distributed.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from distributed.ema import ShardedEma
+from distributed.engine import Engine, training_dtype
+from distributed.memory import measured_bytes
+from distributed.optimizer import learning_rate
+from distributed.preemption import StoppedOnRequest, StopRequest
+from distributed.rank import Rank
+from launch.config import RunConfig, StageConfig
+from launch.preview import Preview
+from launch.record import config_text
+from launch.step import Objective, TrainedStep, mean_loss, train_step
+from launch.tracking import Stopwatch, TimedIterator, Tracker
+from models.saving import save_pipeline
+from models.stable_diffusion import load_unet, noise_schedule
+
+
+class Stage:
+    """Training of one stage. Everything here is collective: every rank does it at the same step."""
+
+    def __init__(self, config: RunConfig, stage: StageConfig, shards: ShardSet, rank: Rank, stop: StopRequest) -> None:
+        """Set up the engine and load the newest checkpoint. config.model is what this stage starts from."""
+        self.config, self.stage, self.rank, self.stop, self.shards = config, stage, rank, stop, shards
+        number = config.stages.index(stage)
+        seed = hash64(config.seed, number)
+        sizes = {name: len(shards.entries(name, "train")) for name in stage.databases}
+        self.slicing = BatchSlicing(config.batch.global_size, config.batch.micro_size, rank.index, rank.world_size)
+        self.loader = Loader(shards, Order(sizes, seed, stage.weights), self.slicing, config.augment, seed)
+        self.engine = Engine(
+            load_unet(config.model, training_dtype(config.precision)),
+            config.optimizer,
+            config.zero,
+            rank,
+            precision=config.precision,
+            micro_size=config.batch.micro_size,
+            accumulation_steps=self.slicing.accumulation_steps,
+        )
+        masters = [group.master for group in self.engine.groups]
+        self.ema = ShardedEma(masters, config.ema.length) if config.ema.length else None
+        schedule = noise_schedule(config.model)
+        self.objective = Objective(schedule, config.objective, self.engine.device)
+        self.preview = Preview(config, schedule, shards, self.engine)
+        self.checkpoints = config.stage_path(stage) / "checkpoints"
+        self.step = 0
+        resumed = self._resume()
+        self.tracker = Tracker(config, stage, done_steps=self.step) if rank.is_first else None
+        if self.tracker:
+            self.tracker.begin(config_text(config), resumed)
+
+    def train(self) -> None:
+        """Train to the last step and leave the final model.
+
+        Raises: StoppedOnRequest once a checkpoint is saved after a signal.
+        """
+        batches = TimedIterator(self.loader.batches(self.step, self.stage.steps))
+        watch = Stopwatch()
+        while self.step < self.stage.steps:
+            trained = train_step(self.engine, self.objective, batches, self._learning_rate())
+            self.step += 1
+            if self.ema and not trained.result.is_skipped:
+                self.ema.update(self.engine.num_steps)
+            self._record(trained, step_s=watch.lap_s(), wait_s=batches.lap_s())
+            if self._is_due(self.config.validation.every_steps):
+                self._validate()
+            if self._is_due(self.config.preview.every_steps):
+                self._show_preview()
+            is_stopping = self.stop.is_agreed(self.engine.device)
+            if is_stopping or self._is_due(self.config.checkpoint.save_every_steps):
+                self._save()
+            if is_stopping and self.step < self.stage.steps:
+                raise StoppedOnRequest
+        self._save_model()
+
+    def close(self) -> None:
+        """Flush what was tracked."""
+        if self.tracker:
+            self.tracker.close()
+
+    def _learning_rate(self) -> float:
+        return learning_rate(self.config.optimizer, self.step + 1, self.stage.steps)
+
+    def _is_due(self, every_steps: int | None) -> bool:
+        return self.step == self.stage.steps or (every_steps is not None and self.step % every_steps == 0)
+
+    def _averages(self) -> Sequence[Tensor] | None:
+        return self.ema.slices if self.ema else None
+
+    def _averaged_weights(self) -> AbstractContextManager[Any]:
+        return self.engine.weights_from(self.ema.slices) if self.ema else nullcontext()
+
+    def _resume(self) -> str | None:
+        """Load the newest checkpoint, if there is one; return what to tell about it."""
+        found = find_checkpoint(self.checkpoints)
+        if found is None:
+            return None
+        load_checkpoint(found, self.engine, self._averages())
+        self.step = int(found.position["step"])
+        return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
+
+    def _save(self) -> None:
+        position = {"step": self.step, "samples": self.step * self.slicing.global_size, "stage": self.stage.name}
+        save_checkpoint(self.checkpoints, self.engine, self._averages(), position, self.config.checkpoint.keep_last)
+
+    def _record(self, trained: TrainedStep, *, step_s: float, wait_s: float) -> None:
+        if not self.tracker:
+            return
+        memory = measured_bytes(self.engine, self.ema)
+        self.tracker.step(
+            self.step,
+            {
+                "train/loss": trained.loss,
+                "train/learning_rate": learning_rate(self.config.optimizer, self.step, self.stage.steps),
+                "train/grad_norm": trained.result.grad_norm,
+                "train/dropped_captions": trained.num_dropped / self.slicing.global_size,
+                "throughput/samples_per_s": self.slicing.global_size / step_s,
+                "throughput/data_wait_s": wait_s,
+                **{f"memory_mb/{kind}": value / 1e6 for kind, value in memory.items()},
+            },
+            self.loader.ids(self.step - 1),
+        )
+        if trained.result.is_skipped:
+            self.tracker.say(f"step {self.step} was skipped: its gradient is not finite")
+
+    def _validate(self) -> None:
+        """Record the loss of the averaged weights on every database that has shards, trained on or not."""
+        losses = {}
+        with self._averaged_weights():
+            for name in self.config.databases:
+                losses[name] = mean_loss(self.engine, self.objective, self._held_out(name))
+        if self.tracker:
+            mean = sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)
+            self.tracker.scalars(
+                self.step, {"validation/loss": mean, **{f"validation/{name}": loss for name, loss in losses.items()}}
+            )
+            self.tracker.say(f"step {self.step}: validation loss {mean:.4f}")
+
+    def _held_out(self, database: str) -> Iterator[Any]:
+        return validation_batches(
+            self.shards,
+            database,
+            self.config.seed,
+            num_samples=self.config.validation.num_samples,
+            timesteps_per_sample=self.config.validation.timesteps_per_sample,
+            slicing=self.slicing,
+        )
+
+    def _show_preview(self) -> None:
+        with self._averaged_weights():
+            images = self.preview.draw()
+        if self.tracker:
+            self.tracker.images(self.step, images)
+
+    def _save_model(self) -> None:
+        """Write the averaged weights as a diffusers folder, whole or not at all: it says that the stage is done."""
+        weights = self.engine.gather(self._averages() or [group.master for group in self.engine.groups])
+        if weights is not None:
+            save_pipeline(self.config.model, weights, self.config.stage_model(self.stage))
+        dist.barrier()
