@@ -152,7 +152,7 @@ def prove(recipe: Recipe, held_out: SimulatedSet, out: Path, work: Path, device:
     vae_figures = prove_vae(vae, held_out, recipe.proof, work / "reconstructions.png")
     figures = {"vae": vae_figures, "samples": {}}
     if (out / "model_index.json").exists():
-        figures["samples"] = prove_samples(out, held_out, recipe.proof, device, work / "samples.png")
+        figures["samples"] = prove_samples(out, held_out, recipe.proof, device, work)
         write_readme(out, update_record(out, "proof", **figures))
     for name, figure in (vae_figures | figures["samples"]).items():
         print(f"proof: {name} {figure:.4f}")

@@ -44,7 +44,7 @@ def test_all_phases_make_a_folder_that_samples(tmp_path: Path, monkeypatch: pyte
     out, work = tmp_path / "out", tmp_path / "work"
     main(Phase.ALL, overrides, out=out, work=work, device="cpu", time_limit_s=None)
 
-    assert {path.name for path in work.glob("*.png")} == {"reconstructions.png", "samples.png"}
+    assert {path.name for path in work.glob("*.png")} == {"reconstructions.png", "samples.png", "prompts.png"}
     assert "no clinical evidence" in (out / "README.md").read_text()
     assert json.loads((out / "training.json").read_text())["denoiser"]["steps"] == 3
     weights = {path.relative_to(out).parts[0] for path in out.rglob("*.safetensors")}

@@ -101,24 +101,40 @@ def sample(folder: Path, prompts: list[str], recipe: ProofRecipe, device: str) -
     return rows
 
 
-def prove_samples(folder: Path, images: SimulatedSet, recipe: ProofRecipe, device: str, file: Path) -> dict[str, float]:
-    """Write for each kind a row of simulated images above a row of samples; return figures over those shown."""
-    by_kind = kinds(images)
-    prompts = [proof_prompt(preset, label) for preset, label in by_kind]
-    sampled = sample(folder, prompts, recipe, device)
-    rows, shown = [], []
-    for members, prompt, row in zip(by_kind.values(), prompts, sampled, strict=True):
-        shown += members[: recipe.num_columns]
-        rows.append(Row(f"simulated: {prompt}", list(images.images_NHW[members[: recipe.num_columns]])))
-        rows.append(Row(f"sampled: {prompt} (seeds 0 to {recipe.num_columns - 1})", row))
-    save_sheet(rows, file)
-    real, made = images.images_NHW[shown], np.stack([image for row in sampled for image in row])
+def prove_samples(folder: Path, images: SimulatedSet, recipe: ProofRecipe, device: str, work: Path) -> dict[str, float]:
+    """Write rows of simulated images above rows of samples; return figures over those of samples.png.
+
+    samples.png has a plain caption for each kind of image, prompts.png the commonest prompts of the simulator.
+    """
+    plain = {proof_prompt(preset, label): members for (preset, label), members in kinds(images).items()}
+    own: dict[str, list[int]] = {}
+    for index, prompt in enumerate(images.prompts):
+        own.setdefault(prompt, []).append(index)
+    commonest = sorted(own, key=lambda prompt: (-len(own[prompt]), prompt))[: recipe.num_columns]
+    real, made = _sample_sheet(folder, images, plain, recipe, device, work / "samples.png")
+    _sample_sheet(
+        folder, images, {prompt: own[prompt] for prompt in sorted(commonest)}, recipe, device, work / "prompts.png"
+    )
     return {
         "mean grey level, simulated": float(real.mean()),
         "mean grey level, sampled": float(made.mean()),
         "speckle SNR, sampled": speckle_snr(made),
         "grain, sampled over simulated": grain(made) / grain(real),
     }
+
+
+def _sample_sheet(
+    folder: Path, images: SimulatedSet, members: dict[str, list[int]], recipe: ProofRecipe, device: str, file: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Write one sheet, real above sampled for each prompt of `members`; return all images of either sort."""
+    sampled = sample(folder, list(members), recipe, device)
+    rows, shown = [], []
+    for (prompt, indices), row in zip(members.items(), sampled, strict=True):
+        shown += indices[: recipe.num_columns]
+        rows.append(Row(f"simulated: {prompt}", list(images.images_NHW[indices[: recipe.num_columns]])))
+        rows.append(Row(f"sampled: {prompt} (seeds 0 to {recipe.num_columns - 1})", row))
+    save_sheet(rows, file)
+    return images.images_NHW[shown], np.stack([image for row in sampled for image in row])
 
 
 def speckle_snr(images_NHW: np.ndarray, *, dynamic_range_db: float = 60, window: int = 16) -> float:
