@@ -2,8 +2,9 @@
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -86,10 +87,14 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The rows, in the order that shards keep; palette: mask class names by number; absent: splits of rows now gone."""
+    """The rows, in the order that shards keep.
+
+    palette: mask class names by number. drawn_with: the settings of the last draw. absent: splits of rows now gone.
+    """
 
     rows: tuple[ManifestRow, ...]
     palette: tuple[str, ...]
+    drawn_with: Mapping[str, float] = field(default_factory=dict)
     absent: tuple[Drawn, ...] = ()
 
     def write(self, path: Path) -> None:
@@ -100,6 +105,7 @@ class Manifest:
         about = {
             "version": VERSION,
             "palette": self.palette,
+            "drawn_with": dict(self.drawn_with),
             "absent": [[drawn.id, drawn.database, drawn.label, drawn.ties, drawn.split] for drawn in self.absent],
         }
         schema = _schema().with_metadata({METADATA_KEY: json.dumps(about).encode()})
@@ -127,6 +133,7 @@ class Manifest:
         return cls(
             rows=tuple(_from_cells(cells) for cells in table.to_pylist()),
             palette=tuple(about["palette"]),
+            drawn_with=about["drawn_with"],
             absent=tuple(
                 Drawn(id_, database, label, tuple(ties), split) for id_, database, label, ties, split in about["absent"]
             ),
@@ -187,7 +194,11 @@ def prepare(databases: Mapping[str, AnyDatabase], config: PrepareConfig, out: Pa
     palette = stored.palette + tuple(sorted(names - set(stored.palette)))
     if len(palette) > 256:
         raise DataError(f"the masks have {len(palette)} classes, needed at most 256 over all databases")
-    Manifest(rows=tuple(rows), palette=palette, absent=_absent(rows, stored)).write(out)
+    drawn_with = config.model_dump(include={"validation_fraction", "test_fraction", "seed"})
+    if stored.rows and stored.drawn_with != drawn_with:
+        was = ", ".join(f"{name}={value:g}" for name, value in stored.drawn_with.items())
+        warnings.warn(f"stored splits stay as drawn with {was}: the new ones are for new images only", stacklevel=2)
+    Manifest(tuple(rows), palette, drawn_with, _absent(rows, stored)).write(out)
     return _report(rows, skipped, stored, out)
 
 
@@ -231,7 +242,7 @@ def _inspect_row(id_: str, database: str, row: Row) -> ManifestRow:
             known = ", ".join(f"{value} {name}" for value, name in row.mask_classes.items())
             raise MaskMismatchError(f"{path} has the value {unknown[0]}, known are {known}")
         masks_sha256.append(mask_sha256)
-    given = {field.name: getattr(row, field.name) for field in fields(Row)} | {"id": id_}
+    given = {column.name: getattr(row, column.name) for column in fields(Row)} | {"id": id_}
     found = {"sha256": sha256, "masks_sha256": tuple(masks_sha256), "width": image.width, "height": image.height}
     paths = {"image": row.image.absolute(), "masks": tuple(path.absolute() for path in row.masks)}
     return ManifestRow(**{**given, **found, **paths, "database": database, "cluster": id_})
@@ -373,7 +384,7 @@ def _schema() -> "pa.Schema":
 
 
 def _to_cells(row: ManifestRow) -> dict[str, Any]:
-    cells = {field.name: getattr(row, field.name) for field in fields(row)}
+    cells = {column.name: getattr(row, column.name) for column in fields(row)}
     return cells | {"image": str(row.image), "masks": [str(path) for path in row.masks]}
 
 

@@ -82,7 +82,7 @@ class Contents:
                 palette=tuple(about["palette"]),
                 shards={name: PlannedShard(**shard) for name, shard in about["shards"].items()},
             )
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged: remove it and run `sonoshard encode` again") from error
 
     def refuse_other(self, expected: Mapping[str, str], folder: Path, mend: str) -> None:

@@ -1,0 +1,169 @@
+"""A folder of shards is opened only if it is whole and of the right encoder; a sample is one random access."""
+
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.databases import SimulatedDatabase
+from data.encode import encode
+from data.errors import DataError
+from data.manifest import PrepareConfig, prepare
+from data.shards import ShardSet
+from tests.data.conftest import RESOLUTION, SMALL_SHARDS
+from tests.data.fake_encoder import FINGERPRINT, FakeEncoder
+
+
+@pytest.fixture
+def folder(busi_shards: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(busi_shards, tmp_path / "shards"))
+
+
+def refusal(folder: Path, expected: dict[str, str] | None = None) -> str:
+    with pytest.raises(DataError) as refused:
+        ShardSet.open(folder, expected)
+    return str(refused.value)
+
+
+def test_what_is_there(busi_shards: Path) -> None:
+    shards = ShardSet.open(busi_shards, {**FINGERPRINT, "resolution": "64"})
+    assert shards.databases == {"busi": ("test", "train", "validation")}
+    assert shards.latent_shape == (4, 8, 8)
+    assert shards.palette[:2] == ("background", "lesion")
+    assert [len(shards.entries("busi", split)) for split in ("train", "validation", "test")] == [11, 4, 3]
+
+
+def test_entries_are_a_sequence(busi_shards: Path) -> None:
+    entries = ShardSet.open(busi_shards).entries("busi", "train")
+    listed = list(entries)
+    assert entries[-1] == listed[-1] == entries[len(entries) - 1]
+    assert entries[2:5] == listed[2:5]
+    assert listed == list(ShardSet.open(busi_shards).entries("busi", "train")), "in an order that stays"
+    for index in (len(entries), -len(entries) - 1):
+        with pytest.raises(IndexError):
+            entries[index]
+
+
+def test_it_goes_to_other_processes(busi_shards: Path) -> None:
+    shards = ShardSet.open(busi_shards)
+    entry = shards.entries("busi", "train")[3]
+    again = pickle.loads(pickle.dumps(shards))
+    assert np.array_equal(again.read(entry, mirrored=True).moments, shards.read(entry, mirrored=True).moments)
+
+
+def test_what_is_read_may_be_written_to(busi_shards: Path) -> None:
+    """A view of the map could not, and would keep it open."""
+    shards = ShardSet.open(busi_shards)
+    entry = shards.entries("busi", "train")[0]
+    record = shards.read(entry, mirrored=False)
+    before = record.moments.copy()
+    record.moments[:] = 0
+    assert np.array_equal(shards.read(entry, mirrored=False).moments, before)
+
+
+def test_one_of_several_prompts_is_chosen(tmp_path: Path) -> None:
+    prompts = ("a {label} breast", "{organ}")
+    databases = {"sim": SimulatedDatabase(count=8, size=64, prompts=prompts)}
+    prepare(databases, PrepareConfig(), tmp_path / "manifest.parquet", tmp_path)
+    encode(tmp_path / "manifest.parquet", FakeEncoder(), SMALL_SHARDS, 64, tmp_path / "shards")
+    shards = ShardSet.open(tmp_path / "shards")
+    entry = shards.entries("sim", "train")[0]
+    found = [shards.prompts[shards.read(entry, False, choice=choice).prompt_index] for choice in range(3)]
+    assert found == [f"a {entry.label} breast", "breast", f"a {entry.label} breast"]
+
+
+def test_another_encoder_is_refused(busi_shards: Path) -> None:
+    assert refusal(busi_shards, {**FINGERPRINT, "vae": "v2"}) == (
+        f"the shards in {busi_shards} were made with vae v1, needed v2: "
+        "encode into another folder with this model, or train with that one"
+    )
+    assert "were made with unet nothing, needed u1: " in refusal(busi_shards, {"unet": "u1"})
+
+
+def test_a_truncated_tar(folder: Path) -> None:
+    tar = folder / "busi" / "train-000001.tar"
+    size = tar.stat().st_size
+    tar.write_bytes(tar.read_bytes()[:-512])
+    assert refusal(folder) == f"{tar} has {size - 512} bytes, needed {size}: run `sonoshard encode` again"
+
+
+def test_a_missing_tar(folder: Path) -> None:
+    (folder / "busi" / "test-000000.tar").unlink()
+    assert refusal(folder) == f"{folder}/busi/test-000000.tar is missing: run `sonoshard encode` again"
+
+
+@pytest.mark.parametrize("content", [None, b"nothing"])
+def test_a_tar_without_its_index(folder: Path, content: bytes | None) -> None:
+    index = folder / "busi" / "train-000000.parquet"
+    index.unlink()
+    if content is not None:
+        index.write_bytes(content)
+    message = f"{folder}/busi/train-000000.tar is unfinished, it has no index: run `sonoshard encode` again"
+    assert refusal(folder) == message
+
+
+def test_a_stale_index(folder: Path) -> None:
+    for suffix in (".tar", ".parquet"):
+        shutil.copy(folder / "busi" / f"train-000001{suffix}", folder / "busi" / f"train-000000{suffix}")
+    assert refusal(folder) == (
+        f"{folder}/busi/train-000000.tar holds other rows than the manifest that was encoded last: "
+        "run `sonoshard encode` again"
+    )
+
+
+def test_missing_text(folder: Path) -> None:
+    (folder / "text.safetensors").unlink()
+    assert refusal(folder) == f"{folder}/text.safetensors is missing: run `sonoshard encode` again"
+
+
+def test_no_shards_at_all(tmp_path: Path) -> None:
+    message = f"{tmp_path} holds no latent shards (fingerprint.json is missing): run `sonoshard encode`"
+    assert refusal(tmp_path) == message
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": 1, "fingerprint": {}, "palette": [], "shards": 5}'])
+def test_a_damaged_fingerprint(folder: Path, content: str) -> None:
+    (folder / "fingerprint.json").write_text(content)
+    message = f"{folder}/fingerprint.json is damaged: remove it and run `sonoshard encode` again"
+    assert refusal(folder) == message
+
+
+def test_another_version(folder: Path) -> None:
+    path = folder / "fingerprint.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
+    assert refusal(folder) == f"{path} has version 99, needed 1: encode into another folder"
+
+
+def test_an_unknown_database_or_split(busi_shards: Path) -> None:
+    shards = ShardSet.open(busi_shards)
+    with pytest.raises(DataError, match=f"^{busi_shards} has no database camus; it has busi$"):
+        shards.entries("camus", "train")
+    with pytest.raises(DataError, match=f"^{busi_shards} has no val samples of busi; it has test, train, validation$"):
+        shards.entries("busi", "val")
+
+
+def test_a_flipped_bit_is_found(folder: Path) -> None:
+    shards = ShardSet.open(folder)
+    entries = shards.entries("busi", "train")
+    for entry in entries:
+        shards.check(entry)
+    tar = folder / f"{entries[1].shard}.tar"
+    content = bytearray(tar.read_bytes())
+    content[entries[1].offsets[2] + 200] ^= 1
+    tar.write_bytes(content)
+    shards = ShardSet.open(folder)
+    shards.check(entries[0])
+    with pytest.raises(DataError) as refused:
+        shards.check(entries[1])
+    assert str(refused.value) == f"{tar} is damaged at {entries[1].id}: remove it and run `sonoshard encode` again"
+
+
+def test_at_most_a_few_tars_are_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.shards.MAX_MAPS", 1)
+    shards = ShardSet.open(folder)
+    entries = list(shards.entries("busi", "train"))
+    moments = [shards.read(entry, mirrored=False).moments for entry in [*entries, *entries]]
+    assert np.array_equal(moments[: len(entries)], moments[len(entries) :])
+    assert moments[0].shape[-1] == RESOLUTION // 8
