@@ -64,7 +64,7 @@ def make_vae(
     pace = Pace("vae", recipe.vae.steps, time_limit_s)
     train_vae(vae.to(device), images.images_NHW, recipe.vae, pace, seed=recipe.seed, compiled=compiled)
     vae.half().save_pretrained(out / "vae")
-    facts = training_facts(recipe, device, steps=pace.step, seconds=pace.seconds)
+    facts = training_facts(recipe, device, pace)
     update_record(out, "vae", parameters=vae.num_parameters(), warm=warm, **facts)
 
 
@@ -137,7 +137,7 @@ def make_denoiser(
         vocabulary=len(tokenizer),
         parameters={"unet": unet.num_parameters(), "text_encoder": text_encoder.num_parameters()},
         warm=warm,
-        **training_facts(recipe, device, steps=pace.step, seconds=pace.seconds),
+        **training_facts(recipe, device, pace),
     )
 
 

@@ -10,6 +10,7 @@ import diffusers
 import torch
 import transformers
 
+from tools.tiny.pace import Pace
 from tools.tiny.recipe import Recipe
 
 CARD = Path(__file__).with_name("model_card.md")
@@ -25,11 +26,12 @@ def update_record(folder: Path, phase: str, **facts: Any) -> dict[str, Any]:
     return record
 
 
-def training_facts(recipe: Recipe, device: str, *, steps: int, seconds: float) -> dict[str, Any]:
+def training_facts(recipe: Recipe, device: str, pace: Pace) -> dict[str, Any]:
     """Return what every phase of training records."""
     return {
-        "steps": steps,
-        "minutes": round(seconds / 60, 1),
+        "steps": pace.step,
+        "minutes": round(pace.seconds / 60, 1),
+        "time_limit_s": pace.time_limit_s,
         "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU ({platform.machine()})",
         "versions": {
             "torch": torch.__version__,
