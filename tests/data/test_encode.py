@@ -158,6 +158,25 @@ def test_a_kill_before_the_index_leaves_the_shard_unfinished(
     assert files(out) == files(busi_shards)
 
 
+def test_a_new_tar_is_never_taken_for_the_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between a changed shard's tar and its index; then the change is taken back. All sizes are the same."""
+    out, manifest = tmp_path / "shards", tmp_path / "manifest.parquet"
+
+    def run(prompt: str) -> None:
+        databases = {"sim": SimulatedDatabase(count=10, size=64, prompts=(prompt,))}
+        prepare(databases, PrepareConfig(), manifest, tmp_path / "workspace")
+        encode(manifest, FakeEncoder(), SMALL_SHARDS, 64, out)
+
+    run("prompt a")
+    before = files(out)
+    with monkeypatch.context() as patch:
+        patch.setattr("data.encode.write_index", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run("prompt b")
+    run("prompt a")
+    assert files(out) == before
+
+
 def test_parts_together_make_the_whole(busi_manifest: Path, busi_shards: Path, tmp_path: Path) -> None:
     for part in (2, 0, 1):
         encode(busi_manifest, FakeEncoder(), SMALL_SHARDS, RESOLUTION, tmp_path, part=part, num_parts=3)
