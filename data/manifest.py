@@ -19,7 +19,7 @@ from data.splits import Candidate, Split, assign, keyed_hash, known_split
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
 VERSION = 1
 # The mask classes that the built-in databases know, at numbers that never change; others are appended as they come.
@@ -100,7 +100,7 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Replace the Parquet file at `path`."""
         import pyarrow as pa
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq
 
         about = {
             "version": VERSION,

@@ -20,7 +20,7 @@ from data.durable import replacing
 from data.errors import DataError
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
 VERSION = 1
 CONTENTS_FILE = "fingerprint.json"
@@ -117,7 +117,7 @@ def index_path(folder: Path, shard: str) -> Path:
 def write_index(path: Path, samples: Sequence[Mapping[str, Any]], facts: ShardFacts) -> None:
     """Replace the index at `path`; samples: a mapping with the columns of the index for each sample of the tar."""
     import pyarrow as pa
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
 
     about = {"version": VERSION, **asdict(facts)}
     schema = _schema().with_metadata({METADATA_KEY: json.dumps(about).encode()})

@@ -28,7 +28,7 @@ from data.shard_index import (
 )
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
 
 # Open maps at a time: each holds a file descriptor, of which a process often has 1024.
 MAX_MAPS = 256
@@ -205,7 +205,7 @@ class ShardSet:
     def _table(self, database: str, split: str) -> "pa.Table":
         """Return the index of a split, with the prompts as numbers."""
         import pyarrow as pa
-        import pyarrow.compute as pc  # type: ignore[import-untyped]
+        import pyarrow.compute as pc
 
         shards = [name for name in self._facts if _group(name) == (database, split)]
         table = read_samples([index_path(self.path, name) for name in shards], shards)

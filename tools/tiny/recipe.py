@@ -47,7 +47,7 @@ class VaeRecipe:
     norm_num_groups: int = 8
     critic_channels: int = 48
 
-    steps: int = 6_000
+    steps: int = 4_600
     batch_size: int = 64
     learning_rate: float = 1e-3
     critic_learning_rate: float = 4e-4
@@ -78,7 +78,7 @@ class DenoiserRecipe:
     text_width: int = 128
     text_layers: int = 2
 
-    steps: int = 12_000
+    steps: int = 4_100
     batch_size: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
