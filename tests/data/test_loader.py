@@ -1,0 +1,117 @@
+"""Batches: the same samples whatever the ranks and micro batch; dropout and flips at their configured rates."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.augment import AugmentConfig
+from data.errors import DataError
+from data.loader import Batch, BatchSlicing, Loader, posterior_sample, read_ahead, validation_batches
+from data.order import Order
+from data.shards import ShardSet
+
+
+@pytest.fixture(scope="module")
+def shards(busi_shards: Path) -> ShardSet:
+    return ShardSet.open(busi_shards)
+
+
+def loader(shards: ShardSet, slicing: BatchSlicing, augment: AugmentConfig | None = None) -> Loader:
+    order = Order({"busi": len(shards.entries("busi", "train"))}, seed=5)
+    return Loader(shards, order, slicing, augment or AugmentConfig(), seed=5)
+
+
+def global_batch(shards: ShardSet, step: int, num_ranks: int, micro_size: int) -> list[Batch]:
+    """Return the micro batches of a step over all ranks, in the order of their positions."""
+    batches: list[Batch] = []
+    for rank in range(num_ranks):
+        batches += loader(shards, BatchSlicing(8, micro_size, rank, num_ranks)).batches(step, step + 1)
+    return batches
+
+
+@pytest.mark.parametrize(("num_ranks", "micro_size"), [(1, 1), (1, 8), (2, 2), (4, 1), (8, 1)])
+def test_a_global_batch_does_not_depend_on_ranks_and_micro_batch(
+    shards: ShardSet, num_ranks: int, micro_size: int
+) -> None:
+    one, other = global_batch(shards, 3, 2, 4), global_batch(shards, 3, num_ranks, micro_size)
+    for field in fields(Batch):
+        left = np.concatenate([np.asarray(getattr(batch, field.name)) for batch in one])
+        right = np.concatenate([np.asarray(getattr(batch, field.name)) for batch in other])
+        assert np.array_equal(left, right), field.name
+    assert loader(shards, BatchSlicing(8, 4, 0, 2)).ids(3) == [id_ for batch in one for id_ in batch.ids]
+
+
+def test_dropped_captions_are_the_empty_prompt_at_the_configured_rate(shards: ShardSet) -> None:
+    count, rate = 2000, 0.1
+    batch = loader(shards, BatchSlicing(1, 1, 0, 1), AugmentConfig(caption_dropout=rate)).batch(range(count))
+    is_empty = [np.array_equal(text, shards.text[shards.empty_prompt_index]) for text in batch.text_BLD]
+    assert is_empty == list(batch.is_dropped)
+    # Binomial: 3 standard deviations.
+    assert abs(np.mean(is_empty) - rate) < 3 * np.sqrt(rate * (1 - rate) / count)
+
+
+def test_flips_read_the_mirror_images_moments(shards: ShardSet) -> None:
+    slicing = BatchSlicing(1, 1, 0, 1)
+    never = loader(shards, slicing, AugmentConfig(flip=0)).batch(range(6))
+    always = loader(shards, slicing, AugmentConfig(flip=1)).batch(range(6))
+    assert never.ids == always.ids
+    assert np.array_equal(never.noise_BChw, always.noise_BChw)
+    assert not np.array_equal(never.latents_BChw, always.latents_BChw)
+
+
+def test_every_epoch_draws_anew_from_the_posterior(shards: ShardSet) -> None:
+    size = len(shards.entries("busi", "train"))
+    batch = loader(shards, BatchSlicing(1, 1, 0, 1), AugmentConfig(flip=0)).batch(range(2 * size))
+    first, second = batch.ids.index(batch.ids[0]), batch.ids.index(batch.ids[0], size)
+    assert not np.array_equal(batch.latents_BChw[first], batch.latents_BChw[second])
+
+
+def test_the_posterior_is_sampled_as_diffusers_does() -> None:
+    import torch
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    generator = np.random.default_rng(0)
+    moments = generator.normal(0, 20, (8, 4, 4)).astype(np.float32)
+    normal = generator.standard_normal((4, 4, 4)).astype(np.float32)
+    reference = DiagonalGaussianDistribution(torch.from_numpy(moments)[None])
+    expected = (reference.mean[0] + reference.std[0] * torch.from_numpy(normal)).numpy()
+    np.testing.assert_allclose(posterior_sample(moments, normal), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_validation_takes_the_same_samples_timesteps_and_noise_on_any_ranks(shards: ShardSet, num_ranks: int) -> None:
+    def seen(num_ranks: int) -> dict[tuple[str, float], bytes]:
+        batches = [
+            batch
+            for rank in range(num_ranks)
+            for batch in validation_batches(
+                shards, "busi", 0, num_samples=3, timesteps_per_sample=4, slicing=BatchSlicing(6, 2, rank, num_ranks)
+            )
+        ]
+        return {
+            (id_, float(quantile)): noise.tobytes()
+            for batch in batches
+            for id_, quantile, noise in zip(batch.ids, batch.timestep_B, batch.noise_BChw, strict=True)
+        }
+
+    assert seen(num_ranks) == seen(1)
+    assert len(seen(1)) == 12
+    quantiles = sorted(quantile for _, quantile in seen(1))
+    # Four strata, each with all three samples.
+    assert [int(quantile * 4) for quantile in quantiles] == sorted([0, 1, 2, 3] * 3)
+
+
+def test_an_error_while_reading_ahead_is_raised_where_its_batch_is_due(shards: ShardSet) -> None:
+    good = loader(shards, BatchSlicing(2, 2, 0, 1)).batch([0, 1])
+
+    def batches() -> Iterator[Batch]:
+        yield good
+        raise DataError("the second batch is broken")
+
+    ahead = read_ahead(batches())
+    assert next(ahead) is good
+    with pytest.raises(DataError, match="the second batch is broken"):
+        next(ahead)

@@ -1,0 +1,60 @@
+"""Runs as the ranks of a process group: whole runs of 20 steps that differ in what must not matter.
+
+python -m tests.launch.train_scenarios CONFIG FOLDER     writes FOLDER/NAME-WORLD_SIZE/stages/busi/ for each scenario
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from distributed.preemption import StoppedOnRequest, StopRequest
+from distributed.rank import join_process_group, leave_process_group, rank_from_environment
+from launch.config import BatchConfig, RunConfig, load_config
+from launch.train import train
+from tests.launch.conftest import own_run
+
+
+class SignalledAfter(StopRequest):
+    """Gets a real signal, on the last rank only, before the ranks agree for the `step`-th time."""
+
+    def __init__(self, step: int, is_last_rank: bool) -> None:
+        super().__init__()
+        self._steps_left = step
+        self._is_last_rank = is_last_rank
+
+    def is_agreed(self, device: torch.device) -> bool:
+        self._steps_left -= 1
+        if self._steps_left == 0 and self._is_last_rank:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return super().is_agreed(device)
+
+
+def main(config: RunConfig, folder: Path) -> None:
+    rank = rank_from_environment()
+    join_process_group()
+
+    def named(name: str, micro_size: int) -> RunConfig:
+        batch = BatchConfig(global_size=8, micro_size=micro_size)
+        own = own_run(config, folder / f"{name}-{rank.world_size}")
+        return own.model_copy(update={"batch": batch})
+
+    train(named("micro-4", 4), rank, StopRequest())
+    train(named("micro-2", 2), rank, StopRequest())
+    if rank.world_size == 2:
+        stopped = named("stopped", 4)
+        stop = SignalledAfter(10, is_last_rank=rank.index == 1)
+        stop.listen()
+        try:
+            train(stopped, rank, stop)
+        except StoppedOnRequest:
+            train(stopped, rank, StopRequest())
+        else:
+            raise AssertionError("the signal did not stop the run")
+    leave_process_group()
+
+
+if __name__ == "__main__":
+    main(load_config(Path(sys.argv[1])), Path(sys.argv[2]))

@@ -1,0 +1,99 @@
+"""The whole main job on built-in data: prepare, encode, train on several ranks, and a sheet of what changed."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.images import decode
+from data.manifest import Manifest, ManifestRow
+from launch.config import RunConfig, load_config
+from launch.prepare import check_run, encode_databases, prepare_databases
+from launch.record import write_record
+from launch.spawn import run_ranks
+from models.stable_diffusion import ModelConfig
+from tools.contact_sheet import SheetRow, contact_sheet
+
+CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+QUICK = (
+    "databases.breast.count=320",
+    "stages.0.steps=60",
+    "optimizer.warmup_steps=5",
+    "validation.every_steps=30",
+    "validation.num_samples=16",
+    "preview.every_steps=null",
+)
+# Columns of the sheet by label: the first held-out images of each, in the manifest's order.
+COLUMNS = {"normal": 2, "benign": 3, "malignant": 3}
+
+
+def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
+    """Run everything in `out`, going on where an earlier run stopped, and return the exit code."""
+    began = time.perf_counter()
+    config = load_config(CONFIG, [f"run={out}", *(QUICK if quick else ())])
+    stage = config.stages[-1]
+    _say("1 of 5", "simulate and prepare: images, masks, prompts, splits by patient")
+    print(prepare_databases(config))
+    _say("2 of 5", "encode: VAE and text encoder run once, over every image and prompt")
+    print(encode_databases(config))
+    _say("3 of 5", "draw before fine-tuning: the built-in model has never seen this scanner")
+    columns = _columns(Manifest.read(config.manifest_path).rows)
+    before = _drawn(config, config.model, columns)
+    _say("4 of 5", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
+    print(check_run(config, num_ranks))
+    if not config.is_finished:
+        code = run_ranks(["-m", "launch.rank_process", str(write_record(config))], num_ranks)
+        if code != 0:
+            return code
+    _say("5 of 5", "draw after fine-tuning, from the same noise")
+    after = _drawn(config, ModelConfig(base=str(config.stage_model(stage))), columns)
+    sheet = config.run / "contact_sheet.png"
+    contact_sheet(
+        [
+            SheetRow("held-out images", "of the second scanner", np.stack([_picture(row) for row in columns])),
+            SheetRow("before fine-tuning", "built-in model", before),
+            SheetRow("after fine-tuning", f"{stage.steps} steps, same noise", after),
+        ],
+        [row.prompts[0].removeprefix("simulated breast ultrasound, ") for row in columns],
+        "Simulated breast ultrasound: a model of one scanner learns the images of another",
+        "All images are simulated or generated, and no clinical evidence. Columns: the first held-out images of each"
+        " label; noise seeds are the column numbers.",
+    ).save(sheet)
+    minutes, seconds = divmod(round(time.perf_counter() - began), 60)
+    print(
+        f"\ndone in {minutes} min {seconds} s\n"
+        f"  contact sheet    {sheet}\n"
+        f"  fine-tuned model {config.stage_model(stage)}   (a diffusers folder)\n"
+        f"  TensorBoard      tensorboard --logdir {config.run / 'tensorboard'}\n"
+        f"  steps and ids    {config.stage_path(stage) / 'steps.jsonl'}\n"
+        f"  configuration    {config.run / 'config.yaml'}   (the next run: sonoshard train it, with changes)"
+    )
+    return 0
+
+
+def _say(number: str, message: str) -> None:
+    print(f"\n[{number}] {message}", flush=True)
+
+
+def _columns(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
+    held_out = [row for row in rows if row.split == "test"]
+    return [row for label, count in COLUMNS.items() for row in [r for r in held_out if r.label == label][:count]]
+
+
+def _drawn(config: RunConfig, model: ModelConfig, columns: Sequence[ManifestRow]) -> NDArray[np.uint8]:
+    """Return one generated image a column, uint8 [N, H, W, 3]: its prompt, the noise of its number."""
+    import torch
+
+    from models.sampling import sample
+    from models.stable_diffusion import load_pipeline
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = load_pipeline(model, device, torch.float32)
+    prompts = [row.prompts[0] for row in columns]
+    return sample(pipeline, prompts, list(range(len(prompts))), **config.preview.sampling.model_dump())
+
+
+def _picture(row: ManifestRow) -> NDArray[np.uint8]:
+    return np.asarray(decode(row.image)[0].convert("RGB"))
