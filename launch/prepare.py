@@ -1,13 +1,10 @@
 """What comes before training: scanning databases, encoding them, and checking all that can be checked without a GPU."""
 
-import sys
-
-from tqdm import tqdm
-
 from data.encode import EncodeReport, encode
 from data.manifest import PrepareReport, prepare
 from data.shards import ShardSet
 from launch.config import RunConfig
+from launch.progress import Progress
 from models.stable_diffusion import encoder_fingerprint, load_encoder, resolution_of
 
 
@@ -22,15 +19,15 @@ def encode_databases(config: RunConfig) -> EncodeReport:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = load_encoder(config.model, device, torch.float32)
-    with tqdm(desc="encode", unit="image", mininterval=0.5 if sys.stderr.isatty() else 15) as bar:
+    progress = Progress("encode", "image")
 
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+    def show(done: int, total: int) -> None:
+        progress.total = total
+        progress.show(done)
 
-        return encode(
-            config.manifest_path, encoder, config.encode, resolution_of(config.model), config.shards_path, show
-        )
+    report = encode(config.manifest_path, encoder, config.encode, resolution_of(config.model), config.shards_path, show)
+    progress.close()
+    return report
 
 
 def open_shards(config: RunConfig) -> ShardSet:

@@ -16,5 +16,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # DeepSpeed calls collectives by their old names.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+    # NCCL's barrier says which device it takes.
+    warnings.filterwarnings("ignore", message=r"barrier\(\): using the device under current context")
     # bitsandbytes and DeepSpeed script functions with TorchScript.
     warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=DeprecationWarning)

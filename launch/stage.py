@@ -63,6 +63,9 @@ class Stage:
 
         Raises: StoppedOnRequest once a checkpoint is saved after a signal.
         """
+        if self.step == 0:  # what the base model does, to compare with
+            self._validate()
+            self._show_preview()
         batches = TimedIterator(self.loader.batches(self.step, self.stage.steps))
         watch = Stopwatch()
         while self.step < self.stage.steps:

@@ -1,7 +1,6 @@
 """What a run tells: TensorBoard, a line a step in steps.jsonl, and a progress bar on the first rank."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from launch.config import RunConfig, StageConfig
+from launch.progress import Progress
 
 T = TypeVar("T")
 
@@ -59,16 +58,7 @@ class Tracker:
         folder = config.run / "tensorboard" / stage.name
         self._writer = SummaryWriter(str(folder), purge_step=done_steps + 1 if done_steps else None)
         self._log = StepLog(config.stage_path(stage) / "steps.jsonl", done_steps)
-        self._bar = tqdm(
-            total=stage.steps,
-            initial=done_steps,
-            desc=stage.name,
-            unit="step",
-            dynamic_ncols=True,
-            # A terminal gets a moving bar, a log file a line now and then.
-            mininterval=0.5 if sys.stderr.isatty() else 15,
-            bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n_fmt}/{total_fmt} steps, {remaining} left{postfix}",
-        )
+        self._progress = Progress(stage.name, "step", stage.steps, done_steps)
 
     def begin(self, config_text: str, resumed: str | None) -> None:
         """Show the resolved configuration, and what the stage goes on from."""
@@ -81,10 +71,8 @@ class Tracker:
         self.scalars(step, scalars)
         figures = {tag.removeprefix("train/"): value for tag, value in scalars.items() if tag.startswith("train/")}
         self._log.write({"step": step, **figures, "ids": list(ids)})
-        self._bar.set_postfix_str(
-            f"loss {scalars['train/loss']:.4f}, {scalars['throughput/samples_per_s']:.1f} samples/s", refresh=False
-        )
-        self._bar.update()
+        note = f"loss {scalars['train/loss']:.4f}, {scalars['throughput/samples_per_s']:.1f} samples/s"
+        self._progress.show(step, note)
 
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Record figures by their tags."""
@@ -98,11 +86,11 @@ class Tracker:
 
     def say(self, message: str) -> None:
         """Print a line without tearing the bar."""
-        self._bar.write(message, file=sys.stderr)
+        self._progress.say(message)
 
     def close(self) -> None:
         """Flush and close everything."""
-        self._bar.close()
+        self._progress.close()
         self._log.close()
         self._writer.close()
 

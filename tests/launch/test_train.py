@@ -80,7 +80,7 @@ def test_tensorboards_reader_finds_everything(runs: Path) -> None:
     }
     assert expected <= set(tags["scalars"])
     assert len(events.Scalars("train/loss")) == 20
-    assert [event.step for event in events.Scalars("validation/loss")] == [10, 20]
+    assert [event.step for event in events.Scalars("validation/loss")] == [0, 10, 20]
     rates = [event.value for event in events.Scalars("train/learning_rate")]
     assert rates[:6] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3, 1e-3])
     prompts = {f"preview/Ultrasound image of {label} breast" for label in ("benign", "malignant", "normal")}

@@ -1,0 +1,136 @@
+"""The commands as a person meets them: bad input gives exit code 2 and one line; a stop gives 75 and loses nothing."""
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from launch.cli import app
+from launch.tracking import read_steps
+from tests.tiny_random_model import write_tiny_random_model
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    """Return exit code, stdout and stderr of a command."""
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def refusal(*arguments: str) -> str:
+    """Return the one line with which a command refuses what it was given."""
+    code, _, error = run(*arguments)
+    assert code == 2, error
+    assert error.startswith("sonoshard: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    return error
+
+
+def test_folders_that_are_not_the_database(fresh: Path, tmp_path: Path) -> None:
+    line = refusal("prepare", str(fresh), f"databases.busi.root={tmp_path}/none")
+    assert f"{tmp_path}/none" in line
+    (tmp_path / "other" / "images").mkdir(parents=True)
+    line = refusal("prepare", str(fresh), f"databases.busi.root={tmp_path}/other")
+    assert "benign" in line, "says what was expected"
+    assert "images" in line, "says what was found"
+
+
+def test_an_unknown_key(prepared: Path) -> None:
+    assert "unknown key optimizer.lrr, did you mean lr?" in refusal("train", str(prepared), "optimizer.lrr=1")
+
+
+def test_an_image_that_cannot_be_decoded_is_refused_or_skipped_and_counted(fresh: Path) -> None:
+    image = fresh.parent / "Dataset_BUSI_with_GT" / "benign" / "benign (2).png"
+    image.write_bytes(image.read_bytes()[:100])
+    line = refusal("prepare", str(fresh))
+    assert "1 of 24 images cannot be decoded" in line
+    assert "benign (2)" in line
+    assert "prepare.on_undecodable=skip" in line
+    code, report, _ = run("prepare", str(fresh), "prepare.on_undecodable=skip")
+    assert code == 0
+    assert "1 skipped" in report
+    assert "benign (2)" in report
+
+
+def test_a_mask_of_another_size(fresh: Path) -> None:
+    folder = fresh.parent / "Dataset_BUSI_with_GT" / "malignant"
+    shutil.copy(folder / "malignant (2)_mask.png", folder / "malignant (1)_mask.png")
+    line = refusal("prepare", str(fresh))
+    assert "malignant (1)_mask.png is " in line
+    assert "its image" in line
+
+
+def test_an_empty_split(prepared: Path, tmp_path: Path) -> None:
+    one_patient = "databases.one={kind: simulated, count: 2, size: 64}"
+    line = refusal("prepare", str(prepared), one_patient, f"run={tmp_path}/run")
+    assert "database one has no validation images: 2 images of 1 patients" in line
+    assert "add images, or change the fractions" in line
+
+
+def test_a_batch_that_cannot_be_divided(prepared: Path) -> None:
+    line = refusal("train", str(prepared), "batch.global_size=6", "--nproc", "2")
+    assert "nearest that work: 8" in line
+
+
+def test_a_base_model_that_is_not_in_the_cache(prepared: Path) -> None:
+    line = refusal("train", str(prepared), "model.base=stable-diffusion-v1-5/no-such-model", "--dry-run")
+    assert "hf download stable-diffusion-v1-5/no-such-model" in line
+
+
+def test_shards_of_another_vae_or_resolution(prepared: Path, tmp_path: Path) -> None:
+    other = write_tiny_random_model(tmp_path / "other", seed=1)
+    line = refusal("train", str(prepared), f"model.base={other}", "--dry-run")
+    assert "were made with vae" in line or "were made with text_encoder" in line
+    assert "were made with resolution 64, needed 128" in refusal("train", str(prepared), "model.resolution=128")
+
+
+def test_training_before_encoding(prepared: Path, tmp_path: Path) -> None:
+    assert "run `sonoshard encode`" in refusal("train", str(prepared), f"run={tmp_path}/new")
+    assert "run `sonoshard prepare` first" in refusal("encode", str(prepared), f"run={tmp_path}/new")
+
+
+def test_a_dry_run_says_what_would_be_trained(prepared: Path) -> None:
+    code, output, _ = run("train", str(prepared), "--dry-run", "--nproc", "2")
+    assert code == 0
+    assert "stage busi: 20 steps on busi (" in output
+    assert "batch 8 = 2 ranks x micro batch 4 x 1 accumulated; ZeRO stage 2, adamw8bit" in output
+
+
+@pytest.mark.slow
+def test_a_stop_by_signal_answers_75_and_the_next_call_goes_on(prepared: Path, tmp_path: Path) -> None:
+    shards = prepared.parent / "run" / "shards"
+    arguments = [str(prepared), f"run={tmp_path}", f"shards={shards}", "validation.every_steps=1", "--nproc", "2"]
+    command = [sys.executable, "-m", "launch.cli", "train", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        assert any("step 3: validation loss" in line for line in lines), "it trains"
+        process.send_signal(signal.SIGTERM)
+        rest = list(lines)
+    assert process.returncode == 75, rest
+    done = read_steps(tmp_path / "stages" / "busi" / "steps.jsonl")
+    assert 3 <= len(done) < 20
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert f"resumed after step {len(done)}" in finished.stderr
+    steps = read_steps(tmp_path / "stages" / "busi" / "steps.jsonl")
+    assert [step["step"] for step in steps] == list(range(1, 21))
+    assert steps[: len(done)] == done
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_ends_the_others(tmp_path: Path) -> None:
+    program: Sequence[str] = [
+        "-c",
+        "import os, sys, threading; rank = os.environ['RANK']; sys.exit('broken') if rank == '1' else "
+        "threading.Event().wait()",
+    ]
+    code = f"from launch.spawn import run_ranks; raise SystemExit(run_ranks({list(program)!r}, 2))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert "broken" in result.stderr
