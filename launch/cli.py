@@ -27,7 +27,9 @@ Overrides = Annotated[
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for everything. Default: runs/demo, or runs/demo-quick.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer images and steps: under 2 minutes.")] = False,
     nproc: Annotated[int, typer.Option(min=1, help="Ranks to train with.")] = 2,
 ) -> None:
@@ -35,7 +37,8 @@ def demo(
     with one_line_errors():
         from tools.demo import run_demo
 
-        sys.exit(run_demo(out, quick=quick, num_ranks=nproc))
+        default = Path("runs/demo-quick" if quick else "runs/demo")
+        sys.exit(run_demo(out or default, quick=quick, num_ranks=nproc))
 
 
 @app.command()
@@ -80,7 +83,7 @@ def train(
 
             sys.exit(run_rank([str(config), *(overrides or ())]))
         print(check_run(settings, world_size=nproc or 1))
-        if dry_run or settings.is_finished:
+        if dry_run or all(settings.is_finished(stage) for stage in settings.stages):
             return
         resolved = write_record(settings)
         sys.exit(run_ranks(["-m", "launch.rank_process", str(resolved)], nproc or 1))
@@ -104,6 +107,8 @@ def one_line_errors() -> Iterator[None]:
 def main() -> None:
     """Run the command line."""
     quiet_libraries()
+    # In a log file, too, a line stands before what came after it on stderr or from the ranks.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     app()
 
 

@@ -16,6 +16,7 @@ from distributed.config import CheckpointConfig, EmaConfig, OptimizerConfig, Pre
 from launch.errors import ConfigError
 from models.objective import ObjectiveConfig
 from models.sampling import SamplingConfig
+from models.saving import read_record
 from models.stable_diffusion import ModelConfig
 
 
@@ -119,13 +120,13 @@ class RunConfig(BaseModel):
         return self.run / "stages" / stage.name
 
     def stage_model(self, stage: StageConfig) -> Path:
-        """The diffusers folder that a finished stage leaves; it exists only when the stage is finished."""
+        """The diffusers folder that a finished stage leaves."""
         return self.stage_path(stage) / "model"
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether every stage has left its model."""
-        return all(self.stage_model(stage).exists() for stage in self.stages)
+    def is_finished(self, stage: StageConfig) -> bool:
+        """Whether the stage left a model of at least its number of steps; with more steps asked for, it goes on."""
+        record = read_record(self.stage_model(stage))
+        return record is not None and record["steps"] >= stage.steps
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -49,7 +49,7 @@ def check_run(config: RunConfig, world_size: int) -> str:
         samples = stage.steps * config.batch.global_size
         epochs = samples / sum(counts.values())
         sources = ", ".join(f"{name} ({count} images)" for name, count in counts.items())
-        done = ", finished" if config.stage_model(stage).exists() else ""
+        done = ", finished" if config.is_finished(stage) else ""
         lines.append(f"stage {stage.name}: {stage.steps} steps on {sources}, {epochs:.1f} epochs{done}")
     accumulation = config.batch.global_size // (config.batch.micro_size * world_size)
     lines.append(

@@ -61,18 +61,18 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
     """Return the exit code for all ranks once they ended, or once one failed and its grace is over."""
     failed: int | None = None
     deadline = float("inf")
-    while any(rank.poll() is None for rank in ranks) and time.monotonic() < deadline:
-        for index, rank in enumerate(ranks):
-            if failed is None and rank.poll() not in (None, 0, EXIT_STOPPED):
-                failed, deadline = index, time.monotonic() + GRACE_S
+    while True:
+        codes = [rank.poll() for rank in ranks]
+        if failed is None:
+            failed = next((index for index, code in enumerate(codes) if code not in (None, 0, EXIT_STOPPED)), None)
+            deadline = float("inf") if failed is None else time.monotonic() + GRACE_S
+        if None not in codes or time.monotonic() > deadline:
+            break
         time.sleep(0.05)
-    codes = [rank.poll() for rank in ranks]
-    bad = [code for code in codes if code not in (None, 0, EXIT_STOPPED)]
-    if failed is not None:
-        code = ranks[failed].returncode
-        if code < 0:
-            print(f"sonoshard: rank {failed} was ended by {signal.Signals(-code).name}", file=sys.stderr)
-        return code if code > 0 else EXIT_FAILED
-    if bad:
+    if failed is None:
+        return EXIT_STOPPED if EXIT_STOPPED in codes else 0
+    code = ranks[failed].returncode
+    if code < 0:
+        print(f"sonoshard: rank {failed} was ended by {signal.Signals(-code).name}", file=sys.stderr)
         return EXIT_FAILED
-    return EXIT_STOPPED if EXIT_STOPPED in codes else 0
+    return code

@@ -13,13 +13,14 @@ from data.shards import ShardSet
 from distributed.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from distributed.ema import ShardedEma
 from distributed.engine import Engine, training_dtype
+from distributed.errors import CheckpointError
 from distributed.memory import measured_bytes
 from distributed.optimizer import learning_rate
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank
 from launch.config import RunConfig, StageConfig
 from launch.preview import Preview
-from launch.record import config_text
+from launch.record import config_text, versions
 from launch.step import Objective, TrainedStep, mean_loss, train_step
 from launch.tracking import Stopwatch, TimedIterator, Tracker
 from models.saving import save_pipeline
@@ -52,6 +53,15 @@ class Stage:
         self.objective = Objective(schedule, config.objective, self.engine.device)
         self.preview = Preview(config, schedule, shards, self.engine)
         self.checkpoints = config.stage_path(stage) / "checkpoints"
+        # What the meaning of a position depends on; ranks, micro batch and learning rate may change on the way.
+        self.facts = {
+            "stage": stage.name,
+            "seed": config.seed,
+            "batch.global_size": config.batch.global_size,
+            "samples of databases": sizes,
+            "weights": stage.weights,
+            "prediction_type": schedule.prediction_type,
+        }
         self.step = 0
         resumed = self._resume()
         self.tracker = Tracker(config, stage, done_steps=self.step) if rank.is_first else None
@@ -107,12 +117,18 @@ class Stage:
         found = find_checkpoint(self.checkpoints)
         if found is None:
             return None
+        for name, value in self.facts.items():
+            if (saved := found.position["facts"][name]) != value:
+                raise CheckpointError(
+                    f"{found.folder} was trained with {name}={saved}, this run has {value}:"
+                    " set it back, or give this run another folder"
+                )
         load_checkpoint(found, self.engine, self._averages())
         self.step = int(found.position["step"])
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
 
     def _save(self) -> None:
-        position = {"step": self.step, "samples": self.step * self.slicing.global_size, "stage": self.stage.name}
+        position = {"step": self.step, "samples": self.step * self.slicing.global_size, "facts": self.facts}
         save_checkpoint(self.checkpoints, self.engine, self._averages(), position, self.config.checkpoint.keep_last)
 
     def _record(self, trained: TrainedStep, *, step_s: float, wait_s: float) -> None:
@@ -165,8 +181,9 @@ class Stage:
             self.tracker.images(self.step, images)
 
     def _save_model(self) -> None:
-        """Write the averaged weights as a diffusers folder, whole or not at all: it says that the stage is done."""
+        """Write the averaged weights as a diffusers folder, whole or not at all; it says how many steps they had."""
         weights = self.engine.gather(self._averages() or [group.master for group in self.engine.groups])
         if weights is not None:
-            save_pipeline(self.config.model, weights, self.config.stage_model(self.stage))
+            about = {"steps": self.step, **self.facts, "base": self.config.model.base, **versions()}
+            save_pipeline(self.config.model, weights, self.config.stage_model(self.stage), about)
         dist.barrier()

@@ -16,8 +16,7 @@ def train(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
     """
     shards = open_shards(config)
     for stage_config in config.stages:
-        model_folder = config.stage_model(stage_config)
-        if not model_folder.exists():
+        if not config.is_finished(stage_config):
             stage = Stage(config, stage_config, shards, rank, stop)
             try:
                 stage.train()
@@ -26,4 +25,6 @@ def train(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
             del stage
             gc.collect()  # DeepSpeed's engine refers to itself
         # The next stage trains on from this one's averaged weights.
-        config = config.model_copy(update={"model": config.model.model_copy(update={"base": str(model_folder)})})
+        folder = str(config.stage_model(stage_config))
+        model = config.model.model_copy(update={"base": folder, "single_file_config": None})
+        config = config.model_copy(update={"model": model})

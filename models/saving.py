@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from models.stable_diffusion import ModelConfig, load_pipeline, load_unet
 
@@ -14,10 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def save_pipeline(config: ModelConfig, unet_weights: Mapping[str, Tensor], folder: Path) -> None:
+# Beside model_index.json: how the UNet was trained.
+RECORD_FILE = "sonoshard.json"
+
+
+def save_pipeline(
+    config: ModelConfig, unet_weights: Mapping[str, Tensor], folder: Path, record: Mapping[str, Any]
+) -> None:
     """Write the base of `config` with the UNet's weights replaced, float32 safetensors, whole or not at all.
 
-    unet_weights: every parameter by its name, on the CPU. An existing `folder` is an error of the caller.
+    unet_weights: every parameter by its name, on the CPU. record: how they were trained, as JSON; `read_record`
+    gives it back. An older model in `folder` is replaced.
     """
     import torch
 
@@ -26,8 +34,25 @@ def save_pipeline(config: ModelConfig, unet_weights: Mapping[str, Tensor], folde
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     load_pipeline(config, "cpu", torch.float32, unet=unet).save_pretrained(partial)
+    (partial / RECORD_FILE).write_text(json.dumps(dict(record), indent=1) + "\n", encoding="utf-8")
     for path in partial.rglob("*"):
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-    partial.rename(folder)
+    if folder.exists():
+        older = folder.with_name(f".{folder.name}.older")
+        shutil.rmtree(older, ignore_errors=True)
+        folder.rename(older)
+        partial.rename(folder)
+        shutil.rmtree(older)
+    else:
+        partial.rename(folder)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return how the model in `folder` was trained; None where `save_pipeline` did not write one."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return record

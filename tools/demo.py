@@ -43,7 +43,7 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     before = _drawn(config, config.model, columns)
     _say("4 of 5", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
     print(check_run(config, num_ranks))
-    if not config.is_finished:
+    if not config.is_finished(stage):
         code = run_ranks(["-m", "launch.rank_process", str(write_record(config))], num_ranks)
         if code != 0:
             return code

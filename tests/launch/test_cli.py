@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -101,26 +103,59 @@ def test_a_dry_run_says_what_would_be_trained(prepared: Path) -> None:
     assert "batch 8 = 2 ranks x micro batch 4 x 1 accumulated; ZeRO stage 2, adamw8bit" in output
 
 
-@pytest.mark.slow
-def test_a_stop_by_signal_answers_75_and_the_next_call_goes_on(prepared: Path, tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Stopped:
+    """A run of 20 steps that got a TERM in its first ones. lines: its stderr; done: steps in its log when it ended."""
+
+    command: list[str]
+    folder: Path
+    exit_code: int
+    lines: list[str]
+    done: list[dict[str, Any]]
+
+    def steps(self) -> list[dict[str, Any]]:
+        return read_steps(self.folder / "stages" / "busi" / "steps.jsonl")
+
+    def again(self, *overrides: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*self.command, *overrides], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def stopped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    folder = tmp_path_factory.mktemp("stopped")
     shards = prepared.parent / "run" / "shards"
-    arguments = [str(prepared), f"run={tmp_path}", f"shards={shards}", "validation.every_steps=1", "--nproc", "2"]
-    command = [sys.executable, "-m", "launch.cli", "train", *arguments]
+    settings = [str(prepared), f"run={folder}", f"shards={shards}", "validation.every_steps=1"]
+    command = [sys.executable, "-m", "launch.cli", "train", "--nproc", "2", *settings]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        lines = iter(process.stderr.readline, "")
-        assert any("step 3: validation loss" in line for line in lines), "it trains"
-        process.send_signal(signal.SIGTERM)
-        rest = list(lines)
-    assert process.returncode == 75, rest
-    done = read_steps(tmp_path / "stages" / "busi" / "steps.jsonl")
-    assert 3 <= len(done) < 20
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        lines = []
+        for line in iter(process.stderr.readline, ""):
+            lines.append(line)
+            if "step 3: validation loss" in line:
+                process.send_signal(signal.SIGTERM)
+    run = Stopped(command, folder, process.returncode, lines, [])
+    return replace(run, done=run.steps())
+
+
+@pytest.mark.slow
+def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped) -> None:
+    assert stopped.exit_code == 75, stopped.lines
+    num_done = len(stopped.done)
+    assert 3 <= num_done < 20
+    other_batch = stopped.again("batch.global_size=16")
+    assert other_batch.returncode == 2
+    (line,) = other_batch.stderr.splitlines()
+    assert "was trained with batch.global_size=8, this run has 16: set it back, or give this run another" in line
+    finished = stopped.again()
     assert finished.returncode == 0, finished.stderr
-    assert f"resumed after step {len(done)}" in finished.stderr
-    steps = read_steps(tmp_path / "stages" / "busi" / "steps.jsonl")
-    assert [step["step"] for step in steps] == list(range(1, 21))
-    assert steps[: len(done)] == done
+    assert f"resumed after step {num_done}" in finished.stderr
+    assert [step["step"] for step in stopped.steps()] == list(range(1, 21))
+    assert stopped.steps()[:num_done] == stopped.done
+    assert ", finished" in stopped.again().stdout
+    longer = stopped.again("stages.0.steps=22")
+    assert longer.returncode == 0, longer.stderr
+    assert "resumed after step 20" in longer.stderr
+    assert [step["step"] for step in stopped.steps()] == list(range(1, 23))
 
 
 @pytest.mark.slow
