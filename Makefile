@@ -1,7 +1,8 @@
 # make demo   environment, then the whole main job on built-in data       make test   environment, then all tests
-# make lint   ruff and mypy                                               make bench  benchmarks/ -> docs/benchmarks.md
+# make lint   ruff and mypy                                               make bench  images/s of the simulator
 
-PYTHON ?= python3.11
+# The first of these that there is; any from 3.11 on will do.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
 VENV   := .venv
 BIN    := $(VENV)/bin
 # Nothing here may fetch a model: what is not on disk is an error.
@@ -21,7 +22,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks $(ARGS)
+	$(BIN)/python -m benchmarks.simulate $(ARGS)
 
 # The stamps hold what was installed: they are older than nothing they depend on, so a second call installs nothing.
 $(VENV)/bin/python:

@@ -57,7 +57,7 @@ class PreviewConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     every_steps: int | None = Field(500, gt=0, description="Optimizer steps between previews. None: at the end.")
-    prompts: list[str] | None = Field(None, description="What to draw. None: up to four prompts of the databases.")
+    prompts: list[str] | None = Field(None, description="What to draw. None: a prompt of each label, up to eight.")
     seed: int = Field(0, ge=0, description="Prompt i starts from the noise of seed + i.")
     sampling: SamplingConfig = SamplingConfig()
 

@@ -1,6 +1,6 @@
 """The images that TensorBoard shows while training: always the same prompts from the same noise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,18 +10,29 @@ from torch import Tensor
 
 from data.shards import ShardSet
 from distributed.engine import Engine
-from launch.config import RunConfig
+from launch.config import RunConfig, StageConfig
 from models.sampling import sample_from_embeddings
 from models.schedule import NoiseSchedule
 from models.stable_diffusion import load_text_encoder, load_vae, resolution_of, text_embeddings
 
-NUM_DEFAULT_PROMPTS = 4
+MAX_DEFAULT_PROMPTS = 8
+
+
+def prompts_of_labels(shards: ShardSet, databases: Sequence[str]) -> list[str]:
+    """Return a prompt of each label of `databases`, that of the first held-out sample with it; eight at the most."""
+    prompts: dict[tuple[str, str], str] = {}
+    for database in databases:
+        for entry in shards.entries(database, "validation"):
+            prompts.setdefault((database, entry.label), shards.prompts[entry.prompts[0]])
+    return list(dict.fromkeys(prompts.values()))[:MAX_DEFAULT_PROMPTS]
 
 
 class Preview:
     """Draws the preview's images, each rank its share of them."""
 
-    def __init__(self, config: RunConfig, schedule: NoiseSchedule, shards: ShardSet, engine: Engine) -> None:
+    def __init__(
+        self, config: RunConfig, stage: StageConfig, schedule: NoiseSchedule, shards: ShardSet, engine: Engine
+    ) -> None:
         self._config = config.preview
         self._schedule = schedule
         self._engine = engine
@@ -30,7 +41,7 @@ class Preview:
         self._vae = load_vae(config.model, "cpu", engine.dtype)
         del self._vae.encoder
         known = {prompt: shards.text[number] for number, prompt in enumerate(shards.prompts)}
-        self.prompts = config.preview.prompts or [prompt for prompt in known if prompt][:NUM_DEFAULT_PROMPTS]
+        self.prompts = config.preview.prompts or prompts_of_labels(shards, stage.databases)
         self._text_PLD, self._empty_LD = self._embeddings(config, known)
 
     def draw(self) -> dict[str, NDArray[np.uint8]]:

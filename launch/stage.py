@@ -51,7 +51,7 @@ class Stage:
         self.ema = ShardedEma(masters, config.ema.length) if config.ema.length else None
         schedule = noise_schedule(config.model)
         self.objective = Objective(schedule, config.objective, self.engine.device)
-        self.preview = Preview(config, schedule, shards, self.engine)
+        self.preview = Preview(config, stage, schedule, shards, self.engine)
         self.checkpoints = config.stage_path(stage) / "checkpoints"
         # What the meaning of a position depends on; ranks, micro batch and learning rate may change on the way.
         self.facts = {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from data.images import decode
 from data.manifest import Manifest, ManifestRow
@@ -40,7 +41,7 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     print(encode_databases(config))
     _say("3 of 5", "draw before fine-tuning: the built-in model has never seen this scanner")
     columns = _columns(Manifest.read(config.manifest_path).rows)
-    before = _drawn(config, config.model, columns)
+    before = _drawn(config, config.model, columns, "before")
     _say("4 of 5", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
     print(check_run(config, num_ranks))
     if not config.is_finished(stage):
@@ -48,7 +49,7 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
         if code != 0:
             return code
     _say("5 of 5", "draw after fine-tuning, from the same noise")
-    after = _drawn(config, ModelConfig(base=str(config.stage_model(stage))), columns)
+    after = _drawn(config, ModelConfig(base=str(config.stage_model(stage))), columns, "after")
     sheet = config.run / "contact_sheet.png"
     contact_sheet(
         [
@@ -65,6 +66,7 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     print(
         f"\ndone in {minutes} min {seconds} s\n"
         f"  contact sheet    {sheet}\n"
+        f"  its images       {config.run / 'generated'}\n"
         f"  fine-tuned model {config.stage_model(stage)}   (a diffusers folder)\n"
         f"  TensorBoard      tensorboard --logdir {config.run / 'tensorboard'}\n"
         f"  steps and ids    {config.stage_path(stage) / 'steps.jsonl'}\n"
@@ -82,8 +84,11 @@ def _columns(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     return [row for label, count in COLUMNS.items() for row in [r for r in held_out if r.label == label][:count]]
 
 
-def _drawn(config: RunConfig, model: ModelConfig, columns: Sequence[ManifestRow]) -> NDArray[np.uint8]:
-    """Return one generated image a column, uint8 [N, H, W, 3]: its prompt, the noise of its number."""
+def _drawn(config: RunConfig, model: ModelConfig, columns: Sequence[ManifestRow], when: str) -> NDArray[np.uint8]:
+    """Return one generated image a column, uint8 [N, H, W, 3]: its prompt, the noise of its number.
+
+    They are written to RUN/generated/WHEN too.
+    """
     import torch
 
     from models.sampling import sample
@@ -92,7 +97,12 @@ def _drawn(config: RunConfig, model: ModelConfig, columns: Sequence[ManifestRow]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = load_pipeline(model, device, torch.float32)
     prompts = [row.prompts[0] for row in columns]
-    return sample(pipeline, prompts, list(range(len(prompts))), **config.preview.sampling.model_dump())
+    images = sample(pipeline, prompts, list(range(len(prompts))), **config.preview.sampling.model_dump())
+    folder = config.run / "generated" / when
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return images
 
 
 def _picture(row: ManifestRow) -> NDArray[np.uint8]:
