@@ -41,13 +41,14 @@ class Batch:
     """Samples ready for the objective, on the CPU.
 
     latents_BChw: drawn from the VAE's posterior, not yet scaled, float32. noise_BChw: standard normal float32.
-    timestep_B: quantiles of the timestep distribution in [0, 1). text_BLD: prompt embeddings, float32.
-    ids: of the samples. is_dropped: whether a sample's caption was replaced by the empty one.
+    timestep_B: quantiles of the timestep distribution in [0, 1), float64: in float32 the largest would round to 1.
+    text_BLD: prompt embeddings, float32. ids: of the samples. is_dropped: whether a sample's caption was replaced by
+    the empty one.
     """
 
     latents_BChw: NDArray[np.float32]
     noise_BChw: NDArray[np.float32]
-    timestep_B: NDArray[np.float32]
+    timestep_B: NDArray[np.float64]
     text_BLD: NDArray[np.float32]
     ids: tuple[str, ...]
     is_dropped: tuple[bool, ...]
@@ -121,7 +122,7 @@ def _stack(shards: ShardSet, records: list[Record], drawn: list[Draws], is_dropp
     return Batch(
         latents_BChw=np.stack([posterior_sample(r.moments, d.posterior) for r, d in zip(records, drawn, strict=True)]),
         noise_BChw=np.stack([draws.noise for draws in drawn]),
-        timestep_B=np.array([draws.timestep for draws in drawn], dtype=np.float32),
+        timestep_B=np.array([draws.timestep for draws in drawn]),
         text_BLD=shards.text[prompts],
         ids=tuple(record.id for record in records),
         is_dropped=is_dropped,

@@ -34,10 +34,11 @@ class Draws:
 def draw(seed: int, stream: Stream, position: int, shape: tuple[int, int, int]) -> Draws:
     """Return the draws of the sample at `position`, from a counter-based generator keyed by the other arguments.
 
+    seed: in [0, 2^64).
     shape: of the latents, [C, h, w]. Source: Philox, Salmon et al. 2011 (doi:10.1145/2063384.2063405).
     """
     # Two words of key; the position takes the counter's two upper words, which a sample's draws never reach.
-    bits = np.random.Philox(key=[seed, int(stream)], counter=[0, 0, position, 0])
+    bits = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64), counter=[0, 0, position, 0])
     generator = np.random.Generator(bits)
     timestep, flip, caption, prompt = generator.random(4)
     return Draws(

@@ -12,22 +12,22 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from distributed.engine import Engine, FlatGroup
 from distributed.errors import CheckpointError
 from distributed.optimizer import QUANTISATION_BLOCK
-from distributed.rank import Rank
+from distributed.rank import Rank, raise_together
 
 FORMAT_VERSION = 1
 
@@ -58,51 +58,74 @@ def save_checkpoint(
     """Write a checkpoint under `root` and return its folder. Collective: every rank writes its own slices.
 
     averages: this rank's slices of the averaged weights, one a group. position: what the loop needs to go on (JSON).
+    An older folder of the same step, which was damaged or it would have been resumed from, is replaced.
     Raises: RuntimeError on every rank if any rank could not write; earlier checkpoints are untouched.
     """
     rank, final = engine.rank, step_folder(root, int(position["step"]))
-    if final.exists():  # saved by schedule at this very step, and now again because of a stop
-        return final
     partial = root / f".{final.name}.partial"
-    if rank.is_first:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    dist.barrier()
     file_name = f"slices-{rank.index:05d}-of-{rank.world_size:05d}.safetensors"
-    error, digest = None, ""
-    try:
-        save_file(_slices(engine, averages), partial / file_name)
-        _flush(partial / file_name)
-        digest = _sha256(partial / file_name)
-    except (OSError, RuntimeError) as failure:  # safetensors reports a full disk as its own RuntimeError
-        error = f"rank {rank.index} could not write {partial / file_name}: {failure}"
-    reports: list[tuple[str, str, str | None]] = [("", "", None)] * rank.world_size
-    dist.all_gather_object(reports, (file_name, digest, error))
-    errors = [error for _, _, error in reports if error]
-    if errors:
+    digests: list[tuple[str, str]] = [("", "")] * rank.world_size
+    with _failing_together(rank, partial):
         if rank.is_first:
             shutil.rmtree(partial, ignore_errors=True)
-        raise RuntimeError(f"{errors[0]}; earlier checkpoints in {root} are whole")
-    if rank.is_first:
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "world_size": rank.world_size,
-            "num_steps": engine.num_steps,
-            "has_averages": averages is not None,
-            "position": position,
-            "groups": [_layout(group) for group in engine.groups],
-            "files": {name: digest for name, digest, _ in reports},
-            "versions": {"torch": torch.__version__},
-        }
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _flush(partial / "manifest.json")
-        _flush(partial)
-        partial.rename(final)
-        _flush(root)
-        _write_latest(root, final.name)
-        _delete_old(root, keep_last, newest=final.name)
-    dist.barrier()
+            partial.mkdir(parents=True)
+    with _failing_together(rank, partial):
+        save_file(_slices(engine, averages), partial / file_name)
+        _flush(partial / file_name)
+        digests[rank.index] = (file_name, _sha256(partial / file_name))
+    dist.all_gather_object(digests, digests[rank.index])
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "world_size": rank.world_size,
+        "num_steps": engine.num_steps,
+        "has_averages": averages is not None,
+        "position": position,
+        "groups": [_layout(group) for group in engine.groups],
+        "files": dict(digests),
+        "versions": {"torch": torch.__version__},
+    }
+    with _failing_together(rank, partial):
+        if rank.is_first:
+            _publish(partial, final, manifest)
+            _delete_old(root, keep_last, newest=final.name)
     return final
+
+
+@contextmanager
+def _failing_together(rank: Rank, partial: Path) -> Iterator[None]:
+    """Turn a failure to write of any rank into a RuntimeError of every rank, and take the partial folder away."""
+    error = None
+    try:
+        yield
+    except (OSError, SafetensorError) as failure:
+        error = f"could not write the checkpoint {partial}: {failure}; earlier ones beside it are whole"
+    try:
+        raise_together(error, rank)
+    except RuntimeError:
+        if rank.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _publish(partial: Path, final: Path, manifest: Mapping[str, Any]) -> None:
+    """Give a folder of complete slices its manifest, its final name and the name in LATEST."""
+    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    _flush(partial / "manifest.json")
+    _flush(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+    _flush(final.parent)
+    _write_latest(final.parent, final.name)
+
+
+def newest_position(root: Path) -> dict[str, Any] | None:
+    """Return the position of the checkpoint that LATEST names, unverified, at once; None where there is none."""
+    try:
+        name = (root / "LATEST").read_text(encoding="utf-8").strip()
+        position: dict[str, Any] = json.loads((root / name / "manifest.json").read_text(encoding="utf-8"))["position"]
+    except (OSError, ValueError, KeyError):
+        return None  # `find_checkpoint` says what is wrong, if anything is
+    return position
 
 
 def find_checkpoint(root: Path) -> Found | None:
@@ -230,7 +253,7 @@ def _write_latest(root: Path, name: str) -> None:
 def _delete_old(root: Path, keep_last: int, newest: str) -> None:
     names = sorted((path.name for path in root.glob("step-*") if path.name <= newest), reverse=True)
     for name in names[keep_last:]:
-        shutil.rmtree(root / name)
+        shutil.rmtree(root / name, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

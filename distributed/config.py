@@ -1,10 +1,11 @@
 """The settings of this package. They import nothing heavy, so that a wrong one is refused in a fraction of a second."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Precision = Literal["auto", "fp32", "bf16"]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(BaseModel):
@@ -16,13 +17,13 @@ class OptimizerConfig(BaseModel):
         "adamw8bit",
         description="adamw8bit: bitsandbytes AdamW, matrices' moments in 8 bits; adamw: all moments in 32.",
     )
-    lr: float = Field(1e-5, gt=0, description="Learning rate at its highest, after the warm-up.")
+    lr: float = Field(1e-5, gt=0, allow_inf_nan=False, description="Learning rate at its highest, after the warm-up.")
     lr_schedule: Literal["constant", "cosine", "linear"] = Field(
         "constant", description="What follows the warm-up: stay, or fall to lr_final_fraction by the last step."
     )
     lr_final_fraction: float = Field(0.0, ge=0, le=1, description="Where cosine and linear end, as a fraction of lr.")
     warmup_steps: int = Field(0, ge=0, description="Optimizer steps over which the learning rate grows from 0.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay of the first and the second moment.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the first and the second moment.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled decay, on matrices and convolutions only.")
     clip_norm: float = Field(1.0, ge=0, description="Largest norm of the whole gradient. 0: no clipping.")

@@ -215,15 +215,20 @@ class Engine:
     def weights_from(self, slices: Sequence[Tensor]) -> Iterator[nn.Module]:
         """Lend the module with the weights of `slices` (float32, one a group) in place of the master's. Collective."""
         masters = [group.master.data for group in self.groups]
-        try:
-            for group, slice_ in zip(self.groups, slices, strict=True):
-                group.master.data = slice_
-            self._zero.update_lp_params()
-            yield self.module
-        finally:
-            for group, master in zip(self.groups, masters, strict=True):
-                group.master.data = master
-            self._zero.update_lp_params()
+        self._send_weights(slices)
+        yield self.module
+        # Not in a `finally`: after an error on this rank alone, a collective would wait for the others for ever.
+        self._send_weights(masters)
+
+    def close(self) -> None:
+        """Free everything. DeepSpeed's hooks keep its engine alive beyond its last reference."""
+        self._engine.destroy()
+
+    def _send_weights(self, slices: Sequence[Tensor]) -> None:
+        """Take `slices` for the master weights and send them to the module on every rank."""
+        for group, slice_ in zip(self.groups, slices, strict=True):
+            group.master.data = slice_
+        self._zero.update_lp_params()
 
     def _begin_moments(self) -> None:
         # bitsandbytes makes its state at the first step; made now, a checkpoint can be loaded into it.

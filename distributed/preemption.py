@@ -2,9 +2,11 @@
 
 import signal
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import torch
-import torch.distributed as dist
+if TYPE_CHECKING:
+    import torch
+
 
 # What SLURM, submitit and a person at the keyboard send. All mean: save at the next step, then exit with 75.
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
@@ -31,8 +33,12 @@ class StopRequest:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
 
-    def is_agreed(self, device: torch.device) -> bool:
+    def is_agreed(self, device: "torch.device") -> bool:
         """Return whether any rank was asked to stop. Collective: every rank calls it at the same step."""
+        # Imported here, so that a rank can listen for signals before it spends seconds on importing torch.
+        import torch
+        import torch.distributed as dist
+
         flag = torch.tensor([self.received is not None], dtype=torch.int32, device=device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())

@@ -2,9 +2,13 @@
 
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from distributed.errors import EngineError
+
+T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -66,6 +70,36 @@ def join_process_group() -> None:
     # DeepSpeed's shared-memory collective is compiled at first use: 105 s cold, and a crash without a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
+
+
+def raise_together(error: str | None, rank: Rank) -> None:
+    """Raise RuntimeError with the first error of any rank, on every rank; nothing if there is none. Collective.
+
+    An exception on one rank alone would leave the others waiting in their next collective.
+    """
+    import torch.distributed as dist
+
+    errors: list[str | None] = [None] * rank.world_size
+    dist.all_gather_object(errors, error)
+    for index, message in enumerate(errors):
+        if message is not None:
+            raise RuntimeError(f"rank {index}: {message}")
+
+
+def from_first_rank(rank: Rank, function: Callable[[], T]) -> T:
+    """Return on every rank what `function` returns on the first one; its ValueError is raised on all. Collective."""
+    import torch.distributed as dist
+
+    outcome: list[T | ValueError | None] = [None]
+    if rank.is_first:
+        try:
+            outcome = [function()]
+        except ValueError as error:
+            outcome = [error]
+    dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], ValueError):
+        raise outcome[0]
+    return cast(T, outcome[0])
 
 
 def leave_process_group() -> None:

@@ -66,27 +66,28 @@ def train(
     config: Config,
     overrides: Overrides = None,
     nproc: Annotated[
-        int | None, typer.Option(min=1, help="Ranks to start here. Default: 1, or what srun or torchrun started.")
+        int | None, typer.Option(min=1, help="Ranks to start here. Default: 1, or what torchrun started.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything that can be checked, and stop.")] = False,
 ) -> None:
     """Train all stages, each going on where it stopped."""
     with one_line_errors():
         from launch.config import load_config
-        from launch.prepare import check_run
-        from launch.record import write_record
-        from launch.spawn import run_ranks, was_started_as_rank
+        from launch.spawn import run_ranks, world_size_of_launcher
 
+        arguments = [str(config), *(overrides or ())]
         settings = load_config(config, overrides or ())
-        if was_started_as_rank() and nproc is None:
+        num_started = world_size_of_launcher()
+        if num_started and nproc is None and not dry_run:
             from launch.rank_process import main as run_rank
 
-            sys.exit(run_rank([str(config), *(overrides or ())]))
-        print(check_run(settings, world_size=nproc or 1))
+            sys.exit(run_rank(arguments))
+        from launch.prepare import check_run
+
+        print(check_run(settings, world_size=nproc or num_started or 1))
         if dry_run or all(settings.is_finished(stage) for stage in settings.stages):
             return
-        resolved = write_record(settings)
-        sys.exit(run_ranks(["-m", "launch.rank_process", str(resolved)], nproc or 1))
+        sys.exit(run_ranks(["-m", "launch.rank_process", *arguments], nproc or 1))
 
 
 @contextmanager

@@ -4,9 +4,9 @@ import difflib
 import types
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from data.augment import AugmentConfig
 from data.databases import AnyDatabase
@@ -18,6 +18,8 @@ from models.objective import ObjectiveConfig
 from models.sampling import SamplingConfig
 from models.saving import read_record
 from models.stable_diffusion import ModelConfig
+
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class BatchConfig(BaseModel):
@@ -46,7 +48,9 @@ class ValidationConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    every_steps: int | None = Field(500, gt=0, description="Optimizer steps between validations. None: at the end.")
+    every_steps: int | None = Field(
+        500, gt=0, description="Optimizer steps between validations. None: at the start and at the end."
+    )
     num_samples: int = Field(64, gt=0, description="Held-out samples of each database; all where it has fewer.")
     timesteps_per_sample: int = Field(4, gt=0, description="Timesteps at which each sample is taken, evenly spread.")
 
@@ -56,7 +60,9 @@ class PreviewConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    every_steps: int | None = Field(500, gt=0, description="Optimizer steps between previews. None: at the end.")
+    every_steps: int | None = Field(
+        500, gt=0, description="Optimizer steps between previews. None: at the start and at the end."
+    )
     prompts: list[str] | None = Field(None, description="What to draw. None: a prompt of each label, up to eight.")
     seed: int = Field(0, ge=0, description="Prompt i starts from the noise of seed + i.")
     sampling: SamplingConfig = SamplingConfig()
@@ -69,7 +75,7 @@ class StageConfig(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="Names the stage's folder and its curves.")
     databases: list[str] = Field(min_length=1, description="Names from `databases` to train on.")
-    weights: dict[str, float] | None = Field(None, description="Relative shares of them. None: as their sizes are.")
+    weights: dict[str, Weight] | None = Field(None, description="Relative shares of them. None: as their sizes are.")
     steps: int = Field(gt=0, description="Optimizer steps.")
 
 
@@ -78,8 +84,8 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    run: Path = Field(description="Folder that everything of this run goes to.")
-    seed: int = Field(0, ge=0, description="Of the order of samples and of all their random numbers.")
+    run: Annotated[Path, BeforeValidator(str)] = Field(description="Folder that everything of this run goes to.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Of the order of samples and of all their random numbers.")
     shards: Path | None = Field(None, description="Folder of latent shards, shared by runs. None: RUN/shards.")
     model: ModelConfig
     databases: dict[str, AnyDatabase] = Field(min_length=1)
@@ -150,7 +156,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             # One by one, since a merge of a whole dot-list refuses the index of a list (stages.0.steps).
             OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"value={value}"])["value"])
         content = OmegaConf.to_container(merged, resolve=True)
-    except (OmegaConfBaseException, YAMLError) as error:
+    except (OmegaConfBaseException, YAMLError, TypeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {type(content).__name__}, needs keys and values such as `run: runs/mine`")
@@ -173,6 +179,8 @@ def _check_stages(config: RunConfig) -> None:
                     f"stage {stage.name} names database {name!r}, which is not among `databases`"
                     f" ({', '.join(config.databases)}){_did_you_mean(name, config.databases)}"
                 )
+        if len(set(stage.databases)) < len(stage.databases):
+            raise ConfigError(f"stage {stage.name} names a database twice: {', '.join(stage.databases)}; see `weights`")
         if stage.weights is not None and stage.weights.keys() != set(stage.databases):
             raise ConfigError(
                 f"stage {stage.name} weighs {', '.join(stage.weights)} but trains on {', '.join(stage.databases)}:"

@@ -1,10 +1,15 @@
 """What comes before training: scanning databases, encoding them, and checking all that can be checked without a GPU."""
 
+from collections.abc import Mapping
+
 from data.encode import EncodeReport, encode
 from data.manifest import PrepareReport, prepare
 from data.shards import ShardSet
-from launch.config import RunConfig
+from distributed.checkpoint import newest_position
+from launch.config import RunConfig, StageConfig
+from launch.facts import refuse_other_facts, stage_facts, stage_order
 from launch.progress import Progress
+from models.saving import read_record
 from models.stable_diffusion import encoder_fingerprint, load_encoder, resolution_of
 
 
@@ -30,27 +35,19 @@ def encode_databases(config: RunConfig) -> EncodeReport:
     return report
 
 
-def open_shards(config: RunConfig) -> ShardSet:
-    """Return the run's latent shards. Raises: DataError unless this run's base model at its resolution made them."""
-    expected = {**encoder_fingerprint(config.model), "resolution": str(resolution_of(config.model))}
-    return ShardSet.open(config.shards_path, expected)
+def expected_fingerprint(config: RunConfig) -> dict[str, str]:
+    """Return what the run's shards must have been made with: its base model, hashed, at its resolution."""
+    return {**encoder_fingerprint(config.model), "resolution": str(resolution_of(config.model))}
 
 
 def check_run(config: RunConfig, world_size: int) -> str:
-    """Check base model, shards, splits and batch for `world_size` ranks; return what will be trained, for a person.
+    """Check base model, shards, splits, batch and what is there already; return what will be trained, for a person.
 
     Raises: the error of whatever is wrong, before a GPU is asked for.
     """
     config.batch.check_ranks(world_size)
-    shards = open_shards(config)
-    lines = []
-    for stage in config.stages:
-        counts = {name: len(shards.entries(name, "train")) for name in stage.databases}
-        samples = stage.steps * config.batch.global_size
-        epochs = samples / sum(counts.values())
-        sources = ", ".join(f"{name} ({count} images)" for name, count in counts.items())
-        done = ", finished" if config.is_finished(stage) else ""
-        lines.append(f"stage {stage.name}: {stage.steps} steps on {sources}, {epochs:.1f} epochs{done}")
+    shards = ShardSet.open(config.shards_path, expected_fingerprint(config))
+    lines = [_check_stage(config, stage, shards) for stage in config.stages]
     accumulation = config.batch.global_size // (config.batch.micro_size * world_size)
     lines.append(
         f"batch {config.batch.global_size} = {world_size} rank{'s' * (world_size > 1)} x micro batch"
@@ -58,3 +55,25 @@ def check_run(config: RunConfig, world_size: int) -> str:
         f" {config.optimizer.name}"
     )
     return "\n".join(lines)
+
+
+def _check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str:
+    facts = stage_facts(config, stage, shards)
+    already: dict[str, Mapping[str, object] | None] = {
+        "model": read_record(config.stage_model(stage)),
+        "checkpoints": (newest_position(config.stage_path(stage) / "checkpoints") or {}).get("facts"),
+    }
+    for name, found in already.items():
+        if found is not None:
+            refuse_other_facts(found, facts, config.stage_path(stage) / name)
+    order = stage_order(config, stage, shards)
+    samples = stage.steps * config.batch.global_size
+    sources = []
+    for name, share in order.shares().items():
+        count = len(shards.entries(name, "train"))
+        num_held_out = len(shards.entries(name, "validation"))
+        sources.append(f"{name} ({count} images, {samples * share / count:.1f} epochs, {num_held_out} to validate)")
+    line = f"stage {stage.name}: {stage.steps} steps on {', '.join(sources)}"
+    if stage.steps <= config.optimizer.warmup_steps:
+        line += f"; note: they end within the warm-up of {config.optimizer.warmup_steps} steps"
+    return line + (", finished" if config.is_finished(stage) else "")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from distributed.rank import free_port, rank_variables
-from launch.errors import EXIT_FAILED, EXIT_STOPPED
+from launch.errors import EXIT_FAILED, EXIT_STOPPED, ConfigError
 
 # What a rank has left to end by itself once another has failed: the collectives it waits in will not return.
 GRACE_S = 10.0
@@ -26,15 +26,7 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
     """
     port = free_port()
     threads = str(max(1, (os.cpu_count() or 1) // num_ranks))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env={"OMP_NUM_THREADS": threads, **os.environ, **rank_variables(index, num_ranks, "127.0.0.1", port)},
-            # A group of their own: Ctrl-C reaches them once, through `pass_on`, not from the terminal too.
-            start_new_session=True,
-        )
-        for index in range(num_ranks)
-    ]
+    ranks: list[subprocess.Popen[bytes]] = []
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         for rank in ranks:
@@ -43,6 +35,14 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, pass_on)
+    for index in range(num_ranks):
+        environment = {
+            "OMP_NUM_THREADS": threads,
+            **os.environ,
+            **rank_variables(index, num_ranks, "127.0.0.1", port),
+        }
+        # A session of its own: Ctrl-C reaches a rank once, through `pass_on`, not from the terminal too.
+        ranks.append(subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True))
     try:
         return _wait(ranks)
     finally:
@@ -52,9 +52,19 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
                 rank.wait()
 
 
-def was_started_as_rank() -> bool:
-    """Return whether a launcher (srun, torchrun) started this process as one of its ranks."""
-    return "RANK" in os.environ
+def world_size_of_launcher() -> int | None:
+    """Return how many ranks a launcher such as torchrun started, this process among them; None where none did.
+
+    Raises: ConfigError if srun started several tasks that do not know of each other.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        raise ConfigError(
+            f"srun started {os.environ['SLURM_STEP_NUM_TASKS']} tasks, but RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR"
+            " and MASTER_PORT are not set, so that each would train alone: set them, or let --nproc start the ranks"
+        )
+    return None
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:

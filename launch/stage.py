@@ -1,24 +1,23 @@
 """One stage of a run on one rank: resumes by itself, trains, validates, shows, saves, stops when asked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor
 
 from data.loader import BatchSlicing, Loader, validation_batches
-from data.order import Order, hash64
 from data.shards import ShardSet
 from distributed.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from distributed.ema import ShardedEma
 from distributed.engine import Engine, training_dtype
-from distributed.errors import CheckpointError
 from distributed.memory import measured_bytes
 from distributed.optimizer import learning_rate
 from distributed.preemption import StoppedOnRequest, StopRequest
-from distributed.rank import Rank
+from distributed.rank import Rank, from_first_rank, raise_together
 from launch.config import RunConfig, StageConfig
+from launch.facts import refuse_other_facts, stage_order, stage_seed
 from launch.preview import Preview
 from launch.record import config_text, versions
 from launch.step import Objective, TrainedStep, mean_loss, train_step
@@ -30,14 +29,27 @@ from models.stable_diffusion import load_unet, noise_schedule
 class Stage:
     """Training of one stage. Everything here is collective: every rank does it at the same step."""
 
-    def __init__(self, config: RunConfig, stage: StageConfig, shards: ShardSet, rank: Rank, stop: StopRequest) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        stage: StageConfig,
+        shards: ShardSet,
+        facts: Mapping[str, Any],
+        rank: Rank,
+        stop: StopRequest,
+    ) -> None:
         """Set up the engine and load the newest checkpoint. config.model is what this stage starts from."""
-        self.config, self.stage, self.rank, self.stop, self.shards = config, stage, rank, stop, shards
-        number = config.stages.index(stage)
-        seed = hash64(config.seed, number)
-        sizes = {name: len(shards.entries(name, "train")) for name in stage.databases}
+        self.config, self.stage, self.shards, self.facts, self.rank, self.stop = (
+            config,
+            stage,
+            shards,
+            facts,
+            rank,
+            stop,
+        )
         self.slicing = BatchSlicing(config.batch.global_size, config.batch.micro_size, rank.index, rank.world_size)
-        self.loader = Loader(shards, Order(sizes, seed, stage.weights), self.slicing, config.augment, seed)
+        order = stage_order(config, stage, shards)
+        self.loader = Loader(shards, order, self.slicing, config.augment, stage_seed(config, stage))
         self.engine = Engine(
             load_unet(config.model, training_dtype(config.precision)),
             config.optimizer,
@@ -53,23 +65,14 @@ class Stage:
         self.objective = Objective(schedule, config.objective, self.engine.device)
         self.preview = Preview(config, stage, schedule, shards, self.engine)
         self.checkpoints = config.stage_path(stage) / "checkpoints"
-        # What the meaning of a position depends on; ranks, micro batch and learning rate may change on the way.
-        self.facts = {
-            "stage": stage.name,
-            "seed": config.seed,
-            "batch.global_size": config.batch.global_size,
-            "samples of databases": sizes,
-            "weights": stage.weights,
-            "prediction_type": schedule.prediction_type,
-        }
-        self.step = 0
+        self.step = self.saved_step = 0
         resumed = self._resume()
         self.tracker = Tracker(config, stage, done_steps=self.step) if rank.is_first else None
         if self.tracker:
             self.tracker.begin(config_text(config), resumed)
 
-    def train(self) -> None:
-        """Train to the last step and leave the final model.
+    def train(self) -> bool:
+        """Train to the last step and leave the final model; return whether a stop was asked for at the last step.
 
         Raises: StoppedOnRequest once a checkpoint is saved after a signal.
         """
@@ -77,8 +80,9 @@ class Stage:
             self._validate()
             self._show_preview()
         batches = TimedIterator(self.loader.batches(self.step, self.stage.steps))
-        watch = Stopwatch()
+        is_stopping = False
         while self.step < self.stage.steps:
+            watch = Stopwatch()
             trained = train_step(self.engine, self.objective, batches, self._learning_rate())
             self.step += 1
             if self.ema and not trained.result.is_skipped:
@@ -94,11 +98,13 @@ class Stage:
             if is_stopping and self.step < self.stage.steps:
                 raise StoppedOnRequest
         self._save_model()
+        return is_stopping
 
     def close(self) -> None:
-        """Flush what was tracked."""
+        """Flush what was tracked and free the engine."""
         if self.tracker:
             self.tracker.close()
+        self.engine.close()
 
     def _learning_rate(self) -> float:
         return learning_rate(self.config.optimizer, self.step + 1, self.stage.steps)
@@ -114,22 +120,20 @@ class Stage:
 
     def _resume(self) -> str | None:
         """Load the newest checkpoint, if there is one; return what to tell about it."""
-        found = find_checkpoint(self.checkpoints)
+        found = from_first_rank(self.rank, lambda: find_checkpoint(self.checkpoints))
         if found is None:
             return None
-        for name, value in self.facts.items():
-            if (saved := found.position["facts"][name]) != value:
-                raise CheckpointError(
-                    f"{found.folder} was trained with {name}={saved}, this run has {value}:"
-                    " set it back, or give this run another folder"
-                )
+        refuse_other_facts(found.position["facts"], self.facts, found.folder)
         load_checkpoint(found, self.engine, self._averages())
-        self.step = int(found.position["step"])
+        self.step = self.saved_step = int(found.position["step"])
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
 
     def _save(self) -> None:
+        if self.step == self.saved_step:
+            return
         position = {"step": self.step, "samples": self.step * self.slicing.global_size, "facts": self.facts}
         save_checkpoint(self.checkpoints, self.engine, self._averages(), position, self.config.checkpoint.keep_last)
+        self.saved_step = self.step
 
     def _record(self, trained: TrainedStep, *, step_s: float, wait_s: float) -> None:
         if not self.tracker:
@@ -152,10 +156,10 @@ class Stage:
             self.tracker.say(f"step {self.step} was skipped: its gradient is not finite")
 
     def _validate(self) -> None:
-        """Record the loss of the averaged weights on every database that has shards, trained on or not."""
+        """Record the loss of the averaged weights on every database of the run that has shards, trained on or not."""
         losses = {}
         with self._averaged_weights():
-            for name in self.config.databases:
+            for name in [name for name in self.config.databases if "validation" in self.shards.databases.get(name, ())]:
                 losses[name] = mean_loss(self.engine, self.objective, self._held_out(name))
         if self.tracker:
             mean = sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)
@@ -183,7 +187,11 @@ class Stage:
     def _save_model(self) -> None:
         """Write the averaged weights as a diffusers folder, whole or not at all; it says how many steps they had."""
         weights = self.engine.gather(self._averages() or [group.master for group in self.engine.groups])
+        error = None
         if weights is not None:
-            about = {"steps": self.step, **self.facts, "base": self.config.model.base, **versions()}
-            save_pipeline(self.config.model, weights, self.config.stage_model(self.stage), about)
-        dist.barrier()
+            record = {"steps": self.step, **self.facts, "base": self.config.model.base, **versions()}
+            try:
+                save_pipeline(self.config.model, weights, self.config.stage_model(self.stage), record)
+            except (OSError, SafetensorError) as failure:
+                error = f"could not write the model: {failure}; the last checkpoint in {self.checkpoints} is whole"
+        raise_together(error, self.rank)

@@ -1,7 +1,7 @@
 """One optimizer step: the micro batches of a global batch through the objective, then the engine."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ class Objective:
     """The loss of a batch of the loader, on one device."""
 
     def __init__(self, schedule: NoiseSchedule, config: ObjectiveConfig, device: torch.device) -> None:
-        self._schedule = schedule
+        self._schedule = replace(schedule, alpha_bar_T=schedule.alpha_bar_T.to(device))
         self._config = config
         self._device = device
 
@@ -40,7 +40,8 @@ class Objective:
             self._config,
             self._tensor(batch.latents_BChw) * self._schedule.scaling_factor,
             self._tensor(batch.noise_BChw),
-            timesteps_from_quantile(self._tensor(batch.timestep_B), self._schedule),
+            # On the CPU: the check of their range would make a GPU wait.
+            timesteps_from_quantile(torch.from_numpy(batch.timestep_B), self._schedule).to(self._device),
             self._tensor(batch.text_BLD),
         )
 
@@ -51,30 +52,36 @@ class Objective:
 def train_step(engine: Engine, objective: Objective, batches: Iterator[Batch], learning_rate: float) -> TrainedStep:
     """Take this rank's micro batches of one global batch from `batches` and update the weights. Collective."""
     engine.module.train()
-    sums = torch.zeros(3, dtype=torch.float64, device=engine.device)  # losses, samples, dropped captions
+    loss_sum = torch.zeros((), dtype=torch.float64, device=engine.device)
+    num_samples = num_dropped = 0
     result = None
     while result is None:
         batch = next(batches)
         loss_B = objective.losses(engine.network, batch)
         engine.accumulate(loss_B.mean())
         result = engine.finish_micro_batch(learning_rate)
-        sums += _sums(loss_B, len(batch.ids), sum(batch.is_dropped))
-    dist.all_reduce(sums)
-    return TrainedStep(loss=float(sums[0] / sums[1]), num_dropped=int(sums[2]), result=result)
+        loss_sum += loss_B.detach().double().sum()
+        num_samples += len(batch.ids)
+        num_dropped += sum(batch.is_dropped)
+    loss_sum_all, num_samples_all, num_dropped_all = _sum_over_ranks(loss_sum, num_samples, num_dropped)
+    return TrainedStep(loss=loss_sum_all / num_samples_all, num_dropped=int(num_dropped_all), result=result)
 
 
 @torch.no_grad()
 def mean_loss(engine: Engine, objective: Objective, batches: Iterator[Batch]) -> float:
     """Return the mean loss over all ranks' `batches` with the weights that the module has now. Collective."""
     engine.module.eval()
-    sums = torch.zeros(2, dtype=torch.float64, device=engine.device)  # losses, samples
+    loss_sum = torch.zeros((), dtype=torch.float64, device=engine.device)
+    num_samples = 0
     for batch in batches:
-        sums += _sums(objective.losses(engine.module, batch), len(batch.ids))
+        loss_sum += objective.losses(engine.module, batch).double().sum()
+        num_samples += len(batch.ids)
+    loss_sum_all, num_samples_all = _sum_over_ranks(loss_sum, num_samples)
+    return loss_sum_all / num_samples_all
+
+
+def _sum_over_ranks(loss_sum: Tensor, *counts: int) -> list[float]:
+    """Return the sums over all ranks of a loss (float64, on the device) and of counts. Collective."""
+    sums = torch.stack([loss_sum, *torch.tensor(counts, dtype=torch.float64, device=loss_sum.device)])
     dist.all_reduce(sums)
-    return float(sums[0] / sums[1])
-
-
-def _sums(loss_B: Tensor, *counts: int) -> Tensor:
-    """Return the sum of the losses and `counts`, as one float64 tensor on the losses' device."""
-    total = loss_B.detach().double().sum()
-    return torch.stack([total, *(total.new_tensor(float(count)) for count in counts)])
+    return [float(value) for value in sums.cpu()]

@@ -1,6 +1,7 @@
 """What a run tells: TensorBoard, a line a step in steps.jsonl, and a progress bar on the first rank."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ class StepLog:
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """Append one step."""
-        self._file.write(json.dumps(entry) + "\n")
+        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -56,7 +57,7 @@ class Tracker:
         """Open the stage's logs to go on after `done_steps`."""
         # A stage is a "run" of TensorBoard; what a killed process wrote beyond its checkpoint is hidden from there on.
         folder = config.run / "tensorboard" / stage.name
-        self._writer = SummaryWriter(str(folder), purge_step=done_steps + 1 if done_steps else None)
+        self._writer = SummaryWriter(str(folder), purge_step=done_steps + 1 if done_steps else 0)
         self._log = StepLog(config.stage_path(stage) / "steps.jsonl", done_steps)
         self._progress = Progress(stage.name, "step", stage.steps, done_steps)
 
@@ -70,7 +71,9 @@ class Tracker:
         """Record step `step` (counted from 1), and the samples that it saw."""
         self.scalars(step, scalars)
         figures = {tag.removeprefix("train/"): value for tag, value in scalars.items() if tag.startswith("train/")}
-        self._log.write({"step": step, **figures, "ids": list(ids)})
+        # JSON knows no infinity: a gradient that is not finite is null.
+        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        self._log.write({"step": step, **finite, "ids": list(ids)})
         note = f"loss {scalars['train/loss']:.4f}, {scalars['throughput/samples_per_s']:.1f} samples/s"
         self._progress.show(step, note)
 

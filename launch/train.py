@@ -2,11 +2,15 @@
 
 import gc
 
-from distributed.preemption import StopRequest
-from distributed.rank import Rank
+from data.shards import ShardSet
+from distributed.preemption import StoppedOnRequest, StopRequest
+from distributed.rank import Rank, from_first_rank
 from launch.config import RunConfig
-from launch.prepare import open_shards
+from launch.facts import refuse_other_facts, stage_facts
+from launch.prepare import expected_fingerprint
+from launch.record import write_record
 from launch.stage import Stage
+from models.saving import read_record
 
 
 def train(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
@@ -14,17 +18,28 @@ def train(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
 
     Raises: StoppedOnRequest once a checkpoint is saved after a signal.
     """
-    shards = open_shards(config)
-    for stage_config in config.stages:
-        if not config.is_finished(stage_config):
-            stage = Stage(config, stage_config, shards, rank, stop)
+    # Hashing the base model takes seconds on a slow file system: one rank does it for all.
+    shards = ShardSet.open(config.shards_path, from_first_rank(rank, lambda: expected_fingerprint(config)))
+    base = config.model
+    for number, stage_config in enumerate(config.stages):
+        facts = stage_facts(config, stage_config, shards)
+        if config.is_finished(stage_config):
+            refuse_other_facts(
+                read_record(config.stage_model(stage_config)) or {}, facts, config.stage_model(stage_config)
+            )
+        else:
+            started = config.model_copy(update={"model": base})
+            stage = Stage(started, stage_config, shards, facts, rank, stop)
             try:
-                stage.train()
+                if rank.is_first:
+                    write_record(config)
+                is_stopping = stage.train()
             finally:
                 stage.close()
             del stage
-            gc.collect()  # DeepSpeed's engine refers to itself
+            gc.collect()
+            if is_stopping and number + 1 < len(config.stages):
+                raise StoppedOnRequest
         # The next stage trains on from this one's averaged weights.
         folder = str(config.stage_model(stage_config))
-        model = config.model.model_copy(update={"base": folder, "single_file_config": None})
-        config = config.model_copy(update={"model": model})
+        base = base.model_copy(update={"base": folder, "single_file_config": None})

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.stable_diffusion import ModelConfig, load_pipeline, load_unet
+from models.stable_diffusion import ModelConfig, empty_unet, load_pipeline
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,16 +29,14 @@ def save_pipeline(
     """
     import torch
 
-    unet = load_unet(config, torch.float32).eval()
-    unet.load_state_dict(dict(unet_weights))
+    unet = empty_unet(config).eval()
+    unet.load_state_dict(dict(unet_weights), assign=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     load_pipeline(config, "cpu", torch.float32, unet=unet).save_pretrained(partial)
     (partial / RECORD_FILE).write_text(json.dumps(dict(record), indent=1) + "\n", encoding="utf-8")
-    for path in partial.rglob("*"):
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+    for path in [*partial.rglob("*"), partial]:
+        _flush(path)
     if folder.exists():
         older = folder.with_name(f".{folder.name}.older")
         shutil.rmtree(older, ignore_errors=True)
@@ -47,6 +45,16 @@ def save_pipeline(
         shutil.rmtree(older)
     else:
         partial.rename(folder)
+    _flush(folder.parent)
+
+
+def _flush(path: Path) -> None:
+    """Ask the operating system to put a file or a folder's entries on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

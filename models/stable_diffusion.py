@@ -135,6 +135,16 @@ def load_unet(config: ModelConfig, dtype: torch.dtype) -> UNet2DConditionModel:
     return unet.train()
 
 
+def empty_unet(config: ModelConfig) -> UNet2DConditionModel:
+    """Return the UNet's architecture without any weights (on the meta device), to be filled with others."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(_open(config).part_config("unet"))
+    return unet
+
+
 def load_vae(config: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> AutoencoderKL:
     """Return the VAE, frozen, in evaluation mode."""
     from diffusers import AutoencoderKL

@@ -12,7 +12,6 @@ from data.images import decode
 from data.manifest import Manifest, ManifestRow
 from launch.config import RunConfig, load_config
 from launch.prepare import check_run, encode_databases, prepare_databases
-from launch.record import write_record
 from launch.spawn import run_ranks
 from models.stable_diffusion import ModelConfig
 from tools.contact_sheet import SheetRow, contact_sheet
@@ -33,7 +32,8 @@ COLUMNS = {"normal": 2, "benign": 3, "malignant": 3}
 def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     """Run everything in `out`, going on where an earlier run stopped, and return the exit code."""
     began = time.perf_counter()
-    config = load_config(CONFIG, [f"run={out}", *(QUICK if quick else ())])
+    overrides = [f"run={out}", *(QUICK if quick else ())]
+    config = load_config(CONFIG, overrides)
     stage = config.stages[-1]
     _say("1 of 5", "simulate and prepare: images, masks, prompts, splits by patient")
     print(prepare_databases(config))
@@ -45,7 +45,7 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     _say("4 of 5", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
     print(check_run(config, num_ranks))
     if not config.is_finished(stage):
-        code = run_ranks(["-m", "launch.rank_process", str(write_record(config))], num_ranks)
+        code = run_ranks(["-m", "launch.rank_process", str(CONFIG), *overrides], num_ranks)
         if code != 0:
             return code
     _say("5 of 5", "draw after fine-tuning, from the same noise")

@@ -51,7 +51,11 @@ class ManifestFile(Database):
         if suffix not in (".csv", ".parquet"):
             raise DataError(f"manifest: {self.path} is neither .csv nor .parquet: convert it")
         try:
-            table = pd.read_csv(self.path, dtype=str) if suffix == ".csv" else pd.read_parquet(self.path)
+            table = (
+                pd.read_csv(self.path, dtype=str, keep_default_na=False, na_values=[""])
+                if suffix == ".csv"
+                else pd.read_parquet(self.path)
+            )
         except (ValueError, OSError) as error:
             raise DataError(f"manifest: {self.path} cannot be read: {str(error).splitlines()[0]}") from error
         self._check_columns([str(name) for name in table.columns])

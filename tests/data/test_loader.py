@@ -1,7 +1,7 @@
 """Batches: the same samples whatever the ranks and micro batch; dropout and flips at their configured rates."""
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from data.augment import AugmentConfig
 from data.errors import DataError
 from data.loader import Batch, BatchSlicing, Loader, posterior_sample, read_ahead, validation_batches
 from data.order import Order
+from data.randomness import Stream, draw
 from data.shards import ShardSet
 
 
@@ -59,7 +60,12 @@ def test_flips_read_the_mirror_images_moments(shards: ShardSet) -> None:
     always = loader(shards, slicing, AugmentConfig(flip=1)).batch(range(6))
     assert never.ids == always.ids
     assert np.array_equal(never.noise_BChw, always.noise_BChw)
-    assert not np.array_equal(never.latents_BChw, always.latents_BChw)
+    entry = {e.id: e for e in shards.entries("busi", "train")}
+    for number, id_ in enumerate(never.ids):
+        posterior = draw(5, Stream.TRAINING, number, shards.latent_shape).posterior
+        for batch, mirrored in ((never, False), (always, True)):
+            moments = shards.read(entry[id_], mirrored).moments
+            assert np.array_equal(batch.latents_BChw[number], posterior_sample(moments, posterior))
 
 
 def test_every_epoch_draws_anew_from_the_posterior(shards: ShardSet) -> None:
@@ -115,3 +121,10 @@ def test_an_error_while_reading_ahead_is_raised_where_its_batch_is_due(shards: S
     assert next(ahead) is good
     with pytest.raises(DataError, match="the second batch is broken"):
         next(ahead)
+
+
+def test_a_timestep_next_to_1_stays_below_it(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = float(np.nextafter(1.0, 0.0))
+    monkeypatch.setattr("data.loader.draw", lambda *arguments: replace(draw(*arguments), timestep=largest))
+    batch = loader(shards, BatchSlicing(1, 1, 0, 1)).batch([0])
+    assert batch.timestep_B.max() < 1

@@ -145,7 +145,7 @@ def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped) 
     other_batch = stopped.again("batch.global_size=16")
     assert other_batch.returncode == 2
     (line,) = other_batch.stderr.splitlines()
-    assert "was trained with batch.global_size=8, this run has 16: set it back, or give this run another" in line
+    assert "was trained with batch.global_size=8, this run has 16: set it back, or remove that folder" in line
     finished = stopped.again()
     assert finished.returncode == 0, finished.stderr
     assert f"resumed after step {num_done}" in finished.stderr

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from launch.spawn import run_ranks
+from launch.tracking import read_steps
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +25,7 @@ def runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def steps(runs: Path, name: str) -> list[dict[str, Any]]:
-    text = (runs / name / "stages" / "busi" / "steps.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return read_steps(runs / name / "stages" / "busi" / "steps.jsonl")
 
 
 def weights(runs: Path, name: str) -> dict[str, torch.Tensor]:
@@ -52,6 +52,19 @@ def test_a_stopped_and_resumed_run_is_the_same_to_the_bit(runs: Path) -> None:
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 21))
 
 
+def test_the_second_stage_starts_from_the_first(runs: Path) -> None:
+    folder = runs / "two-stages-2" / "stages"
+    record = json.loads((folder / "second" / "model" / "sonoshard.json").read_text(encoding="utf-8"))
+    assert record["start"] == {"stage": "first", "steps": 3}
+    assert record["base"] == str(folder / "first" / "model")
+    first, second = (read_steps(folder / name / "steps.jsonl") for name in ("first", "second"))
+    assert [step["step"] for step in second] == [1, 2, 3]
+    assert [step["ids"] for step in first] != [step["ids"] for step in second], "each stage has an order of its own"
+    # The first validation of the second stage is the last one of the first: the same weights.
+    begin = read_events(runs / "two-stages-2", "second").Scalars("validation/loss")[0].value
+    assert begin == pytest.approx(read_events(runs / "two-stages-2", "first").Scalars("validation/loss")[-1].value)
+
+
 def test_the_model_changed_and_loads_as_a_pipeline(runs: Path, prepared: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
@@ -64,8 +77,8 @@ def test_the_model_changed_and_loads_as_a_pipeline(runs: Path, prepared: Path) -
     assert pipeline("a tumor", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
 
 
-def read_events(run: Path) -> EventAccumulator:
-    events = EventAccumulator(str(run / "tensorboard" / "busi"), size_guidance={"images": 0, "scalars": 0})
+def read_events(run: Path, stage: str = "busi") -> EventAccumulator:
+    events = EventAccumulator(str(run / "tensorboard" / stage), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
     return events
 

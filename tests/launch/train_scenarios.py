@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from distributed.preemption import StoppedOnRequest, StopRequest
-from distributed.rank import join_process_group, leave_process_group, rank_from_environment
+from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import BatchConfig, RunConfig, load_config
 from launch.train import train
 from tests.launch.conftest import own_run
@@ -53,7 +53,25 @@ def main(config: RunConfig, folder: Path) -> None:
             train(stopped, rank, StopRequest())
         else:
             raise AssertionError("the signal did not stop the run")
+        two_stages(named("two-stages", 4), rank)
     leave_process_group()
+
+
+def two_stages(config: RunConfig, rank: Rank) -> None:
+    """Stop at the last step of the first of two stages, then go on."""
+    first = config.stages[0].model_copy(update={"name": "first", "steps": 3})
+    second = first.model_copy(update={"name": "second"})
+    config = config.model_copy(update={"stages": [first, second]})
+    stop = SignalledAfter(3, is_last_rank=rank.index == 1)
+    stop.listen()
+    try:
+        train(config, rank, stop)
+    except StoppedOnRequest:
+        assert config.is_finished(first)
+        assert not config.stage_path(second).exists(), "a stop at the last step of a stage does not begin the next"
+    else:
+        raise AssertionError("the signal did not stop the run between its stages")
+    train(config, rank, StopRequest())
 
 
 if __name__ == "__main__":

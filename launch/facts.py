@@ -1,0 +1,53 @@
+"""What the meaning of a stage's position depends on: a checkpoint or model with other facts is not gone on from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.order import Order, hash64
+from data.shards import ShardSet
+from launch.config import RunConfig, StageConfig
+from launch.errors import ConfigError
+from models.saving import read_record
+from models.stable_diffusion import noise_schedule
+
+
+def stage_seed(config: RunConfig, stage: StageConfig) -> int:
+    """Return the seed of a stage's order and draws, in [0, 2^64): of its name, so that stages may be put before it."""
+    return hash64(config.seed, *stage.name.encode())
+
+
+def stage_order(config: RunConfig, stage: StageConfig, shards: ShardSet) -> Order:
+    """Return the order of a stage's training samples."""
+    sizes = {name: len(shards.entries(name, "train")) for name in stage.databases}
+    return Order(sizes, stage_seed(config, stage), stage.weights)
+
+
+def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, Any]:
+    """Return the facts of a stage as JSON. Ranks, micro batch, steps and learning rate may change on the way."""
+    number = config.stages.index(stage)
+    start: dict[str, Any] = {"stage": None, "steps": None}
+    if number > 0:
+        previous = config.stages[number - 1]
+        record = read_record(config.stage_model(previous))
+        start = {"stage": previous.name, "steps": max(previous.steps, record["steps"] if record else 0)}
+    return {
+        "stage": stage.name,
+        "seed": config.seed,
+        "batch.global_size": config.batch.global_size,
+        "samples": {name: len(shards.entries(name, "train")) for name in stage.databases},
+        "weights": stage.weights,
+        "augment": config.augment.model_dump(mode="json"),
+        "prediction_type": noise_schedule(config.model).prediction_type,
+        "start": start,
+    }
+
+
+def refuse_other_facts(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
+    """Raise ConfigError, naming the first fact, if what lies at `where` was trained with others than `expected`."""
+    for name, value in expected.items():
+        if (saved := found.get(name)) != value:
+            raise ConfigError(
+                f"{where} was trained with {name}={saved}, this run has {value}: set it back, or remove that folder,"
+                " or give this run another one"
+            )
