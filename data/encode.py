@@ -154,6 +154,19 @@ def encode(
     return EncodeReport(out, tuple(made), tuple(kept), num_samples)
 
 
+def refuse_stale(shards: Path, manifest: Path, config: EncodeConfig) -> None:
+    """Raise DataError unless the shards hold just the rows that `manifest` has now, each in the split it has now.
+
+    Images that were withdrawn, or that another draw of the splits holds out, must not be trained on.
+    """
+    stored = Manifest.read(manifest)
+    planned = {
+        name: _planned(rows, stored.palette) for name, rows in _shards_of(stored, config.samples_per_shard).items()
+    }
+    if Contents.read(shards).shards != planned:
+        raise DataError(f"{manifest} has changed since {shards} was encoded: run `sonoshard encode` again")
+
+
 def fingerprint(encoder: Encoder, config: EncodeConfig, resolution: int) -> dict[str, str]:
     """Return everything that the bytes of a shard depend on besides the manifest's rows, by part."""
     preprocessing = {

@@ -26,6 +26,9 @@ class OptimizerConfig(BaseModel):
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the first and the second moment.")
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled decay, on matrices and convolutions only.")
+    max_bad_steps: int = Field(
+        10, ge=1, description="Steps in a row with a gradient that is not finite, after which training fails."
+    )
     clip_norm: float = Field(1.0, ge=0, description="Largest norm of the whole gradient. 0: no clipping.")
 
 

@@ -12,7 +12,7 @@ from launch.quiet import quiet_libraries
 
 app = typer.Typer(
     name="sonoshard",
-    help="Fine-tune Stable Diffusion and ControlNet on ultrasound, in little memory, on a laptop or on SLURM.",
+    help="Fine-tune Stable Diffusion on ultrasound images, in little memory, on one machine or many.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -93,13 +93,16 @@ def train(
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what the user can mend into one line on stderr and exit code 2."""
-    from launch.errors import EXIT_USER_ERROR, USER_ERRORS
+    from launch.errors import EXIT_FAILED, EXIT_USER_ERROR, USER_ERRORS
 
     try:
         yield
     except USER_ERRORS as error:
         print(f"sonoshard: {error}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"sonoshard: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         print("sonoshard: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
         sys.exit(130)

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from data.augment import AugmentConfig
-from data.databases import AnyDatabase
+from data.databases import AnyDatabase, UserPath
 from data.encode import EncodeConfig
 from data.manifest import PrepareConfig
 from distributed.config import CheckpointConfig, EmaConfig, OptimizerConfig, Precision, ZeroConfig
 from launch.errors import ConfigError
+from models.base import ModelConfig
 from models.objective import ObjectiveConfig
 from models.sampling import SamplingConfig
 from models.saving import read_record
-from models.stable_diffusion import ModelConfig
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -84,9 +84,9 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    run: Annotated[Path, BeforeValidator(str)] = Field(description="Folder that everything of this run goes to.")
+    run: UserPath = Field(description="Folder that everything of this run goes to.")
     seed: int = Field(0, ge=0, lt=2**63, description="Of the order of samples and of all their random numbers.")
-    shards: Path | None = Field(None, description="Folder of latent shards, shared by runs. None: RUN/shards.")
+    shards: UserPath | None = Field(None, description="Folder of latent shards, shared by runs. None: RUN/shards.")
     model: ModelConfig
     databases: dict[str, AnyDatabase] = Field(min_length=1)
     prepare: PrepareConfig = PrepareConfig()

@@ -8,8 +8,8 @@ from data.order import Order, hash64
 from data.shards import ShardSet
 from launch.config import RunConfig, StageConfig
 from launch.errors import ConfigError
+from models.base import noise_schedule
 from models.saving import read_record
-from models.stable_diffusion import noise_schedule
 
 
 def stage_seed(config: RunConfig, stage: StageConfig) -> int:
@@ -38,6 +38,7 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         "samples": {name: len(shards.entries(name, "train")) for name in stage.databases},
         "weights": stage.weights,
         "augment": config.augment.model_dump(mode="json"),
+        "optimizer.name": config.optimizer.name,
         "prediction_type": noise_schedule(config.model).prediction_type,
         "start": start,
     }

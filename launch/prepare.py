@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 
-from data.encode import EncodeReport, encode
+from data.encode import EncodeReport, encode, refuse_stale
 from data.manifest import PrepareReport, prepare
 from data.shards import ShardSet
 from distributed.checkpoint import newest_position
 from launch.config import RunConfig, StageConfig
 from launch.facts import refuse_other_facts, stage_facts, stage_order
 from launch.progress import Progress
+from models.base import resolution_of
 from models.saving import read_record
-from models.stable_diffusion import encoder_fingerprint, load_encoder, resolution_of
+from models.stable_diffusion import encoder_fingerprint, load_encoder
 
 
 def prepare_databases(config: RunConfig) -> PrepareReport:
@@ -35,9 +36,15 @@ def encode_databases(config: RunConfig) -> EncodeReport:
     return report
 
 
-def expected_fingerprint(config: RunConfig) -> dict[str, str]:
-    """Return what the run's shards must have been made with: its base model, hashed, at its resolution."""
-    return {**encoder_fingerprint(config.model), "resolution": str(resolution_of(config.model))}
+def check_shards(config: RunConfig) -> None:
+    """Raise DataError unless the run's base model, at its resolution, made the shards, of the manifest as it is now.
+
+    Shards that lie elsewhere may have been encoded from another run's manifest: then there is nothing to compare.
+    """
+    expected = {**encoder_fingerprint(config.model), "resolution": str(resolution_of(config.model))}
+    ShardSet.open(config.shards_path, expected)
+    if config.manifest_path.exists():
+        refuse_stale(config.shards_path, config.manifest_path, config.encode)
 
 
 def check_run(config: RunConfig, world_size: int) -> str:
@@ -46,7 +53,8 @@ def check_run(config: RunConfig, world_size: int) -> str:
     Raises: the error of whatever is wrong, before a GPU is asked for.
     """
     config.batch.check_ranks(world_size)
-    shards = ShardSet.open(config.shards_path, expected_fingerprint(config))
+    check_shards(config)
+    shards = ShardSet.open(config.shards_path)
     lines = [_check_stage(config, stage, shards) for stage in config.stages]
     accumulation = config.batch.global_size // (config.batch.micro_size * world_size)
     lines.append(

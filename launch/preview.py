@@ -11,9 +11,10 @@ from torch import Tensor
 from data.shards import ShardSet
 from distributed.engine import Engine
 from launch.config import RunConfig, StageConfig
+from models.base import resolution_of
 from models.sampling import sample_from_embeddings
 from models.schedule import NoiseSchedule
-from models.stable_diffusion import load_text_encoder, load_vae, resolution_of, text_embeddings
+from models.stable_diffusion import load_text_encoder, load_vae, text_embeddings
 
 MAX_DEFAULT_PROMPTS = 8
 

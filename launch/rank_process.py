@@ -11,6 +11,7 @@ from distributed.errors import EngineError
 from distributed.preemption import StoppedOnRequest, StopRequest
 from launch.errors import EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
 from launch.quiet import quiet_libraries
+from launch.spawn import stop_with_parent
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     # Before the imports that take seconds: a signal must not end a rank that is only starting.
     stop = StopRequest()
     stop.listen()
+    stop_with_parent()
     quiet_libraries()
     from distributed.rank import join_process_group, leave_process_group, rank_from_environment
     from launch.config import load_config

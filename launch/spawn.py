@@ -4,6 +4,7 @@ torchrun does nearly this, but answers every failure with exit code 1 and turns 
 asked for must reach the ranks as it came, and their 75 must reach the scheduler.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -14,6 +15,9 @@ from types import FrameType
 
 from distributed.rank import free_port, rank_variables
 from launch.errors import EXIT_FAILED, EXIT_STOPPED, ConfigError
+
+# Tells a rank who started it.
+PARENT = "SONOSHARD_PARENT"
 
 # What a rank has left to end by itself once another has failed: the collectives it waits in will not return.
 GRACE_S = 10.0
@@ -37,6 +41,7 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
         signal.signal(number, pass_on)
     for index in range(num_ranks):
         environment = {
+            PARENT: str(os.getpid()),
             "OMP_NUM_THREADS": threads,
             **os.environ,
             **rank_variables(index, num_ranks, "127.0.0.1", port),
@@ -50,6 +55,19 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
             if rank.poll() is None:
                 rank.kill()
                 rank.wait()
+
+
+def stop_with_parent() -> None:
+    """Ask the kernel to send this rank a TERM when the process that started it dies, so that none trains on alone.
+
+    Source: prctl(2), PR_SET_PDEATHSIG; on Linux only. Nothing where a launcher such as torchrun started the rank.
+    """
+    parent = os.environ.get(PARENT)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it died before the kernel was asked
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def world_size_of_launcher() -> int | None:

@@ -22,8 +22,9 @@ from launch.preview import Preview
 from launch.record import config_text, versions
 from launch.step import Objective, TrainedStep, mean_loss, train_step
 from launch.tracking import Stopwatch, TimedIterator, Tracker
+from models.base import noise_schedule
 from models.saving import save_pipeline
-from models.stable_diffusion import load_unet, noise_schedule
+from models.stable_diffusion import load_unet
 
 
 class Stage:
@@ -65,7 +66,7 @@ class Stage:
         self.objective = Objective(schedule, config.objective, self.engine.device)
         self.preview = Preview(config, stage, schedule, shards, self.engine)
         self.checkpoints = config.stage_path(stage) / "checkpoints"
-        self.step = self.saved_step = 0
+        self.step = self.saved_step = self.num_bad_steps = 0
         resumed = self._resume()
         self.tracker = Tracker(config, stage, done_steps=self.step) if rank.is_first else None
         if self.tracker:
@@ -87,6 +88,7 @@ class Stage:
             self.step += 1
             if self.ema and not trained.result.is_skipped:
                 self.ema.update(self.engine.num_steps)
+            self._count_bad_steps(trained)
             self._record(trained, step_s=watch.lap_s(), wait_s=batches.lap_s())
             if self._is_due(self.config.validation.every_steps):
                 self._validate()
@@ -96,8 +98,13 @@ class Stage:
             if is_stopping or self._is_due(self.config.checkpoint.save_every_steps):
                 self._save()
             if is_stopping and self.step < self.stage.steps:
+                if self.tracker:
+                    saved = f"the checkpoint of step {self.saved_step} is saved; run the same command again to go on"
+                    self.tracker.say(f"{self.stage.name}: stopped on request, {saved}")
                 raise StoppedOnRequest
         self._save_model()
+        if self.tracker:
+            self.tracker.say(f"{self.stage.name}: finished, its model is {self.config.stage_model(self.stage)}")
         return is_stopping
 
     def close(self) -> None:
@@ -128,8 +135,17 @@ class Stage:
         self.step = self.saved_step = int(found.position["step"])
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
 
+    def _count_bad_steps(self, trained: TrainedStep) -> None:
+        self.num_bad_steps = self.num_bad_steps + 1 if trained.result.is_skipped else 0
+        if self.num_bad_steps >= self.config.optimizer.max_bad_steps:
+            raise RuntimeError(
+                f"stage {self.stage.name}: the gradient was not finite in {self.num_bad_steps} steps in a row up to"
+                f" step {self.step}; the newest checkpoint is of step {self.saved_step}: lower optimizer.lr"
+            )
+
     def _save(self) -> None:
-        if self.step == self.saved_step:
+        # While gradients are not finite the weights may not be either: what was saved before stays the newest.
+        if self.step == self.saved_step or self.num_bad_steps > 0:
             return
         position = {"step": self.step, "samples": self.step * self.slicing.global_size, "facts": self.facts}
         save_checkpoint(self.checkpoints, self.engine, self._averages(), position, self.config.checkpoint.keep_last)
@@ -153,7 +169,7 @@ class Stage:
             self.loader.ids(self.step - 1),
         )
         if trained.result.is_skipped:
-            self.tracker.say(f"step {self.step} was skipped: its gradient is not finite")
+            self.tracker.say(f"{self.stage.name}: step {self.step} was skipped, its gradient is not finite")
 
     def _validate(self) -> None:
         """Record the loss of the averaged weights on every database of the run that has shards, trained on or not."""
@@ -166,7 +182,7 @@ class Stage:
             self.tracker.scalars(
                 self.step, {"validation/loss": mean, **{f"validation/{name}": loss for name, loss in losses.items()}}
             )
-            self.tracker.say(f"step {self.step}: validation loss {mean:.4f}")
+            self.tracker.say(f"{self.stage.name}: step {self.step}, validation loss {mean:.4f}")
 
     def _held_out(self, database: str) -> Iterator[Any]:
         return validation_batches(

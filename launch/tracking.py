@@ -23,7 +23,7 @@ class StepLog:
     def __init__(self, path: Path, done_steps: int) -> None:
         """Open the log to go on after `done_steps`; steps beyond it, of a run that was killed, are taken out."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = read_steps(path)[:done_steps] if path.exists() else []
+        kept = [entry for entry in read_steps(path) if entry["step"] <= done_steps] if path.exists() else []
         temporary = path.with_suffix(".partial")
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         temporary.rename(path)

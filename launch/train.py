@@ -1,13 +1,15 @@
 """Trains the stages of a run one after another, each from where it stopped."""
 
 import gc
+from contextlib import ExitStack
 
 from data.shards import ShardSet
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank
 from launch.config import RunConfig
 from launch.facts import refuse_other_facts, stage_facts
-from launch.prepare import expected_fingerprint
+from launch.lock import locked
+from launch.prepare import check_shards
 from launch.record import write_record
 from launch.stage import Stage
 from models.saving import read_record
@@ -16,10 +18,17 @@ from models.saving import read_record
 def train(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
     """Train every stage that has no final model yet. Collective.
 
-    Raises: StoppedOnRequest once a checkpoint is saved after a signal.
+    Raises: StoppedOnRequest once a checkpoint is saved after a signal; ConfigError if another process trains there.
     """
+    with ExitStack() as held:
+        from_first_rank(rank, lambda: held.enter_context(locked(config.run)))
+        _train_stages(config, rank, stop)
+
+
+def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
     # Hashing the base model takes seconds on a slow file system: one rank does it for all.
-    shards = ShardSet.open(config.shards_path, from_first_rank(rank, lambda: expected_fingerprint(config)))
+    from_first_rank(rank, lambda: check_shards(config))
+    shards = ShardSet.open(config.shards_path)
     base = config.model
     for number, stage_config in enumerate(config.stages):
         facts = stage_facts(config, stage_config, shards)

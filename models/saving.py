@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.stable_diffusion import ModelConfig, empty_unet, load_pipeline
+from models.base import ModelConfig
+from models.stable_diffusion import empty_unet, load_pipeline
 
 if TYPE_CHECKING:
     from torch import Tensor

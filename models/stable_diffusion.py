@@ -1,22 +1,17 @@
-"""Load Stable Diffusion part by part, from this machine alone: a cached hub id, a diffusers folder, a single file."""
+"""Load Stable Diffusion part by part, each only when it is needed; nothing is fetched and nothing unpickled."""
 
 # B batch, C latent channels, H W image height and width, P prompts, L prompt tokens, D text width
 
 from __future__ import annotations
 
 import json
-import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from models.base import BaseFiles, ModelConfig, how_to_mend, noise_schedule, open_base
 from models.errors import ModelError
-from models.schedule import NoiseSchedule, PredictionType
 from models.single_file import NAMES, PREFIXES, check_fits, read_part
 from models.weights import hash_weights, weight_files
 
@@ -26,110 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import CLIPTextModel, CLIPTokenizer
 
-BUILT_IN = Path(__file__).parent
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-# What a hub model needs here: no pickles, no float16 twins, no single files, which often lie beside it.
-HUB_FILES = ("*.json", "*.txt", "*/diffusion_pytorch_model*.safetensors", "text_encoder/model*.safetensors")
-
-
-class ModelConfig(BaseModel):
-    """The base model that is fine-tuned."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    base: str = Field(
-        min_length=1,
-        description="What to start from: the name of a folder in models/ (`tiny`), a diffusers folder, a single "
-        ".safetensors file, or a hub id (ORG/NAME) that is already in the local cache; in this order.",
-    )
-    resolution: int | None = Field(
-        None,
-        gt=0,
-        description="Height and width of the images, pixels, a multiple of what one latent covers (8). "
-        "None: what the base was made for.",
-    )
-    prediction_type: PredictionType | None = Field(
-        None, description="What the UNet predicts: the noise or the velocity. None: as the base's scheduler says."
-    )
-    single_file_config: str | None = Field(
-        None,
-        description="Diffusers folder or cached hub id that gives the architecture, tokenizer and schedule of a single "
-        "file. None: only where base is not a single file.",
-    )
-    gradient_checkpointing: bool = Field(
-        False, description="Compute the UNet's activations again in the backward pass: less memory, a third more time."
-    )
-
-
-def locate(base: str) -> Path:
-    """Return the folder or single file that `base` names, without any network.
-
-    Raises: ModelError if it is not on this machine; for a hub id it names the command that fetches it.
-    """
-    built_in = BUILT_IN / base
-    if re.fullmatch(r"[\w.-]+", base) and (built_in / "model_index.json").is_file():
-        return built_in
-    path = Path(base).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise ModelError(
-                f"base {base} is a {path.suffix or 'plain'} file, which is never opened; a .safetensors is needed"
-            )
-        return path
-    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", base):
-        names = ", ".join(sorted(found.parent.name for found in BUILT_IN.glob("*/model_index.json"))) or "none"
-        raise ModelError(
-            f"base {base!r} was not found: it is no folder or file here, no hub id (ORG/NAME), and none of the models "
-            f"that come with SonoShard ({names})"
-        )
-    return _cached(base)
-
-
-def resolution_of(config: ModelConfig) -> int:
-    """Return the height and width of the images in pixels: the setting, or what the base was made for.
-
-    Raises: ModelError if the latents would not be whole.
-    """
-    base = _open(config)
-    factor = base.latent_pixels
-    if config.resolution is None:
-        sample_size = base.part_config("unet")["sample_size"]
-        if not isinstance(sample_size, int):
-            raise ModelError(f"{config.base} gives no one image size (sample_size={sample_size}); set model.resolution")
-        return sample_size * factor
-    if config.resolution % factor:
-        below = config.resolution // factor * factor
-        raise ModelError(
-            f"model.resolution={config.resolution} is not a multiple of {factor}, the pixels that one latent covers; "
-            f"nearest that work: {below or factor}, {below + factor}"
-        )
-    return config.resolution
-
-
-def latent_shape_of(config: ModelConfig) -> tuple[int, int, int]:
-    """Return (channels, height, width) of one sample's latents."""
-    base = _open(config)
-    side = resolution_of(config) // base.latent_pixels
-    return int(base.part_config("unet")["in_channels"]), side, side
-
-
-def noise_schedule(config: ModelConfig) -> NoiseSchedule:
-    """Return the schedule and prediction type that the base was trained with, or that the config sets."""
-    base = _open(config)
-    return NoiseSchedule.from_scheduler_config(
-        base.part_config("scheduler"),
-        scaling_factor=base.part_config("vae").get("scaling_factor", 0.18215),  # AutoencoderKL's default
-        prediction_type=config.prediction_type,
-    )
-
 
 def load_unet(config: ModelConfig, dtype: torch.dtype) -> UNet2DConditionModel:
     """Return the UNet in `dtype` on the CPU, in training mode, checkpointing gradients if the config says so."""
     from diffusers import UNet2DConditionModel
 
-    unet = _load_part(_open(config), "unet", UNet2DConditionModel, dtype)
+    unet = _load_part(open_base(config), "unet", UNet2DConditionModel, dtype)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return unet.train()
@@ -141,7 +38,7 @@ def empty_unet(config: ModelConfig) -> UNet2DConditionModel:
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
-        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(_open(config).part_config("unet"))
+        unet: UNet2DConditionModel = UNet2DConditionModel.from_config(open_base(config).part_config("unet"))
     return unet
 
 
@@ -149,7 +46,7 @@ def load_vae(config: ModelConfig, device: torch.device | str, dtype: torch.dtype
     """Return the VAE, frozen, in evaluation mode."""
     from diffusers import AutoencoderKL
 
-    return _load_part(_open(config), "vae", AutoencoderKL, dtype).requires_grad_(False).eval().to(device)
+    return _load_part(open_base(config), "vae", AutoencoderKL, dtype).requires_grad_(False).eval().to(device)
 
 
 def load_text_encoder(
@@ -161,7 +58,7 @@ def load_text_encoder(
     """
     from transformers import CLIPTextModel
 
-    base = _open(config)
+    base = open_base(config)
     tokenizer = _load_tokenizer(base)
     text_encoder = _load_part(base, "text_encoder", CLIPTextModel, dtype)
     return tokenizer, text_encoder.requires_grad_(False).eval().to(device)
@@ -187,7 +84,7 @@ def load_pipeline(
     """
     import diffusers
 
-    base = _open(config)
+    base = open_base(config)
     schedule = noise_schedule(config)
     scheduler_config = base.part_config("scheduler")
     scheduler_class = getattr(diffusers, str(scheduler_config.get("_class_name")), diffusers.DDPMScheduler)
@@ -212,7 +109,7 @@ def encoder_fingerprint(config: ModelConfig) -> dict[str, str]:
     import diffusers
     import transformers
 
-    base = _open(config)
+    base = open_base(config)
     tokenizer = _load_tokenizer(base)
     return {
         "vae": _hash_part(base, "vae"),
@@ -269,90 +166,7 @@ def text_embeddings(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, promp
         return text_encoder(tokens.input_ids.to(text_encoder.device), attention_mask=mask)[0].float().cpu()
 
 
-@dataclass(frozen=True)
-class _Base:
-    """A located base: the diffusers folder with its configs (and weights), or the single file with its weights."""
-
-    name: str
-    folder: Path
-    single_file: Path | None
-
-    def part_config(self, part: str) -> dict[str, Any]:
-        """Return the config of one part as its JSON file has it."""
-        file = self.folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
-        if not file.is_file():
-            raise ModelError(f"{self.name}: {file} is missing; {_mend(self.name)}")
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return config
-
-    @property
-    def latent_pixels(self) -> int:
-        """Height and width in pixels of what one latent covers."""
-        return 2 ** (len(self.part_config("vae")["block_out_channels"]) - 1)
-
-
-def _open(config: ModelConfig) -> _Base:
-    path = locate(config.base)
-    if path.is_dir():
-        if config.single_file_config is not None:
-            warnings.warn(f"model.single_file_config is ignored: base {config.base} is no single file", stacklevel=3)
-        base = _Base(config.base, path, None)
-    else:
-        if config.single_file_config is None:
-            raise ModelError(
-                f"{path} is a single file, which does not hold its architecture; set model.single_file_config to the "
-                "diffusers folder or cached hub id of the model that it was made from"
-            )
-        folder = locate(config.single_file_config)
-        if not folder.is_dir():
-            raise ModelError(
-                f"model.single_file_config={config.single_file_config} is a file; a diffusers folder is needed"
-            )
-        base = _Base(config.single_file_config, folder, path)
-    _check_kind(base)
-    return base
-
-
-def _check_kind(base: _Base) -> None:
-    index_file = base.folder / "model_index.json"
-    if not index_file.is_file():
-        raise ModelError(f"{base.folder} has no model_index.json, so it is no diffusers folder; {_mend(base.name)}")
-    index = json.loads(index_file.read_text(encoding="utf-8"))
-    kind = index.get("_class_name")
-    if absent := [part for part in PARTS if index.get(part) is None]:
-        raise ModelError(f"{base.name} is a {kind} without {absent[0]}; a Stable Diffusion 1 or 2 model is needed")
-    channels, latents = base.part_config("unet")["in_channels"], base.part_config("vae")["latent_channels"]
-    if index.get("text_encoder_2") is not None or channels != latents:
-        raise ModelError(
-            f"{base.name} is a {kind} (a UNet of {channels} channels for {latents} latent channels); "
-            "a text-to-image model of Stable Diffusion 1 or 2 is needed"
-        )
-
-
-def _cached(hub_id: str) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise ModelError(
-            f"base {hub_id} is no folder or file here, and is not in the cache {constants.HF_HUB_CACHE}; on a machine "
-            f"with internet and the same cache (HF_HOME) run: {_download_command(hub_id)}"
-        ) from None
-
-
-def _download_command(hub_id: str) -> str:
-    return " ".join([f"hf download {hub_id}", *(f"--include '{pattern}'" for pattern in HUB_FILES)])
-
-
-def _mend(name: str) -> str:
-    if Path(name).expanduser().exists() or "/" not in name:
-        return "copy the model again"
-    return f"on a machine with internet run: {_download_command(name)}"
-
-
-def _load_part(base: _Base, part: str, model_class: Any, dtype: torch.dtype) -> Any:
+def _load_part(base: BaseFiles, part: str, model_class: Any, dtype: torch.dtype) -> Any:
     if base.single_file is not None:
         return _load_single_file_part(base.single_file, base.folder, part, model_class, dtype)
     with _no_progress_bar():
@@ -367,7 +181,7 @@ def _load_part(base: _Base, part: str, model_class: Any, dtype: torch.dtype) -> 
     if absent := sorted(report["missing_keys"]):
         raise ModelError(
             f"{base.folder / part} lacks {len(absent)} of its tensors (the first: {absent[0]}), so config and weights "
-            f"do not belong together; {_mend(base.name)}"
+            f"do not belong together; {how_to_mend(base.name)}"
         )
     return model
 
@@ -404,7 +218,7 @@ def _load_single_file_part(file: Path, folder: Path, part: str, model_class: Any
     return model_class.from_single_file(cast, config=str(folder), subfolder=part, local_files_only=True)
 
 
-def _load_tokenizer(base: _Base) -> CLIPTokenizer:
+def _load_tokenizer(base: BaseFiles) -> CLIPTokenizer:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(base.folder / "tokenizer", local_files_only=True)
@@ -412,12 +226,12 @@ def _load_tokenizer(base: _Base) -> CLIPTokenizer:
     if len(tokenizer) != vocab_size:
         raise ModelError(
             f"{base.folder}/tokenizer has {len(tokenizer)} tokens and the text encoder {vocab_size}; vocab.json and "
-            f"merges.txt, or tokenizer.json, must be whole and of this model: {_mend(base.name)}"
+            f"merges.txt, or tokenizer.json, must be whole and of this model: {how_to_mend(base.name)}"
         )
     return tokenizer
 
 
-def _hash_part(base: _Base, part: str) -> str:
+def _hash_part(base: BaseFiles, part: str) -> str:
     prefix, part_config = PREFIXES[part], base.part_config(part)
 
     def original_name(key: str) -> str | None:

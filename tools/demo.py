@@ -13,7 +13,7 @@ from data.manifest import Manifest, ManifestRow
 from launch.config import RunConfig, load_config
 from launch.prepare import check_run, encode_databases, prepare_databases
 from launch.spawn import run_ranks
-from models.stable_diffusion import ModelConfig
+from models.base import ModelConfig
 from tools.contact_sheet import SheetRow, contact_sheet
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
@@ -70,7 +70,9 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
         f"  fine-tuned model {config.stage_model(stage)}   (a diffusers folder)\n"
         f"  TensorBoard      tensorboard --logdir {config.run / 'tensorboard'}\n"
         f"  steps and ids    {config.stage_path(stage) / 'steps.jsonl'}\n"
-        f"  configuration    {config.run / 'config.yaml'}   (the next run: sonoshard train it, with changes)"
+        f"  configuration    {config.run / 'config.yaml'}\n"
+        "the next run, on the same shards:\n"
+        f"  sonoshard train {config.run / 'config.yaml'} run=runs/next shards={config.shards_path} optimizer.lr=2e-4"
     )
     return 0
 

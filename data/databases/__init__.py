@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from data.databases.base import Database, Row
+from data.databases.base import Database, Row, UserPath
 from data.databases.busi import Busi
 from data.databases.manifest_file import ManifestFile
 from data.databases.simulated import SimulatedDatabase
@@ -12,4 +12,4 @@ from data.databases.simulated import SimulatedDatabase
 # A database of a config file: its `kind` says which model reads it.
 AnyDatabase = Annotated[Busi | ManifestFile | SimulatedDatabase, Field(discriminator="kind")]
 
-__all__ = ["AnyDatabase", "Busi", "Database", "ManifestFile", "Row", "SimulatedDatabase"]
+__all__ = ["AnyDatabase", "Busi", "Database", "ManifestFile", "Row", "SimulatedDatabase", "UserPath"]

@@ -4,11 +4,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Formatter
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from data.errors import DataError
+
+# A path as people write it: `~` is their home, and a folder may be named by digits.
+UserPath = Annotated[Path, BeforeValidator(str), AfterValidator(Path.expanduser)]
 
 # What a prompt template may name, in braces.
 PROMPT_FIELDS = ("label", "organ", "pathology", "view")

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from data.databases.base import Database, Row, some_names
+from data.databases.base import Database, Row, UserPath, some_names
 from data.errors import DataError
 
 LABELS = ("benign", "malignant", "normal")
@@ -25,7 +25,7 @@ class Busi(Database):
     default_prompts: ClassVar[tuple[str, ...]] = ("Ultrasound image of {label} breast",)
 
     kind: Literal["busi"] = "busi"
-    root: Path = Field(description="The folder with benign/, malignant/ and normal/ in it.")
+    root: UserPath = Field(description="The folder with benign/, malignant/ and normal/ in it.")
 
     def rows(self, workspace: Path) -> Iterator[Row]:
         """Yield images by label and number; all masks of an image belong to it."""

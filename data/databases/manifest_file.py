@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from data.databases.base import Database, Row
+from data.databases.base import Database, Row, UserPath
 from data.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ManifestFile(Database):
     default_prompts: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["manifest"] = "manifest"
-    path: Path = Field(
+    path: UserPath = Field(
         description="CSV or Parquet with the columns image, prompts, label and, if known, id, masks, mask_classes, "
         "organ, pathology, view, patient, split, licence, flags. Paths are relative to the table. In a CSV, several "
         "prompts, masks or flags are joined by '|', and mask_classes reads '1=ventricle|2=myocardium'."
@@ -51,11 +51,11 @@ class ManifestFile(Database):
         if suffix not in (".csv", ".parquet"):
             raise DataError(f"manifest: {self.path} is neither .csv nor .parquet: convert it")
         try:
-            table = (
-                pd.read_csv(self.path, dtype=str, keep_default_na=False, na_values=[""])
-                if suffix == ".csv"
-                else pd.read_parquet(self.path)
-            )
+            if suffix == ".csv":
+                # An empty cell is a missing value; "None" and "NA" are labels like any other.
+                table = pd.read_csv(self.path, dtype=str, keep_default_na=False, na_values=[""])
+            else:
+                table = pd.read_parquet(self.path)
         except (ValueError, OSError) as error:
             raise DataError(f"manifest: {self.path} cannot be read: {str(error).splitlines()[0]}") from error
         self._check_columns([str(name) for name in table.columns])

@@ -1,5 +1,6 @@
 """The commands as a person meets them: bad input gives exit code 2 and one line; a stop gives 75 and loses nothing."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from distributed.checkpoint import newest_position
 from launch.cli import app
+from launch.errors import ConfigError
+from launch.lock import locked
 from launch.tracking import read_steps
 from tests.tiny_random_model import write_tiny_random_model
 
@@ -65,6 +69,37 @@ def test_a_mask_of_another_size(fresh: Path) -> None:
     line = refusal("prepare", str(fresh))
     assert "malignant (1)_mask.png is " in line
     assert "its image" in line
+
+
+def test_withdrawn_images_are_not_trained_on(fresh: Path) -> None:
+    folder = fresh.parent / "Dataset_BUSI_with_GT" / "benign"
+    for path in folder.glob("benign (1)*"):
+        path.unlink()
+    assert run("prepare", str(fresh))[0] == 0
+    line = refusal("train", str(fresh), "--dry-run")
+    assert "manifest.parquet has changed since" in line
+    assert "run `sonoshard encode` again" in line
+    assert run("encode", str(fresh))[0] == 0
+    assert run("train", str(fresh), "--dry-run")[0] == 0
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(ConfigError, match=rf"{tmp_path} is being trained by process {os.getpid()} on .*wait for it"),
+        locked(tmp_path),
+    ):
+        pass
+    with locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    code, _, error = run("prepare", str(prepared), f"run={tmp_path}/file/run")
+    assert code == 1
+    assert error.startswith("sonoshard: ")
+    assert error.count("\n") == 1
 
 
 def test_an_empty_split(prepared: Path, tmp_path: Path) -> None:
@@ -131,7 +166,7 @@ def stopped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped
         lines = []
         for line in iter(process.stderr.readline, ""):
             lines.append(line)
-            if "step 3: validation loss" in line:
+            if "step 3, validation loss" in line:
                 process.send_signal(signal.SIGTERM)
     run = Stopped(command, folder, process.returncode, lines, [])
     return replace(run, done=run.steps())
@@ -156,6 +191,38 @@ def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped) 
     assert longer.returncode == 0, longer.stderr
     assert "resumed after step 20" in longer.stderr
     assert [step["step"] for step in stopped.steps()] == list(range(1, 23))
+
+
+@pytest.mark.slow
+def test_ranks_do_not_outlive_the_process_that_started_them(stopped: Stopped, tmp_path: Path) -> None:
+    command = [part.replace(f"run={stopped.folder}", f"run={tmp_path}") for part in stopped.command]
+    command.append("stages.0.steps=100000")  # far beyond the test's patience
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("step 3, validation loss" in line for line in iter(process.stderr.readline, ""))
+        process.kill()
+        # Ends when the last rank has closed its end; the first one says what it did.
+        rest = process.stderr.read()
+    assert "stopped on request, the checkpoint of step" in rest
+    with locked(tmp_path):
+        assert newest_position(tmp_path / "stages" / "busi" / "checkpoints") is not None
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_fails_and_saves_nothing_of_it(stopped: Stopped, tmp_path: Path) -> None:
+    command = [part.replace(f"run={stopped.folder}", f"run={tmp_path}") for part in stopped.command]
+    settings = (
+        "optimizer.lr=1e30",
+        "optimizer.warmup_steps=0",
+        "optimizer.max_bad_steps=3",
+        "validation.every_steps=null",
+    )
+    result = subprocess.run([*command, *settings], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "the gradient was not finite in 3 steps in a row up to step 4" in result.stderr
+    assert not list((tmp_path / "stages" / "busi").glob("checkpoints/step-*"))
+    log = read_steps(tmp_path / "stages" / "busi" / "steps.jsonl")
+    assert log[-1]["grad_norm"] is None, "JSON knows no infinity"
 
 
 @pytest.mark.slow

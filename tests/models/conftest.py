@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from models.base import ModelConfig
 from models.single_file import save_single_file
-from models.stable_diffusion import ModelConfig
 from tests.tiny_random_model import write_tiny_random_model
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from models.base import ModelConfig, noise_schedule
 from models.objective import (
     ObjectiveConfig,
     denoising_loss,
@@ -20,7 +21,7 @@ from models.objective import (
     velocity_target,
 )
 from models.schedule import NoiseSchedule, PredictionType
-from models.stable_diffusion import ModelConfig, load_unet, noise_schedule
+from models.stable_diffusion import load_unet
 
 DDPM = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 TIMESTEPS = torch.tensor([0, 100, 500, 999])

@@ -8,10 +8,11 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from pydantic import ValidationError
 
+from models.base import ModelConfig, noise_schedule
 from models.errors import ModelError
 from models.sampling import Sampler, SamplingConfig, make_solver, sample, sample_from_embeddings
 from models.schedule import NoiseSchedule, PredictionType
-from models.stable_diffusion import ModelConfig, load_encoder, load_pipeline, load_vae, noise_schedule
+from models.stable_diffusion import load_encoder, load_pipeline, load_vae
 
 PROMPTS, SEEDS, STEPS = ["breast tumor", "", "tumor"], [7, 8, 9], 4
 SAMPLERS: tuple[Sampler, ...] = ("dpmsolver++", "ddim")

@@ -10,9 +10,10 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from models.base import ModelConfig
 from models.errors import ModelError
 from models.single_file import save_single_file, unet_name, vae_name
-from models.stable_diffusion import ModelConfig, encoder_fingerprint, load_pipeline, load_unet
+from models.stable_diffusion import encoder_fingerprint, load_pipeline, load_unet
 
 PARTS = ("unet", "vae", "text_encoder")
 

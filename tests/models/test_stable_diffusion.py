@@ -14,21 +14,17 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-import models.stable_diffusion
+import models.base
+from models.base import ModelConfig, locate, noise_schedule, resolution_of
 from models.errors import ModelError
 from models.single_file import save_single_file
 from models.stable_diffusion import (
-    ModelConfig,
     encoder_fingerprint,
-    latent_shape_of,
     load_encoder,
     load_pipeline,
     load_text_encoder,
     load_unet,
     load_vae,
-    locate,
-    noise_schedule,
-    resolution_of,
 )
 from tests.tiny_random_model import write_tiny_random_model
 
@@ -69,7 +65,7 @@ def test_a_folder_and_a_file_are_found_by_path(folder: Path, single_file: Path) 
 
 
 def test_a_name_is_a_folder_in_models(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models.stable_diffusion, "BUILT_IN", folder.parent)
+    monkeypatch.setattr("models.base.BUILT_IN", folder.parent)
     monkeypatch.chdir(tmp_path)
     (tmp_path / folder.name).mkdir()  # a folder of that name here does not shadow it
     assert locate(folder.name) == folder
@@ -79,7 +75,6 @@ def test_a_name_is_a_folder_in_models(folder: Path, tmp_path: Path, monkeypatch:
 
 def test_a_hub_id_is_found_in_the_cache(cached_model: Path) -> None:
     assert locate(HUB_ID) == cached_model
-    assert latent_shape_of(ModelConfig(base=HUB_ID)) == (4, 8, 8)
 
 
 def test_a_hub_id_outside_the_cache_names_the_command(hub_cache: Path) -> None:
@@ -98,7 +93,7 @@ def test_the_command_fetches_what_is_needed_and_no_pickles(folder: Path) -> None
 
     needed = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     unwanted = ["unet/diffusion_pytorch_model.bin", "v1-5-pruned.safetensors", "safety_checker/model.safetensors"]
-    patterns = models.stable_diffusion.HUB_FILES
+    patterns = models.base.HUB_FILES
     assert [name for name in needed if not any(fnmatch(name, pattern) for pattern in patterns)] == []
     assert [name for name in unwanted if any(fnmatch(name, pattern) for pattern in patterns)] == []
 
@@ -110,7 +105,7 @@ def test_nothing_reaches_for_the_network(cached_model: Path, hub_cache: Path) ->
         "def refuse(*arguments, **keywords): raise AssertionError('a network was asked')\n"
         "socket.socket.connect = refuse\n"
         "socket.getaddrinfo = refuse\n"
-        "from models.stable_diffusion import ModelConfig, load_pipeline\n"
+        "from models.base import ModelConfig\nfrom models.stable_diffusion import load_pipeline\n"
         f"load_pipeline(ModelConfig(base={HUB_ID!r}), 'cpu', torch.float32)\n"
     )
     (hub_cache.parent / "home").mkdir()
@@ -276,7 +271,6 @@ def test_fingerprint_tells_what_changed(config: ModelConfig, broken: Path, chang
 def test_resolution_is_the_setting_or_the_bases(config: ModelConfig) -> None:
     assert resolution_of(config) == 64
     assert resolution_of(config.model_copy(update={"resolution": 128})) == 128
-    assert latent_shape_of(config.model_copy(update={"resolution": 128})) == (4, 16, 16)
 
 
 def test_resolution_must_be_whole_latents(config: ModelConfig) -> None:
@@ -399,5 +393,4 @@ def test_encoding_loads_no_unet_and_training_no_vae(config: ModelConfig, monkeyp
     monkeypatch.setattr(transformers.CLIPTextModel, "from_pretrained", refuse)
     load_unet(config, torch.float32)
     noise_schedule(config)
-    latent_shape_of(config)
     encoder_fingerprint(config)
