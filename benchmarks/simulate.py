@@ -1,6 +1,6 @@
 """Measure the simulator: images a second and core, in CPU time, by preset and size.
 
-`OMP_NUM_THREADS=1 python -m benchmarks.simulate` prints a table and one JSON line. CPU time, so that other work on the
+`python -m benchmarks.simulate` prints a table and one JSON line. CPU time, so that other work on the
 same cores does not count; a figure is the mean over every class and subtype that the indices draw.
 """
 
@@ -30,7 +30,7 @@ def images_per_cpu_second(preset: str, size: int, num_images: int = NUM_IMAGES) 
 
 def main() -> None:
     """Print the table and the JSON line."""
-    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    threads = os.environ["OMP_NUM_THREADS"]
     table = Table("preset", "size", "images/s per core", title=f"{NUM_IMAGES} images, OMP_NUM_THREADS {threads}")
     figures = {}
     for preset in PRESETS:

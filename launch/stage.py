@@ -40,14 +40,8 @@ class Stage:
         stop: StopRequest,
     ) -> None:
         """Set up the engine and load the newest checkpoint. config.model is what this stage starts from."""
-        self.config, self.stage, self.shards, self.facts, self.rank, self.stop = (
-            config,
-            stage,
-            shards,
-            facts,
-            rank,
-            stop,
-        )
+        self.config, self.stage, self.shards = config, stage, shards
+        self.facts, self.rank, self.stop = facts, rank, stop
         self.slicing = BatchSlicing(config.batch.global_size, config.batch.micro_size, rank.index, rank.world_size)
         order = stage_order(config, stage, shards)
         self.loader = Loader(shards, order, self.slicing, config.augment, stage_seed(config, stage))
@@ -98,13 +92,10 @@ class Stage:
             if is_stopping or self._is_due(self.config.checkpoint.save_every_steps):
                 self._save()
             if is_stopping and self.step < self.stage.steps:
-                if self.tracker:
-                    saved = f"the checkpoint of step {self.saved_step} is saved; run the same command again to go on"
-                    self.tracker.say(f"{self.stage.name}: stopped on request, {saved}")
+                self._say(f"stopped on request after step {self.step}; run the same command again to go on")
                 raise StoppedOnRequest
         self._save_model()
-        if self.tracker:
-            self.tracker.say(f"{self.stage.name}: finished, its model is {self.config.stage_model(self.stage)}")
+        self._say(f"finished, its model is {self.config.stage_model(self.stage)}")
         return is_stopping
 
     def close(self) -> None:
@@ -112,6 +103,10 @@ class Stage:
         if self.tracker:
             self.tracker.close()
         self.engine.close()
+
+    def _say(self, message: str) -> None:
+        if self.tracker:
+            self.tracker.say(f"{self.stage.name}: {message}")
 
     def _learning_rate(self) -> float:
         return learning_rate(self.config.optimizer, self.step + 1, self.stage.steps)
@@ -169,7 +164,7 @@ class Stage:
             self.loader.ids(self.step - 1),
         )
         if trained.result.is_skipped:
-            self.tracker.say(f"{self.stage.name}: step {self.step} was skipped, its gradient is not finite")
+            self._say(f"step {self.step} was skipped, its gradient is not finite")
 
     def _validate(self) -> None:
         """Record the loss of the averaged weights on every database of the run that has shards, trained on or not."""
@@ -182,7 +177,7 @@ class Stage:
             self.tracker.scalars(
                 self.step, {"validation/loss": mean, **{f"validation/{name}": loss for name, loss in losses.items()}}
             )
-            self.tracker.say(f"{self.stage.name}: step {self.step}, validation loss {mean:.4f}")
+            self._say(f"step {self.step}, validation loss {mean:.4f}")
 
     def _held_out(self, database: str) -> Iterator[Any]:
         return validation_batches(

@@ -203,7 +203,7 @@ def test_ranks_do_not_outlive_the_process_that_started_them(stopped: Stopped, tm
         process.kill()
         # Ends when the last rank has closed its end; the first one says what it did.
         rest = process.stderr.read()
-    assert "stopped on request, the checkpoint of step" in rest
+    assert "stopped on request after step" in rest
     with locked(tmp_path):
         assert newest_position(tmp_path / "stages" / "busi" / "checkpoints") is not None
 
