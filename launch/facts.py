@@ -19,8 +19,7 @@ def stage_seed(config: RunConfig, stage: StageConfig) -> int:
 
 def stage_order(config: RunConfig, stage: StageConfig, shards: ShardSet) -> Order:
     """Return the order of a stage's training samples."""
-    sizes = {name: len(shards.entries(name, "train")) for name in stage.databases}
-    return Order(sizes, stage_seed(config, stage), stage.weights)
+    return Order(_training_sizes(stage, shards), stage_seed(config, stage), stage.weights)
 
 
 def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, Any]:
@@ -35,13 +34,17 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         "stage": stage.name,
         "seed": config.seed,
         "batch.global_size": config.batch.global_size,
-        "samples": {name: len(shards.entries(name, "train")) for name in stage.databases},
+        "samples": _training_sizes(stage, shards),
         "weights": stage.weights,
         "augment": config.augment.model_dump(mode="json"),
         "optimizer.name": config.optimizer.name,
         "prediction_type": noise_schedule(config.model).prediction_type,
         "start": start,
     }
+
+
+def _training_sizes(stage: StageConfig, shards: ShardSet) -> dict[str, int]:
+    return {name: len(shards.entries(name, "train")) for name in stage.databases}
 
 
 def refuse_other_facts(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:

@@ -36,15 +36,17 @@ def encode_databases(config: RunConfig) -> EncodeReport:
     return report
 
 
-def check_shards(config: RunConfig) -> None:
-    """Raise DataError unless the run's base model, at its resolution, made the shards, of the manifest as it is now.
+def open_shards(config: RunConfig) -> ShardSet:
+    """Return the run's latent shards.
 
-    Shards that lie elsewhere may have been encoded from another run's manifest: then there is nothing to compare.
+    Raises: DataError unless the run's base model, at its resolution, made them, of the manifest as it is now. Shards
+    that lie elsewhere may have been encoded from another run's manifest: then there is nothing to compare.
     """
     expected = {**encoder_fingerprint(config.model), "resolution": str(resolution_of(config.model))}
-    ShardSet.open(config.shards_path, expected)
+    shards = ShardSet.open(config.shards_path, expected)
     if config.manifest_path.exists():
         refuse_stale(config.shards_path, config.manifest_path, config.encode)
+    return shards
 
 
 def check_run(config: RunConfig, world_size: int) -> str:
@@ -53,8 +55,7 @@ def check_run(config: RunConfig, world_size: int) -> str:
     Raises: the error of whatever is wrong, before a GPU is asked for.
     """
     config.batch.check_ranks(world_size)
-    check_shards(config)
-    shards = ShardSet.open(config.shards_path)
+    shards = open_shards(config)
     lines = [_check_stage(config, stage, shards) for stage in config.stages]
     accumulation = config.batch.global_size // (config.batch.micro_size * world_size)
     lines.append(

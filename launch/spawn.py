@@ -41,9 +41,9 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
         signal.signal(number, pass_on)
     for index in range(num_ranks):
         environment = {
-            PARENT: str(os.getpid()),
             "OMP_NUM_THREADS": threads,
             **os.environ,
+            PARENT: str(os.getpid()),
             **rank_variables(index, num_ranks, "127.0.0.1", port),
         }
         # A session of its own: Ctrl-C reaches a rank once, through `pass_on`, not from the terminal too.

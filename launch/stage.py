@@ -78,12 +78,13 @@ class Stage:
         is_stopping = False
         while self.step < self.stage.steps:
             watch = Stopwatch()
-            trained = train_step(self.engine, self.objective, batches, self._learning_rate())
+            rate = learning_rate(self.config.optimizer, self.step + 1, self.stage.steps)
+            trained = train_step(self.engine, self.objective, batches, rate)
             self.step += 1
             if self.ema and not trained.result.is_skipped:
                 self.ema.update(self.engine.num_steps)
             self._count_bad_steps(trained)
-            self._record(trained, step_s=watch.lap_s(), wait_s=batches.lap_s())
+            self._record(trained, rate, step_s=watch.lap_s(), wait_s=batches.lap_s())
             if self._is_due(self.config.validation.every_steps):
                 self._validate()
             if self._is_due(self.config.preview.every_steps):
@@ -107,9 +108,6 @@ class Stage:
     def _say(self, message: str) -> None:
         if self.tracker:
             self.tracker.say(f"{self.stage.name}: {message}")
-
-    def _learning_rate(self) -> float:
-        return learning_rate(self.config.optimizer, self.step + 1, self.stage.steps)
 
     def _is_due(self, every_steps: int | None) -> bool:
         return self.step == self.stage.steps or (every_steps is not None and self.step % every_steps == 0)
@@ -146,7 +144,7 @@ class Stage:
         save_checkpoint(self.checkpoints, self.engine, self._averages(), position, self.config.checkpoint.keep_last)
         self.saved_step = self.step
 
-    def _record(self, trained: TrainedStep, *, step_s: float, wait_s: float) -> None:
+    def _record(self, trained: TrainedStep, rate: float, *, step_s: float, wait_s: float) -> None:
         if not self.tracker:
             return
         memory = measured_bytes(self.engine, self.ema)
@@ -154,7 +152,7 @@ class Stage:
             self.step,
             {
                 "train/loss": trained.loss,
-                "train/learning_rate": learning_rate(self.config.optimizer, self.step, self.stage.steps),
+                "train/learning_rate": rate,
                 "train/grad_norm": trained.result.grad_norm,
                 "train/dropped_captions": trained.num_dropped / self.slicing.global_size,
                 "throughput/samples_per_s": self.slicing.global_size / step_s,

@@ -3,13 +3,12 @@
 import gc
 from contextlib import ExitStack
 
-from data.shards import ShardSet
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank
 from launch.config import RunConfig
 from launch.facts import refuse_other_facts, stage_facts
 from launch.lock import locked
-from launch.prepare import check_shards
+from launch.prepare import open_shards
 from launch.record import write_record
 from launch.stage import Stage
 from models.saving import read_record
@@ -26,16 +25,14 @@ def train(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
 
 
 def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
-    # Hashing the base model takes seconds on a slow file system: one rank does it for all.
-    from_first_rank(rank, lambda: check_shards(config))
-    shards = ShardSet.open(config.shards_path)
+    # Hashing the base model takes seconds on a slow file system: the first rank does it, the others only open files.
+    shards = from_first_rank(rank, lambda: open_shards(config))
     base = config.model
     for number, stage_config in enumerate(config.stages):
         facts = stage_facts(config, stage_config, shards)
+        model_folder = config.stage_model(stage_config)
         if config.is_finished(stage_config):
-            refuse_other_facts(
-                read_record(config.stage_model(stage_config)) or {}, facts, config.stage_model(stage_config)
-            )
+            refuse_other_facts(read_record(model_folder) or {}, facts, model_folder)
         else:
             started = config.model_copy(update={"model": base})
             stage = Stage(started, stage_config, shards, facts, rank, stop)
@@ -50,5 +47,4 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
             if is_stopping and number + 1 < len(config.stages):
                 raise StoppedOnRequest
         # The next stage trains on from this one's averaged weights.
-        folder = str(config.stage_model(stage_config))
-        base = base.model_copy(update={"base": folder, "single_file_config": None})
+        base = base.model_copy(update={"base": str(model_folder), "single_file_config": None})
