@@ -2,10 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from distributed.errors import EngineError
 
 Precision = Literal["auto", "fp32", "bf16"]
+OptimizerName = Literal["adamw8bit", "lion8bit", "ademamix8bit", "adamw"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+# Above 0.28 a power function of time has no such width.
+Length = Annotated[float, Field(gt=0, lt=0.28)]
+
+_OWN_BETAS: dict[OptimizerName, tuple[float, ...]] = {
+    "adamw8bit": (0.9, 0.999),
+    "adamw": (0.9, 0.999),
+    "lion8bit": (0.9, 0.99),
+    "ademamix8bit": (0.9, 0.999, 0.9999),
+}
 
 
 class OptimizerConfig(BaseModel):
@@ -13,9 +25,18 @@ class OptimizerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Literal["adamw8bit", "adamw"] = Field(
+    name: OptimizerName = Field(
         "adamw8bit",
-        description="adamw8bit: bitsandbytes AdamW, matrices' moments in 8 bits; adamw: all moments in 32.",
+        description="adamw8bit, lion8bit, ademamix8bit: matrices' moments in 8 bits (2, 1 and 3 bytes an element"
+        "); adamw: all moments in 32 bits (8 bytes). Lion wants a third to a tenth of AdamW's lr.",
+    )
+    master: Literal["fp32", "stochastic"] = Field(
+        "fp32",
+        description="What bf16 weights are updated in. fp32: a copy in 32 bits, 4 bytes an element; stochastic: the "
+        "bf16 weights themselves, rounded at random so that small changes count on average.",
+    )
+    paged: bool = Field(
+        False, description="Let large moments move to host memory when the GPU's runs short (CUDA's managed memory)."
     )
     lr: float = Field(1e-5, gt=0, allow_inf_nan=False, description="Learning rate at its highest, after the warm-up.")
     lr_schedule: Literal["constant", "cosine", "linear"] = Field(
@@ -23,7 +44,11 @@ class OptimizerConfig(BaseModel):
     )
     lr_final_fraction: float = Field(0.0, ge=0, le=1, description="Where cosine and linear end, as a fraction of lr.")
     warmup_steps: int = Field(0, ge=0, description="Optimizer steps over which the learning rate grows from 0.")
-    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay of the first and the second moment.")
+    betas: tuple[Decay, Decay] | tuple[Decay, Decay, Decay] | None = Field(
+        None,
+        description="Decays of the moments. None: the optimizer's own, (0.9, 0.999) for AdamW, (0.9, 0.99) for Lion, "
+        "(0.9, 0.999, 0.9999) for AdEMAMix.",
+    )
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled decay, on matrices and convolutions only.")
     max_bad_steps: int = Field(
@@ -31,14 +56,39 @@ class OptimizerConfig(BaseModel):
     )
     clip_norm: float = Field(1.0, ge=0, description="Largest norm of the whole gradient. 0: no clipping.")
 
+    @property
+    def matrix_bits(self) -> int:
+        """Bits of an element of a matrix's moments."""
+        return 8 if self.name.endswith("8bit") else 32
+
+    @property
+    def resolved_betas(self) -> tuple[float, ...]:
+        """The decays, or the optimizer's own."""
+        return self.betas or _OWN_BETAS[self.name]
+
+    @model_validator(mode="after")
+    def _betas_fit(self) -> "OptimizerConfig":
+        needed = len(_OWN_BETAS[self.name])
+        if self.betas is not None and len(self.betas) != needed:
+            raise ValueError(
+                f"optimizer.betas has {len(self.betas)} values, {self.name} needs {needed}; leave it out for its own"
+            )
+        return self
+
 
 class ZeroConfig(BaseModel):
     """How training state is divided among the ranks."""
 
     model_config = ConfigDict(extra="forbid")
 
-    stage: Literal[1, 2] = Field(
-        2, description="1: optimizer state and master weights are divided among the ranks; 2: gradients too."
+    stage: Literal[0, 1, 2, 3] = Field(
+        2,
+        description="What is divided among the ranks. 0: nothing; 1: optimizer state and master weights; 2: gradients "
+        "too; 3: the weights too, which are gathered layer by layer (slower).",
+    )
+    offload: Literal["none", "optimizer"] = Field(
+        "none",
+        description="optimizer: master weights and moments lie in host memory and are updated by the CPU (slower).",
     )
     reduce_bucket_elements: int = Field(
         5_000_000, gt=0, description="Gradients are summed over the ranks in buckets of this many elements."
@@ -49,16 +99,23 @@ class ZeroConfig(BaseModel):
 
 
 class EmaConfig(BaseModel):
-    """How long the weights are averaged for sampling and validation."""
+    """Over how long the weights are averaged for sampling and validation."""
 
     model_config = ConfigDict(extra="forbid")
 
-    length: float | None = Field(
-        0.1,
-        gt=0,
-        lt=0.28,
-        description="Width of the average as a fraction of the training so far (sigma_rel). None: no average.",
+    lengths: list[Length] = Field(
+        [0.1],
+        description="Widths of the averages as fractions of the training so far (sigma_rel), 4 bytes a parameter each, "
+        "divided by the ranks. The first is validated, drawn and becomes the model; another can be chosen after "
+        "training. []: no average.",
     )
+
+    @field_validator("lengths")
+    @classmethod
+    def _are_different(cls, lengths: list[float]) -> list[float]:
+        if len(set(lengths)) < len(lengths):
+            raise ValueError(f"ema.lengths={lengths} names a length twice: give each once")
+        return lengths
 
 
 class CheckpointConfig(BaseModel):
@@ -70,3 +127,48 @@ class CheckpointConfig(BaseModel):
         500, gt=0, description="Optimizer steps between checkpoints. None: only at the end and when stopped."
     )
     keep_last: int = Field(2, ge=1, description="Newest checkpoints to keep; older ones are deleted after a save.")
+    keep_best: bool = Field(
+        True,
+        description="Keep the one of the lowest validation loss too, of those saved at a step that was validated.",
+    )
+    is_async: bool = Field(
+        False,
+        description="Write while training goes on, from a copy in host memory, as large as what a rank saves.",
+    )
+
+
+def refuse_impossible(
+    optimizer: OptimizerConfig, zero: ZeroConfig, *, precision: Literal["fp32", "bf16"], has_gpu: bool | None
+) -> None:
+    """Raise EngineError, with the reason and what mends it, for settings that do not go together.
+
+    has_gpu: None where it is not known yet, as on a login node.
+    """
+    if optimizer.master == "stochastic" and precision == "fp32":
+        raise EngineError(
+            "optimizer.master=stochastic updates bf16 weights in place, but this run trains in fp32: set"
+            " precision=bf16, or optimizer.master=fp32"
+        )
+    if optimizer.master == "stochastic" and zero.offload == "optimizer":
+        raise EngineError(
+            "optimizer.master=stochastic has no master weights to offload, and DeepSpeed offloads bf16 ones only with"
+            " its own CPU Adam: set zero.offload=none, or optimizer.master=fp32"
+        )
+    if optimizer.master == "stochastic" and optimizer.paged:
+        raise EngineError(
+            "optimizer.paged=true hands a GPU kernel whole slices, but optimizer.master=stochastic works through them"
+            " in chunks: set one of them back"
+        )
+    if zero.offload == "optimizer" and zero.stage == 0:
+        raise EngineError(
+            "zero.offload=optimizer needs zero.stage 1, 2 or 3, found 0, which divides nothing: set one of them"
+        )
+    if zero.offload == "optimizer" and optimizer.paged:
+        raise EngineError(
+            "zero.offload=optimizer keeps the moments in host memory, where optimizer.paged=true has nothing to page:"
+            " set one of them back"
+        )
+    if optimizer.paged and has_gpu is False:
+        raise EngineError(
+            "optimizer.paged=true needs CUDA's managed memory, and this machine has no GPU: set optimizer.paged=false"
+        )

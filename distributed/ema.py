@@ -1,4 +1,4 @@
-"""An average of the weights, as sharded as the master weights are: 4 bytes a parameter divided by the ranks."""
+"""Averages of the weights, as divided as the master weights are: 4 bytes a parameter each, divided by the ranks."""
 
 from collections.abc import Sequence
 
@@ -20,19 +20,30 @@ def power_function_exponent(length: float) -> float:
 
 
 class ShardedEma:
-    """A power-function average of this rank's slices of the master weights.
+    """Power-function averages of this rank's slices of the master weights, one for each length.
 
-    It needs no warm-up: the first steps leave it as the window, a fraction of the training so far, moves on.
+    They need no warm-up: the first steps leave them as the window, a fraction of the training so far, moves on.
     """
 
-    def __init__(self, masters: Sequence[Tensor], length: float) -> None:
+    def __init__(self, masters: Sequence[Tensor], lengths: Sequence[float]) -> None:
         self._masters = list(masters)
-        self._exponent = power_function_exponent(length)
-        self.slices = [master.detach().clone() for master in masters]
+        self._exponents = {average_name(length): power_function_exponent(length) for length in lengths}
+        self.slices = {name: [master.detach().float().clone() for master in masters] for name in self._exponents}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the master weights after optimizer step `step` (counted from 1)."""
-        decay = (1 - 1 / step) ** (self._exponent + 1)
-        for average, master in zip(self.slices, self._masters, strict=True):
-            average.lerp_(master, 1 - decay)
+        for name, exponent in self._exponents.items():
+            decay = (1 - 1 / step) ** (exponent + 1)
+            for average, master in zip(self.slices[name], self._masters, strict=True):
+                average.lerp_(master.float(), 1 - decay)
+
+    @property
+    def first(self) -> list[Tensor] | None:
+        """The slices of the first length's average; None where there is none."""
+        return next(iter(self.slices.values()), None)
+
+
+def average_name(length: float) -> str:
+    """Return the name of an average of this length in checkpoints and logs."""
+    return f"ema@{length:g}"

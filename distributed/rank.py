@@ -2,6 +2,7 @@
 
 import os
 import socket
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -69,6 +70,8 @@ def join_process_group() -> None:
     logger.setLevel("ERROR")  # it warns of every client optimizer
     # DeepSpeed's shared-memory collective is compiled at first use: 105 s cold, and a crash without a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed calls collectives by names that torch 2.13 has renamed, and torch warns at every call.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
     deepspeed.init_distributed(verbose=False)
 
 

@@ -37,7 +37,9 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         "samples": _training_sizes(stage, shards),
         "weights": stage.weights,
         "augment": config.augment.model_dump(mode="json"),
+        "objective": config.objective.model_dump(mode="json"),
         "optimizer.name": config.optimizer.name,
+        "optimizer.master": config.optimizer.master,
         "prediction_type": noise_schedule(config.model).prediction_type,
         "start": start,
     }

@@ -6,6 +6,8 @@ from data.encode import EncodeReport, encode, refuse_stale
 from data.manifest import PrepareReport, prepare
 from data.shards import ShardSet
 from distributed.checkpoint import newest_position
+from distributed.config import refuse_impossible
+from distributed.engine import training_dtype
 from launch.config import RunConfig, StageConfig
 from launch.facts import refuse_other_facts, stage_facts, stage_order
 from launch.progress import Progress
@@ -55,6 +57,8 @@ def check_run(config: RunConfig, world_size: int) -> str:
     Raises: the error of whatever is wrong, before a GPU is asked for.
     """
     config.batch.check_ranks(world_size)
+    is_bf16 = "bfloat16" in str(training_dtype(config.precision))
+    refuse_impossible(config.optimizer, config.zero, precision="bf16" if is_bf16 else "fp32", has_gpu=None)
     shards = open_shards(config)
     lines = [_check_stage(config, stage, shards) for stage in config.stages]
     accumulation = config.batch.global_size // (config.batch.micro_size * world_size)

@@ -1,15 +1,15 @@
 """One stage of a run on one rank: resumes by itself, trains, validates, shows, saves, stops when asked."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from safetensors import SafetensorError
-from torch import Tensor
 
 from data.loader import BatchSlicing, Loader, validation_batches
 from data.shards import ShardSet
-from distributed.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from distributed.checkpoint import find_checkpoint, load_checkpoint
+from distributed.checkpoint_writer import CheckpointWriter
 from distributed.ema import ShardedEma
 from distributed.engine import Engine, training_dtype
 from distributed.memory import measured_bytes
@@ -54,13 +54,14 @@ class Stage:
             micro_size=config.batch.micro_size,
             accumulation_steps=self.slicing.accumulation_steps,
         )
-        masters = [group.master for group in self.engine.groups]
-        self.ema = ShardedEma(masters, config.ema.length) if config.ema.length else None
+        self.ema = ShardedEma([group.master for group in self.engine.groups], config.ema.lengths)
         schedule = noise_schedule(config.model)
         self.objective = Objective(schedule, config.objective, self.engine.device)
         self.preview = Preview(config, stage, schedule, shards, self.engine)
         self.checkpoints = config.stage_path(stage) / "checkpoints"
+        self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
         self.step = self.saved_step = self.num_bad_steps = 0
+        self.validation_losses: dict[int, float] = {}
         resumed = self._resume()
         self.tracker = Tracker(config, stage, done_steps=self.step) if rank.is_first else None
         if self.tracker:
@@ -81,7 +82,7 @@ class Stage:
             rate = learning_rate(self.config.optimizer, self.step + 1, self.stage.steps)
             trained = train_step(self.engine, self.objective, batches, rate)
             self.step += 1
-            if self.ema and not trained.result.is_skipped:
+            if not trained.result.is_skipped:
                 self.ema.update(self.engine.num_steps)
             self._count_bad_steps(trained)
             self._record(trained, rate, step_s=watch.lap_s(), wait_s=batches.lap_s())
@@ -92,9 +93,13 @@ class Stage:
             is_stopping = self.stop.is_agreed(self.engine.device)
             if is_stopping or self._is_due(self.config.checkpoint.save_every_steps):
                 self._save()
+            else:
+                self.writer.poll()
             if is_stopping and self.step < self.stage.steps:
+                self.writer.finish()
                 self._say(f"stopped on request after step {self.step}; run the same command again to go on")
                 raise StoppedOnRequest
+        self.writer.finish()
         self._save_model()
         self._say(f"finished, its model is {self.config.stage_model(self.stage)}")
         return is_stopping
@@ -112,11 +117,8 @@ class Stage:
     def _is_due(self, every_steps: int | None) -> bool:
         return self.step == self.stage.steps or (every_steps is not None and self.step % every_steps == 0)
 
-    def _averages(self) -> Sequence[Tensor] | None:
-        return self.ema.slices if self.ema else None
-
     def _averaged_weights(self) -> AbstractContextManager[Any]:
-        return self.engine.weights_from(self.ema.slices) if self.ema else nullcontext()
+        return self.engine.weights_from(self.ema.first) if self.ema.first else nullcontext()
 
     def _resume(self) -> str | None:
         """Load the newest checkpoint, if there is one; return what to tell about it."""
@@ -124,7 +126,7 @@ class Stage:
         if found is None:
             return None
         refuse_other_facts(found.position["facts"], self.facts, found.folder)
-        load_checkpoint(found, self.engine, self._averages())
+        load_checkpoint(found, self.engine, self.ema.slices)
         self.step = self.saved_step = int(found.position["step"])
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
 
@@ -140,8 +142,13 @@ class Stage:
         # While gradients are not finite the weights may not be either: what was saved before stays the newest.
         if self.step == self.saved_step or self.num_bad_steps > 0:
             return
-        position = {"step": self.step, "samples": self.step * self.slicing.global_size, "facts": self.facts}
-        save_checkpoint(self.checkpoints, self.engine, self._averages(), position, self.config.checkpoint.keep_last)
+        position = {
+            "step": self.step,
+            "samples": self.step * self.slicing.global_size,
+            "validation_loss": self.validation_losses.get(self.step),
+            "facts": self.facts,
+        }
+        self.writer.save(self.ema.slices, position)
         self.saved_step = self.step
 
     def _record(self, trained: TrainedStep, rate: float, *, step_s: float, wait_s: float) -> None:
@@ -170,8 +177,9 @@ class Stage:
         with self._averaged_weights():
             for name in [name for name in self.config.databases if "validation" in self.shards.databases.get(name, ())]:
                 losses[name] = mean_loss(self.engine, self.objective, self._held_out(name))
+        mean = sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)
+        self.validation_losses[self.step] = mean
         if self.tracker:
-            mean = sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)
             self.tracker.scalars(
                 self.step, {"validation/loss": mean, **{f"validation/{name}": loss for name, loss in losses.items()}}
             )
@@ -195,7 +203,7 @@ class Stage:
 
     def _save_model(self) -> None:
         """Write the averaged weights as a diffusers folder, whole or not at all; it says how many steps they had."""
-        weights = self.engine.gather(self._averages() or [group.master for group in self.engine.groups])
+        weights = self.engine.gather(self.ema.first or [group.master for group in self.engine.groups])
         error = None
         if weights is not None:
             record = {"steps": self.step, **self.facts, "base": self.config.model.base, **versions()}

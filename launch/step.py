@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data.loader import Batch
-from distributed.engine import Engine, StepResult
+from distributed.engine import Engine
+from distributed.zero.partitioning import StepResult
 from models.objective import ObjectiveConfig, denoising_loss, timesteps_from_quantile
 from models.schedule import NoiseSchedule
 

@@ -1,31 +1,69 @@
 """Runs as the ranks of a process group: a small UNet through the engine, with checkpoints. See test_engine.py.
 
 python -m tests.distributed.engine_scenarios ACTION FOLDER
-    save     5 steps, save, 3 more, save; then a second engine loads step 5 and takes the same 3 steps, saved apart
-    recut    load FOLDER's step 5 at this world size, save it apart, and take 3 more steps
+    matrix   every cell of optimizer, ZeRO stage, precision, offload and master: trains, saves, resumes to the bit
+    save     5 steps of each of ELASTIC, saved; 3 more; and what else a process group of 2 can show
+    recut    load what `save` saved at this world size, and at other stages; save it apart; 3 more steps
+    memory   the peak of a process that saves and one that resumes, with 500 MB of state
     fail     the last rank fails while the averaged weights are lent
 The first rank writes FOLDER/ACTION-WORLD_SIZE.json.
 """
 
 import gc
 import json
+import resource
+import signal
 import sys
-import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
 
-from distributed.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from distributed.config import OptimizerConfig, ZeroConfig
-from distributed.ema import ShardedEma
+from distributed.checkpoint import find_checkpoint, load_checkpoint, named_checkpoint, slices_of
+from distributed.checkpoint_writer import CheckpointWriter
+from distributed.config import CheckpointConfig, OptimizerConfig, Precision, ZeroConfig
+from distributed.ema import ShardedEma, average_name, power_function_exponent
 from distributed.engine import Engine, training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 
 GLOBAL_SIZE = 12  # divisible by 1, 2, 3 and 4 ranks
-CONFIG = OptimizerConfig(lr=1e-3, weight_decay=0.1)
+LENGTHS = (0.1, 0.05)
+OPTIMIZERS = ("adamw8bit", "lion8bit", "ademamix8bit", "adamw")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the matrix."""
+
+    optimizer: str = "adamw8bit"
+    stage: int = 2
+    precision: Precision = "fp32"
+    offload: str = "none"
+    master: str = "fp32"
+    checkpointing: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.optimizer}-{self.stage}-{self.precision}-{self.offload}-{self.master}"
+
+
+ELASTIC = (Cell(), Cell("ademamix8bit", precision="bf16"), Cell(stage=3), Cell(stage=0))
+
+
+def matrix() -> Iterator[Cell]:
+    """Yield every cell that is not refused on a CPU."""
+    for optimizer in OPTIMIZERS:
+        for stage in (0, 1, 2, 3):
+            for precision in ("fp32", "bf16"):
+                yield Cell(optimizer, stage, precision)
+                if stage > 0:
+                    yield Cell(optimizer, stage, precision, offload="optimizer")
+            yield Cell(optimizer, stage, "bf16", master="stochastic")
+    yield Cell(stage=3, checkpointing=True)
 
 
 def small_unet() -> UNet2DConditionModel:
@@ -42,27 +80,36 @@ def small_unet() -> UNet2DConditionModel:
     )
 
 
-class Run:
-    """An engine over the small UNet, with its average and its losses."""
+def engine_of(cell: Cell, module: nn.Module, rank: Rank) -> Engine:
+    # Lion's updates are signs: it wants a smaller rate for steps of the same length.
+    settings = {"lr": 2e-4 if cell.optimizer == "lion8bit" else 1e-3, "weight_decay": 0.1, "master": cell.master}
+    return Engine(
+        module.to(training_dtype(cell.precision)),
+        OptimizerConfig.model_validate({"name": cell.optimizer, **settings}),
+        ZeroConfig.model_validate({"stage": cell.stage, "offload": cell.offload}),
+        rank,
+        precision=cell.precision,
+        micro_size=GLOBAL_SIZE // rank.world_size,
+        accumulation_steps=1,
+    )
 
-    def __init__(self, rank: Rank, optimizer: str = "adamw8bit", zero_stage: int = 2, precision: str = "fp32") -> None:
-        self.rank = rank
-        self.micro_size = GLOBAL_SIZE // rank.world_size
-        self.engine = Engine(
-            small_unet().to(training_dtype(precision)),  # type: ignore[arg-type]
-            CONFIG.model_copy(update={"name": optimizer}),
-            ZeroConfig.model_validate({"stage": zero_stage}),
-            rank,
-            precision=precision,  # type: ignore[arg-type]
-            micro_size=self.micro_size,
-            accumulation_steps=1,
-        )
-        self.ema = ShardedEma([group.master for group in self.engine.groups], 0.1)
+
+class Run:
+    """An engine over the small UNet, with its averages and its losses."""
+
+    def __init__(self, rank: Rank, cell: Cell) -> None:
+        self.rank, self.cell = rank, cell
+        unet = small_unet()
+        if cell.checkpointing:
+            unet.enable_gradient_checkpointing()
+        self.engine = engine_of(cell, unet, rank)
+        self.ema = ShardedEma([group.master for group in self.engine.groups], LENGTHS)
         self.losses: list[float] = []
 
     def train(self, first: int, last: int) -> None:
         for step in range(first, last):
-            rows = slice(self.rank.index * self.micro_size, (self.rank.index + 1) * self.micro_size)
+            size = GLOBAL_SIZE // self.rank.world_size
+            rows = slice(self.rank.index * size, (self.rank.index + 1) * size)
             generator = torch.Generator().manual_seed(step)
             noisy = torch.randn(GLOBAL_SIZE, 4, 8, 8, generator=generator)[rows]
             target = torch.randn(GLOBAL_SIZE, 4, 8, 8, generator=generator)[rows]
@@ -71,106 +118,278 @@ class Run:
             noisy, text = noisy.to(self.engine.dtype), text.to(self.engine.dtype)
             loss = (self.engine.network(noisy, timesteps, text).sample.float() - target).square().mean()
             self.engine.accumulate(loss)
-            assert self.engine.finish_micro_batch(CONFIG.lr) is not None
+            result = self.engine.finish_micro_batch(2e-4 if self.cell.optimizer == "lion8bit" else 1e-3)
+            assert result is not None
+            assert not result.is_skipped
             self.ema.update(self.engine.num_steps)
             mean = loss.detach() / self.rank.world_size
             dist.all_reduce(mean)
             self.losses.append(float(mean))
 
     def save(self, folder: Path, step: int) -> None:
-        save_checkpoint(folder, self.engine, self.ema.slices, {"step": step}, keep_last=9)
-
-    def check_that_it_is_freed(self) -> None:
-        master = weakref.ref(self.engine.groups[0].master)
-        self.engine.close()
-        del self.engine, self.ema
-        gc.collect()
-        assert master() is None, "the next stage would find this one's state still in memory"
+        CheckpointWriter(folder, self.engine, CheckpointConfig()).save(self.ema.slices, {"step": step})
 
     def load(self, folder: Path) -> None:
         found = find_checkpoint(folder)
         assert found is not None
         load_checkpoint(found, self.engine, self.ema.slices)
 
+    def close(self) -> None:
+        self.engine.close()
+        del self.engine, self.ema
+        gc.collect()
+        assert live_bytes() < 100_000, "the next stage would find this one's state still in memory"
+
+
+def live_bytes() -> int:
+    """Return the bytes of all tensors that this process still holds."""
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def all_cells(rank: Rank, folder: Path) -> dict[str, list[float]]:
+    """Train, save and resume every cell; return the losses."""
+    losses = {}
+    for cell in matrix():
+        run = Run(rank, cell)
+        run.train(0, 3)
+        run.save(folder / str(cell), 3)
+        run.train(3, 4)
+        again = Run(rank, cell)
+        again.load(folder / str(cell))
+        again.train(3, 4)
+        assert run.losses[3:] == again.losses, cell
+        state = slices_of(again.engine, again.ema.slices)
+        for key, tensor in slices_of(run.engine, run.ema.slices).items():
+            assert torch.equal(tensor, state[key]), f"{cell}: {key}"
+        name = f"{cell}-checkpointing" if cell.checkpointing else str(cell)
+        losses[name] = run.losses
+        del state
+        again.engine.close()
+        del again
+        run.close()
+    return losses
+
 
 def check_damage(run: Run, folder: Path) -> None:
     """A damaged checkpoint is skipped and named; the next save of its step replaces it; old ones are deleted."""
-    for step in (1, 2, 3):
-        save_checkpoint(folder, run.engine, run.ema.slices, {"step": step}, keep_last=2)
+    writer = CheckpointWriter(folder, run.engine, CheckpointConfig(keep_last=2))
+    for step, loss in ((1, 0.5), (2, 0.9), (3, None), (4, 0.7)):
+        writer.save(run.ema.slices, {"step": step, "validation_loss": loss})
     if run.rank.is_first:
-        assert sorted(path.name for path in folder.glob("step-*")) == ["step-00000002", "step-00000003"]
-        slices = folder / "step-00000003" / "slices-00001-of-00002.safetensors"
+        assert sorted(path.name for path in folder.glob("step-*")) == [f"step-{step:08d}" for step in (1, 3, 4)]
+        assert named_checkpoint(folder, "BEST") == folder / "step-00000001"
+        slices = folder / "step-00000004" / "slices-00001-of-00002.safetensors"
         slices.write_bytes(slices.read_bytes()[:-4])
         found = find_checkpoint(folder)
         assert found is not None
-        assert found.position == {"step": 2}
-        assert found.skipped == (f"step-00000003: {slices.name} does not match its hash",)
+        assert found.position["step"] == 3
+        assert found.skipped == (f"step-00000004: {slices.name} does not match its hash",)
     dist.barrier()
-    save_checkpoint(folder, run.engine, run.ema.slices, {"step": 3}, keep_last=2)
+    writer.save(run.ema.slices, {"step": 4, "validation_loss": 0.4})
     found = find_checkpoint(folder)
     assert found is not None
-    assert found.position == {"step": 3}
-
-
-def check_a_failed_save(run: Run, folder: Path) -> None:
-    """A folder that the first rank cannot make is an error of every rank, and nothing is left behind."""
-    blocker = folder / "a-file"
+    assert found.position["step"] == 4
     if run.rank.is_first:
-        blocker.write_text("not a folder")
+        assert named_checkpoint(folder, "BEST") == folder / "step-00000004"
+
+
+def check_a_full_disk(run: Run, folder: Path) -> None:
+    """A rank that cannot write on is an error of every rank; what was saved before is whole, nothing else is left."""
+    writer = CheckpointWriter(folder, run.engine, CheckpointConfig())
+    writer.save(run.ema.slices, {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if run.rank.index == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
+    with pytest.raises(
+        RuntimeError, match=r"rank 1: could not write the checkpoint .* earlier ones beside it are whole"
+    ):
+        writer.save(run.ema.slices, {"step": 2})
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found = find_checkpoint(folder)
+    assert found is not None
+    assert found.position["step"] == 1
+    if run.rank.is_first:
+        assert sorted(path.name for path in folder.iterdir()) == ["LATEST", "step-00000001"]
+
+
+def check_async(run: Run, folder: Path) -> None:
+    """A checkpoint written while training goes on holds the state of its own step; only one is on its way."""
+    writer = CheckpointWriter(folder / "async", run.engine, CheckpointConfig(is_async=True, keep_last=9))
+    run.save(folder / "sync", 5)
+    writer.save(run.ema.slices, {"step": 5})
+    if run.rank.is_first:
+        assert find_checkpoint(folder / "async") is None, "it is named only once all ranks say that it is written"
     dist.barrier()
-    with pytest.raises(RuntimeError, match="rank 0: could not write the checkpoint"):
-        save_checkpoint(blocker / "checkpoints", run.engine, run.ema.slices, {"step": 1}, keep_last=2)
+    run.train(5, 6)
+    writer.poll()
+    writer.save(run.ema.slices, {"step": 6})
+    assert named_checkpoint(folder / "async", "LATEST") == folder / "async" / "step-00000005"
+    writer.finish()
+    writer.finish()
+    assert named_checkpoint(folder / "async", "LATEST") == folder / "async" / "step-00000006"
+    if run.rank.is_first:
+        for name in ("slices-00000-of-00002.safetensors", "slices-00001-of-00002.safetensors"):
+            left, right = (folder / kind / "step-00000005" / name for kind in ("sync", "async"))
+            assert left.read_bytes() == right.read_bytes()
 
 
-def variants(rank: Rank, folder: Path) -> None:
-    """Write the losses of four steps with other optimizers, ZeRO stages and precisions."""
-    losses = {}
-    for settings in (("adamw8bit", 1, "fp32"), ("adamw", 2, "fp32"), ("adamw8bit", 2, "bf16")):
-        run = Run(rank, *settings)
-        run.train(0, 4)
-        losses["-".join(map(str, settings))] = run.losses
-        run.engine.close()
-    if rank.is_first:
-        (folder / "variants.json").write_text(json.dumps(losses))
+def check_averages(rank: Rank) -> None:
+    """Every average is what an average of whole weights would be."""
+    run = Run(rank, Cell())
+    masters = [group.master for group in run.engine.groups]
+    whole = {length: run.engine.gather(masters) for length in LENGTHS}
+    for step in range(1, 7):
+        run.train(step - 1, step)
+        newest = run.engine.gather(masters)
+        for length, average in whole.items():
+            beta = (1 - 1 / step) ** (power_function_exponent(length) + 1)
+            for name in average or {}:  # on the first rank
+                assert average is not None
+                assert newest is not None
+                average[name] = beta * average[name] + (1 - beta) * newest[name]
+    for length, average in whole.items():
+        sharded = run.engine.gather(run.ema.slices[average_name(length)])
+        for name in average or {}:
+            assert average is not None
+            assert sharded is not None
+            torch.testing.assert_close(sharded[name], average[name], rtol=1e-6, atol=1e-7)
+    run.engine.close()
+
+
+def check_lent_weights(run: Run) -> dict[str, int]:
+    """The module computes with the average while it is lent, and with what it had before and after."""
+    inputs = (
+        torch.ones(1, 4, 8, 8, dtype=run.engine.dtype),
+        torch.tensor([5]),
+        torch.ones(1, 6, 16).to(run.engine.dtype),
+    )
+
+    @torch.no_grad()
+    def output() -> Tensor:
+        run.engine.network.eval()  # DeepSpeed's returns nothing
+        result: Tensor = run.engine.network(*inputs).sample
+        return result
+
+    before = output()
+    assert run.ema.first is not None
+    with run.engine.weights_from(run.ema.first):
+        assert not torch.equal(before, output()), "the average is not the newest weights"
+    assert torch.equal(before, output())
+    run.engine.network.train()
+    return run.engine.state_bytes()
+
+
+def check_a_bad_step(run: Run) -> None:
+    """A gradient that is not finite on one rank is a step that no rank takes, and the next one is taken."""
+    masters = [group.master.clone() for group in run.engine.groups]
+    num_steps = run.engine.num_steps
+    size = GLOBAL_SIZE // run.rank.world_size
+    noisy = torch.randn(size, 4, 8, 8).to(run.engine.dtype)
+    loss = run.engine.network(noisy, torch.ones(size), torch.ones(size, 6, 16).to(run.engine.dtype)).sample.mean()
+    run.engine.accumulate(loss * float("nan" if run.rank.is_first else 1))
+    result = run.engine.finish_micro_batch(1e-3)
+    assert result is not None
+    assert result.is_skipped
+    assert run.engine.num_steps == num_steps
+    assert all(torch.equal(old, group.master) for old, group in zip(masters, run.engine.groups, strict=True))
+    run.train(0, 1)
+
+
+def save(rank: Rank, folder: Path) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    for cell in ELASTIC:
+        run = Run(rank, cell)
+        run.train(0, 5)
+        run.save(folder / f"first-{cell}", 5)
+        run.train(5, 8)
+        facts[str(cell)] = run.losses
+        facts[f"bytes-{cell}"] = check_lent_weights(run)
+        check_a_bad_step(run)
+        run.close()
+    shared = Run(rank, Cell("adamw8bit", precision="bf16", master="stochastic"))
+    shared.train(0, 2)
+    check_lent_weights(shared)
+    shared.close()
+    run = Run(rank, Cell())
+    run.train(0, 5)
+    check_damage(run, folder / "damaged")
+    check_a_full_disk(run, folder / "full")
+    check_async(run, folder)
+    run.close()
+    check_averages(rank)
+    return facts
+
+
+def recut(rank: Rank, folder: Path) -> dict[str, object]:
+    facts: dict[str, object] = {}
+    others = [(cell, cell) for cell in ELASTIC]
+    if rank.world_size == 3:
+        others += [(Cell(), Cell(stage=stage)) for stage in (0, 1, 3)] + [(Cell(stage=3), Cell())]
+    for saved, cell in others:
+        run = Run(rank, cell)
+        run.load(folder / f"first-{saved}")
+        run.save(folder / f"recut-{rank.world_size}-{saved}-as-{cell.stage}", 5)
+        run.train(5, 8)
+        facts[f"{saved}-as-{cell.stage}"] = run.losses
+        run.close()
+    return facts
+
+
+def memory(rank: Rank, folder: Path) -> dict[str, object]:
+    """Return this process's peak before and after a save and a load, MB."""
+    module = nn.Sequential(*(nn.Linear(4096, 4096, bias=False) for _ in range(4)))
+    cell = Cell(precision="bf16")
+    engine = engine_of(cell, module, rank)
+    ema = ShardedEma([group.master for group in engine.groups], [0.1])
+    facts: dict[str, object] = {}
+    for step in (1, 2):
+        engine.accumulate(engine.network(torch.ones(1, 4096, dtype=torch.bfloat16)).float().square().mean())
+        engine.finish_micro_batch(1e-4)
+        ema.update(step)
+    tensors = slices_of(engine, ema.slices)
+    facts["state"] = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
+    facts["trained"] = peak_mb()
+    CheckpointWriter(folder / "memory", engine, CheckpointConfig()).save(ema.slices, {"step": 2})
+    facts["saved"] = peak_mb()
+    found = find_checkpoint(folder / "memory")
+    assert found is not None
+    load_checkpoint(found, engine, ema.slices)
+    facts["loaded"] = peak_mb()
+    return facts
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def fail(rank: Rank) -> None:
+    run = Run(rank, Cell())
+    assert run.ema.first is not None
+    with run.engine.weights_from(run.ema.first):
+        if rank.index == rank.world_size - 1:
+            raise ArithmeticError("this rank alone")
 
 
 def main(action: str, folder: Path) -> None:
     rank = rank_from_environment()
     join_process_group()
-    run = Run(rank)
-    if action == "save":
-        run.train(0, 5)
-        run.save(folder / "first", 5)
-        again = Run(rank)
-        again.load(folder / "first")
-        run.train(5, 8)
-        run.save(folder / "straight", 8)
-        again.train(5, 8)
-        again.save(folder / "resumed", 8)
-        assert run.losses[5:] == again.losses
-        again.check_that_it_is_freed()
-        check_damage(run, folder / "damaged")
-        check_a_failed_save(run, folder)
-        variants(rank, folder)
-    elif action == "fail":
-        with run.engine.weights_from(run.ema.slices):
-            if rank.index == rank.world_size - 1:
-                raise ArithmeticError("this rank alone")
-    else:
-        run.load(folder / "first")
-        run.save(folder / f"recut-{rank.world_size}", 5)
-        run.train(5, 8)
+    facts: object = None
+    match action:
+        case "matrix":
+            facts = all_cells(rank, folder)
+        case "save":
+            facts = save(rank, folder)
+        case "recut":
+            facts = recut(rank, folder)
+        case "memory":
+            facts = memory(rank, folder)
+        case "fail":
+            fail(rank)
     if rank.is_first:
-        # What the module computes with is what the averaged weights say while they are lent, and the master after.
-        group = run.engine.groups[0]
-        before = next(run.engine.module.parameters()).detach().clone()
-        facts = {"losses": run.losses, "slice": group.master.numel(), "numel": [g.numel for g in run.engine.groups]}
         (folder / f"{action}-{rank.world_size}.json").write_text(json.dumps(facts))
-    with run.engine.weights_from(run.ema.slices) as module:
-        lent = next(module.parameters()).detach().clone()
-    if rank.is_first:
-        assert not torch.equal(before, lent), "the average is not the newest weights"
-        assert torch.equal(before, next(run.engine.module.parameters()))
     leave_process_group()
 
 

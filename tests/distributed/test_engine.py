@@ -1,4 +1,4 @@
-"""The engine over real process groups: equal to the bit after a resume and after a re-cut for other ranks."""
+"""The engine over real process groups: every cell of the matrix, and state that is equal to the bit when it should."""
 
 import json
 import subprocess
@@ -9,21 +9,27 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from distributed.checkpoint import find_checkpoint
-from distributed.optimizer import QUANTISATION_BLOCK
+from distributed.layout import QUANTISATION_BLOCK, GroupLayout
 from launch.spawn import run_ranks
+from tests.distributed.engine_scenarios import ELASTIC, OPTIMIZERS, Cell
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which 2 ranks saved, and 1 and 3 ranks loaded that."""
+    """A folder in which 2 ranks saved, and 1, 3 and 4 ranks loaded that."""
     folder = tmp_path_factory.mktemp("engine")
-    for action, num_ranks in (("save", 2), ("recut", 1), ("recut", 3)):
-        assert run_ranks(["-m", "tests.distributed.engine_scenarios", action, str(folder)], num_ranks) == 0
+    for action, num_ranks in (("save", 2), ("recut", 1), ("recut", 3), ("recut", 4)):
+        assert run_scenario(action, folder, num_ranks) == 0
     return folder
+
+
+def run_scenario(action: str, folder: Path, num_ranks: int) -> int:
+    return run_ranks(["-m", "tests.distributed.engine_scenarios", action, str(folder)], num_ranks)
 
 
 def facts(folder: Path, name: str) -> dict[str, Any]:
@@ -31,48 +37,140 @@ def facts(folder: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def whole_state(checkpoints: Path) -> dict[str, torch.Tensor]:
-    """Return every flat tensor of a checkpoint, its ranks' slices joined and its padding cut off."""
+def by_parameter(checkpoints: Path) -> dict[tuple[str, str], Tensor]:
+    """Return every flat tensor of a checkpoint as the parts that belong to each parameter, in order.
+
+    absmax: where blocks begin at multiples of 256 of every parameter; else the parts of it are left out.
+    """
     found = find_checkpoint(checkpoints)
     assert found is not None
-    parts = [load_file(found.folder / name) for name in sorted(found.manifest["files"])]
-    state = {}
-    for key in parts[0]:
-        numel = found.manifest["groups"][int(key[:3])]["numel"]
-        length = -(-numel // QUANTISATION_BLOCK) if "absmax" in key else numel
-        state[key] = torch.cat([part[key] for part in parts])[:length]
-    return state
+    files = [load_file(found.folder / name) for name in sorted(found.manifest["files"])]
+    parts: dict[tuple[str, str], list[Tensor]] = {}
+    for number, stored in enumerate(found.manifest["groups"]):
+        layout = GroupLayout.from_json(stored)
+        for index, file in enumerate(files):
+            for key in file:
+                kind = key[4:]
+                if int(key[:3]) != number or (kind.startswith("absmax") and not layout.is_aligned):
+                    continue
+                unit = QUANTISATION_BLOCK if kind.startswith("absmax") else 1
+                for piece in layout.pieces(index):
+                    stop = piece.at + piece.stop - piece.start
+                    part = file[key][piece.at // unit : -(-stop // unit)]
+                    parts.setdefault((piece.name, kind), []).append(part)
+    return {key: torch.cat(part) for key, part in parts.items()}
 
 
-def assert_equal_to_the_bit(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
-    assert left.keys() == right.keys()
-    for key in left:
-        assert left[key].dtype == right[key].dtype
-        assert torch.equal(left[key], right[key]), key
+def differing(left: dict[tuple[str, str], Tensor], right: dict[tuple[str, str], Tensor]) -> list[tuple[str, str]]:
+    """Return what both hold and is not equal to the bit."""
+    both = left.keys() & right.keys()
+    assert {name for name, kind in both if kind == "master"} == {name for name, kind in left if kind == "master"}
+    return [key for key in both if left[key].dtype != right[key].dtype or not torch.equal(left[key], right[key])]
 
 
-def test_a_resume_at_the_same_world_size_is_exact(folder: Path) -> None:
-    assert_equal_to_the_bit(whole_state(folder / "straight"), whole_state(folder / "resumed"))
+@pytest.mark.parametrize("num_ranks", [1, 3, 4])
+@pytest.mark.parametrize("cell", [cell for cell in ELASTIC if cell.stage != 3], ids=str)
+def test_a_resume_at_another_world_size_moves_bytes_and_changes_none(folder: Path, cell: Cell, num_ranks: int) -> None:
+    saved = by_parameter(folder / f"first-{cell}")
+    kinds = {kind for _, kind in saved}
+    assert {"master", "ema@0.1", "ema@0.05"} < kinds
+    assert {"state2", "absmax2"} < kinds
+    assert differing(saved, by_parameter(folder / f"recut-{num_ranks}-{cell}-as-{cell.stage}")) == []
+    # Going on differs by the order in which gradients are summed: rounding of losses near 1.
+    tolerance = 1e-5 if cell.precision == "fp32" else 1e-2
+    losses = facts(folder, f"recut-{num_ranks}")[f"{cell}-as-{cell.stage}"]
+    assert losses == pytest.approx(facts(folder, "save-2")[str(cell)][5:8], rel=tolerance)
 
 
-@pytest.mark.parametrize("num_ranks", [1, 3])
-def test_a_resume_at_another_world_size_moves_bytes_and_changes_none(folder: Path, num_ranks: int) -> None:
-    saved = whole_state(folder / "first")
-    assert_equal_to_the_bit(saved, whole_state(folder / f"recut-{num_ranks}"))
-    # Going on differs by the order in which gradients are summed: float32 rounding of losses near 1.
-    assert facts(folder, f"recut-{num_ranks}")["losses"] == pytest.approx(
-        facts(folder, "save-2")["losses"][5:], rel=1e-5
-    )
+@pytest.mark.parametrize("stage", [0, 1])
+def test_a_resume_at_another_stage_moves_bytes_and_changes_none(folder: Path, stage: int) -> None:
+    saved = by_parameter(folder / f"first-{Cell()}")
+    assert differing(saved, by_parameter(folder / f"recut-3-{Cell()}-as-{stage}")) == []
 
 
-def test_zero_stages_and_optimizers_agree(folder: Path) -> None:
-    losses, reference = facts(folder, "variants"), facts(folder, "save-2")["losses"][:4]
-    # The stages differ in where gradients are summed, not in what: float32 rounding.
-    assert losses["adamw8bit-1-fp32"] == pytest.approx(reference, rel=1e-5)
-    # 8 bits of a moment err by a few per cent of a small update; bf16 has 3 digits.
-    assert losses["adamw-2-fp32"] == pytest.approx(reference, rel=1e-2)
-    assert losses["adamw8bit-2-bf16"] == pytest.approx(reference, rel=2e-2)
-    assert losses["adamw-2-fp32"] != reference, "another optimizer was really used"
+@pytest.mark.parametrize(
+    ("saved", "loaded"),
+    [(Cell(stage=3), f"recut-{n}-{Cell(stage=3)}-as-3") for n in (1, 3, 4)]
+    + [(Cell(stage=3), f"recut-3-{Cell(stage=3)}-as-2"), (Cell(), f"recut-3-{Cell()}-as-3")],
+)
+def test_zero_3_at_another_world_size_moves_a_moment_by_one_quantisation_step_at_most(
+    folder: Path, saved: Cell, loaded: str
+) -> None:
+    before, after = by_parameter(folder / f"first-{saved}"), by_parameter(folder / loaded)
+    codes = {key for key, tensor in before.items() if tensor.dtype == torch.uint8}
+    assert codes
+    # All that is not quantised is equal to the bit.
+    assert {kind for _, kind in differing(before, after)} <= {"state1", "state2", "absmax1", "absmax2"}
+    moved = dequantised_difference(folder / f"first-{saved}", folder / loaded)
+    assert moved.numel() > 10_000
+    # The widest gap between two codes is 0.0142 of a block's largest value (bitsandbytes' dynamic map); the nearest
+    # code is at most half of it away.
+    assert 0 < float(moved.max()) <= 0.0072
+
+
+def dequantised_difference(before: Path, after: Path) -> Tensor:
+    """Return |difference| of all 8-bit moments' values, each as a fraction of the scale of its block afterwards."""
+    old, new = dequantised(before), dequantised(after)
+    ratios = [(old[key][0] - values).abs() / scales.clamp_min(1e-30) for key, (values, scales) in new.items()]
+    return torch.cat(ratios)
+
+
+def dequantised(checkpoints: Path) -> dict[tuple[str, str], tuple[Tensor, Tensor]]:
+    """Return the values of all 8-bit moments and the scales of their blocks, by parameter and kind."""
+    from bitsandbytes.functional import create_dynamic_map
+
+    maps = {"state1": create_dynamic_map(signed=True), "state2": create_dynamic_map(signed=False)}
+    found = find_checkpoint(checkpoints)
+    assert found is not None
+    parts: dict[tuple[str, str], list[Tensor]] = {}
+    for index, name in enumerate(sorted(found.manifest["files"])):
+        file = load_file(found.folder / name)
+        for number, stored in enumerate(found.manifest["groups"]):
+            layout = GroupLayout.from_json(stored)
+            for kind, code_values in maps.items() if layout.optim_bits == 8 else ():
+                codes, scales = (file[f"{number:03d}.{what}"] for what in (kind, kind.replace("state", "absmax")))
+                scales = scales.repeat_interleave(QUANTISATION_BLOCK)[: codes.numel()]
+                both = torch.stack([code_values[codes.long()] * scales, scales])
+                for piece in layout.pieces(index):
+                    part = both[:, piece.at : piece.at + piece.stop - piece.start]
+                    parts.setdefault((piece.name, kind), []).append(part)
+    whole = {key: torch.cat(part, dim=1) for key, part in parts.items()}
+    return {key: (values, scales) for key, (values, scales) in whole.items()}
+
+
+def test_every_cell_trains_saves_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    assert run_scenario("matrix", tmp_path, 2) == 0
+    losses = facts(tmp_path, "matrix-2")
+    assert len(losses) == len(OPTIMIZERS) * (8 + 6 + 4) + 1
+    for name, values in losses.items():
+        optimizer, _stage, precision, _offload, master = name.split("-")[:5]
+        reference = losses[f"{optimizer}-2-{precision}-none-fp32"]
+        # Stages differ in where gradients are summed; bf16 has 3 digits, of which rounding at random changes the last.
+        tolerance = 2e-2 if master == "stochastic" else {"fp32": 1e-4, "bf16": 1e-2}[precision]
+        assert values == pytest.approx(reference, rel=tolerance), name
+    fp32 = {optimizer: losses[f"{optimizer}-2-fp32-none-fp32"] for optimizer in OPTIMIZERS}
+    # 8 bits of a moment err by a few per cent of a small update.
+    assert fp32["adamw8bit"] == pytest.approx(fp32["adamw"], rel=1e-2)
+    assert len({tuple(values) for values in fp32.values()}) == len(OPTIMIZERS), "each is really used"
+
+
+def test_bytes_by_kind_are_what_each_stage_divides(folder: Path) -> None:
+    measured = {cell.stage: facts(folder, "save-2")[f"bytes-{cell}"] for cell in ELASTIC if cell.precision == "fp32"}
+    whole = measured[0]
+    assert whole["master"] == measured[2]["master"] == 0, "fp32 weights are their own master"
+    # Half each, but for padding to whole blocks.
+    assert measured[2]["optimizer"] == pytest.approx(whole["optimizer"] / 2, rel=0.02)
+    assert measured[2]["gradients"] == pytest.approx(whole["gradients"] / 2, rel=0.02)
+    assert measured[3]["gradients"] == pytest.approx(whole["gradients"] / 2, rel=0.02)
+    assert measured[2]["parameters"] == pytest.approx(whole["parameters"], rel=0.02)
+
+
+def test_saving_and_resuming_need_no_second_copy(tmp_path: Path) -> None:
+    assert run_scenario("memory", tmp_path, 1) == 0
+    peak = facts(tmp_path, "memory-1")
+    assert peak["state"] > 600, "a copy would be seen"
+    assert peak["saved"] - peak["trained"] < 256
+    assert peak["loaded"] - peak["trained"] < 256
 
 
 def test_a_rank_that_fails_alone_does_not_hang_the_others(folder: Path) -> None:
@@ -84,9 +182,10 @@ def test_a_rank_that_fails_alone_does_not_hang_the_others(folder: Path) -> None:
 
 
 def test_matrices_have_8_bit_moments_and_norms_32(folder: Path) -> None:
-    state = whole_state(folder / "first")
-    assert state["000.state1"].dtype == torch.uint8
-    assert state["000.absmax1"].dtype == torch.float32
-    assert state["001.state1"].dtype == torch.float32
-    assert state["000.state1"].float().std() > 0
-    assert not torch.equal(state["000.master"], state["000.ema"])
+    state = by_parameter(folder / f"first-{Cell()}")
+    assert state["conv_in.weight", "state1"].dtype == torch.uint8
+    assert state["conv_in.weight", "absmax1"].dtype == torch.float32
+    assert state["conv_in.bias", "state1"].dtype == torch.float32
+    assert ("conv_in.bias", "absmax1") not in state
+    assert state["conv_in.weight", "state1"].float().std() > 0
+    assert not torch.equal(state["conv_in.weight", "master"], state["conv_in.weight", "ema@0.1"])

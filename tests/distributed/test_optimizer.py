@@ -1,27 +1,36 @@
 """The chunked CPU step changes no bit; groups, rates and averages are what their sources say."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from bitsandbytes.optim import AdamW8bit
+from bitsandbytes.optim import AdamW, AdEMAMix, Lion
 from torch import nn
 
-from distributed import optimizer as optimizer_module
+from distributed import blockwise
+from distributed.blockwise import build_optimizer, round_stochastically
 from distributed.config import OptimizerConfig
-from distributed.ema import ShardedEma, power_function_exponent
-from distributed.optimizer import build_optimizer, learning_rate, parameter_groups
+from distributed.ema import ShardedEma, average_name, power_function_exponent
+from distributed.optimizer import learning_rate, parameter_groups
 
 
-def test_a_step_in_slices_is_equal_to_the_bit_to_bitsandbytes_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimizer_module, "CPU_STEP_ELEMENTS", 1024)
+@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize(
+    ("name", "stock_class"), [("adamw8bit", AdamW), ("lion8bit", Lion), ("ademamix8bit", AdEMAMix)]
+)
+def test_a_step_in_chunks_is_equal_to_the_bit_to_bitsandbytes_own(
+    monkeypatch: pytest.MonkeyPatch, name: str, stock_class: Any, bits: int
+) -> None:
+    monkeypatch.setattr(blockwise, "CPU_CHUNK_ELEMENTS", 1024)
     torch.manual_seed(0)
     weights = torch.randn(5 * 1024 + 256)
     ours, stock = (nn.Parameter(weights.clone()) for _ in range(2))
-    config = OptimizerConfig(lr=1e-2, weight_decay=0.1)
-    group = {"params": [ours], "weight_decay": config.weight_decay, "optim_bits": 8}
+    config = OptimizerConfig.model_validate({"name": name, "lr": 1e-2, "weight_decay": 0.1})
+    group = {"params": [ours], "weight_decay": config.weight_decay, "optim_bits": bits, "index": 0}
     optimizers = (
         build_optimizer([group], config),
-        AdamW8bit([stock], lr=1e-2, weight_decay=0.1, min_8bit_size=0),
+        stock_class([stock], lr=1e-2, weight_decay=0.1, optim_bits=bits, min_8bit_size=0),
     )
     for _ in range(3):
         gradient = torch.randn_like(weights)
@@ -29,9 +38,37 @@ def test_a_step_in_slices_is_equal_to_the_bit_to_bitsandbytes_own(monkeypatch: p
             parameter.grad = gradient.clone()
             optimizer.step()
     assert torch.equal(ours, stock)
-    for name in ("state1", "state2", "absmax1", "absmax2"):
-        assert torch.equal(optimizers[0].state[ours][name], optimizers[1].state[stock][name])
-    assert optimizers[0].state[ours]["state1"].dtype == torch.uint8
+    states = [optimizer.state[parameter] for parameter, optimizer in zip((ours, stock), optimizers, strict=True)]
+    assert states[0].keys() == states[1].keys()
+    assert states[0]["step"] == 3
+    for kind in [kind for kind in states[0] if kind.startswith(("state", "absmax"))]:
+        assert torch.equal(states[0][kind], states[1][kind]), kind
+    assert states[0]["state1"].dtype == (torch.uint8 if bits == 8 else torch.float32)
+
+
+def test_rounding_at_random_keeps_the_mean_and_what_is_exact() -> None:
+    noise = torch.Generator().manual_seed(0)
+    # A quarter of the way from 1 to the next bfloat16, which is 1 + 2^-7.
+    values = torch.full((200_000,), 1 + 2**-9)
+    for sign in (1, -1):
+        rounded = round_stochastically(sign * values, noise)
+        assert set(rounded.tolist()) == {sign * 1.0, sign * (1 + 2**-7)}
+        # The standard error of the mean of 200,000 such draws is 7.6e-6; five of them.
+        assert float(rounded.double().mean()) == pytest.approx(sign * (1 + 2**-9), abs=4e-5)
+    exact = torch.tensor([0.0, -0.0, 1.5, -3.0, float("inf"), float("-inf")])
+    assert torch.equal(round_stochastically(exact, noise).float(), exact)
+    assert round_stochastically(torch.tensor([float("nan")]), noise).isnan().all()
+
+
+def test_small_updates_count_without_a_master() -> None:
+    # bfloat16 cannot tell 1 from 1 - 1e-4: rounded to the nearest, a hundred such steps would change nothing.
+    config = OptimizerConfig(lr=1e-4, weight_decay=0.0, master="stochastic")
+    weights = nn.Parameter(torch.ones(2**16, dtype=torch.bfloat16))
+    optimizer = build_optimizer([{"params": [weights], "optim_bits": 8, "index": 0}], config)
+    for _ in range(100):
+        weights.grad = torch.ones_like(weights)
+        optimizer.step()
+    assert float(weights.detach().double().mean()) == pytest.approx(1 - 100 * 1e-4, abs=1e-3)
 
 
 def test_only_matrices_decay_and_have_8_bits() -> None:
@@ -69,11 +106,14 @@ def test_the_average_has_the_width_that_was_asked_for(length: float) -> None:
 
 def test_the_average_forgets_where_it_started() -> None:
     masters = [torch.zeros(3)]
-    ema = ShardedEma(masters, 0.1)
-    ema.slices[0].fill_(99.0)
+    ema = ShardedEma(masters, [0.1, 0.2])
+    for slices in ema.slices.values():
+        slices[0].fill_(99.0)
     for step in range(1, 401):
         masters[0].fill_(float(step))
         ema.update(step)
-    gamma = power_function_exponent(0.1)
-    # The mean of t^gamma over [0, 400] lies at (gamma + 1) / (gamma + 2) of it; steps are whole numbers, hence 1 %.
-    assert ema.slices[0].tolist() == pytest.approx([400 * (gamma + 1) / (gamma + 2)] * 3, rel=1e-2)
+    for length in (0.1, 0.2):
+        gamma = power_function_exponent(length)
+        # The mean of t^gamma over [0, 400] lies at (gamma + 1) / (gamma + 2) of it; steps are whole, hence 1 %.
+        expected = 400 * (gamma + 1) / (gamma + 2)
+        assert ema.slices[average_name(length)][0].tolist() == pytest.approx([expected] * 3, rel=1e-2)

@@ -1,0 +1,128 @@
+"""bitsandbytes optimizers over flat slices: bits by group, steps in little room, bf16 weights rounded at random."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from bitsandbytes.optim import AdamW, AdEMAMix, Lion
+from torch import Tensor
+
+from distributed.config import OptimizerConfig
+from distributed.layout import QUANTISATION_BLOCK
+
+# The CPU kernels expand what they are given to float32 (about 20 bytes an element). A step over chunks of whole blocks
+# gives the same bits with a transient of some 20 MB; smaller chunks are slower with several threads.
+CPU_CHUNK_ELEMENTS = 2**20
+# On a GPU only weights without a float32 master are taken in chunks, which are expanded one at a time.
+GPU_CHUNK_ELEMENTS = 2**24
+
+
+class Blockwise:
+    """What our optimizers add to bitsandbytes' own; mixed in before one of its classes.
+
+    - A group's `optim_bits` is heeded. GlobalOptimManager's overrides go by parameter and are lost when ZeRO flattens
+      the parameters; a key of the group survives. `min_8bit_size` is 0: it is compared with the slice's size, so that
+      a group would be 8-bit on two ranks and 32-bit on four.
+    - A step works chunk by chunk where that saves memory, with the same bits as a whole one.
+    - bfloat16 weights are updated in float32, a chunk at a time, and rounded stochastically.
+    """
+
+    state: dict[Tensor, dict[str, Any]]
+
+    def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
+        """Return bitsandbytes' settings of one parameter, with the bits that its group asks for."""
+        config: dict[str, Any] = super().get_config(gindex, pindex, group)  # type: ignore[misc]
+        config["optim_bits"] = group["optim_bits"]
+        return config
+
+    @torch.no_grad()
+    def update_step(self, group: dict[str, Any], p: Tensor, gindex: int, pindex: int) -> None:
+        """Update `p` (flat) and its moments by one step."""
+        is_stochastic = p.dtype == torch.bfloat16
+        if p.device.type != "cpu" and not is_stochastic:
+            super().update_step(group, p, gindex, pindex)  # type: ignore[misc]
+            return
+        assert p.grad is not None
+        state = self.state[p]
+        noise = _rounding_noise(p.device, state["step"], group["index"]) if is_stochastic else None
+        size = CPU_CHUNK_ELEMENTS if p.device.type == "cpu" else GPU_CHUNK_ELEMENTS
+        for elements, blocks in _chunks(p.numel(), size):
+            weights = p.data[elements]
+            chunk = weights.float() if is_stochastic else weights
+            chunk.grad = p.grad[elements].to(chunk.dtype)
+            # bitsandbytes' own step, on views of this chunk's part of the moments.
+            views = {name: _view(name, value, elements, blocks) for name, value in state.items()}
+            self.state[chunk] = {name: _contiguous(view) for name, view in views.items()}
+            super().update_step(group, chunk, gindex, pindex)  # type: ignore[misc]
+            stepped = self.state.pop(chunk)
+            for name, view in views.items():
+                if stepped[name] is not view and isinstance(view, Tensor):
+                    view.copy_(stepped[name])
+            if noise is not None:
+                weights.copy_(round_stochastically(chunk, noise))
+        state["step"] += 1
+
+
+class BlockwiseAdamW(Blockwise, AdamW):
+    """AdamW: state1 is the mean of the gradients, state2 that of their squares."""
+
+
+class BlockwiseLion(Blockwise, Lion):
+    """Lion (arXiv:2302.06675): state1 is the only moment; the update is its sign, so the learning rate is smaller."""
+
+
+class BlockwiseAdEMAMix(Blockwise, AdEMAMix):
+    """AdEMAMix (arXiv:2409.03137): state1 holds a fast and a slow mean of the gradients, [2, elements]."""
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Return the client optimizer that the engine gets, over `groups` of `parameter_groups`."""
+    common = {"lr": config.lr, "weight_decay": config.weight_decay, "min_8bit_size": 0, "is_paged": config.paged}
+    betas = config.resolved_betas
+    optimizer: torch.optim.Optimizer
+    match config.name:
+        case "adamw8bit" | "adamw":
+            optimizer = BlockwiseAdamW(groups, betas=betas, eps=config.eps, **common)
+        case "lion8bit":
+            optimizer = BlockwiseLion(groups, betas=betas, **common)
+        case "ademamix8bit":
+            optimizer = BlockwiseAdEMAMix(groups, betas=betas, eps=config.eps, **common)
+    return optimizer
+
+
+@torch.no_grad()
+def round_stochastically(values: Tensor, noise: torch.Generator) -> Tensor:
+    """Return float32 `values` as bfloat16, rounded up or down with the probabilities that keep their mean.
+
+    bfloat16 is the upper half of a float32: adding a random lower half and cutting it off rounds away from zero as
+    often as the value lies near that side. A change far below a bfloat16's spacing thus counts on average.
+    Source: Zamirai et al. 2020 (arXiv:2010.06192), section 3. Infinity and NaN stay what they are.
+    """
+    bits = values.view(torch.int32)
+    random = torch.randint(0, 2**16, bits.shape, dtype=torch.int32, device=values.device, generator=noise)
+    rounded = (bits + random).bitwise_and_(-(2**16)).view(torch.float32)
+    return torch.where(values.isfinite(), rounded, values).bfloat16()
+
+
+def _rounding_noise(device: torch.device, step: int, group: int) -> torch.Generator:
+    """Return a generator that depends on the position alone, so that a resumed run rounds as the first one did."""
+    return torch.Generator(device).manual_seed(step * 2**16 + group)
+
+
+def _chunks(numel: int, size: int) -> Iterator[tuple[slice, slice]]:
+    """Yield the elements and the blocks of chunks of at most `size` elements, a multiple of the block."""
+    for start in range(0, numel, size):
+        stop = min(start + size, numel)
+        yield slice(start, stop), slice(start // QUANTISATION_BLOCK, -(-stop // QUANTISATION_BLOCK))
+
+
+def _view(name: str, value: Any, elements: slice, blocks: slice) -> Any:
+    """Return the part of one entry of the optimizer's state that belongs to a chunk."""
+    if name.startswith("state"):
+        return value[..., elements]
+    return value[..., blocks] if name.startswith("absmax") else value
+
+
+def _contiguous(value: Any) -> Any:
+    # The two rows of AdEMAMix's state1 are not next to each other in a chunk; CUDA's kernels take them to be.
+    return value.contiguous() if isinstance(value, Tensor) else value

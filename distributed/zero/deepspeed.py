@@ -1,0 +1,67 @@
+"""DeepSpeed's own dictionary, computed, and its start."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from distributed.zero.partitioning import Setting
+
+
+def deepspeed_config(setting: Setting) -> dict[str, Any]:
+    """Return DeepSpeed's configuration. The optimizer is not in it: a client optimizer compiles nothing."""
+    is_stochastic = setting.optimizer.master == "stochastic"
+    return {
+        "train_micro_batch_size_per_gpu": setting.micro_size,
+        "gradient_accumulation_steps": setting.accumulation_steps,
+        "gradient_clipping": setting.optimizer.clip_norm,
+        "zero_allow_untested_optimizer": True,
+        # Else an offloaded client optimizer is refused for DeepSpeed's own Adam.
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {
+            "enabled": setting.dtype == torch.bfloat16,
+            # A bf16 master is let through where the moments are said to be small enough for the GPU; ours are.
+            "bf16_master_weights_and_grads": is_stochastic,
+            "bf16_optimizer_states": is_stochastic,
+        },
+        "steps_per_print": 2**31,
+        "zero_optimization": _zero_section(setting),
+    }
+
+
+def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any]) -> tuple[Any, Any]:
+    """Return DeepSpeed's engine and its ZeRO optimizer. Collective."""
+    import deepspeed
+
+    engine, zero, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    return engine, zero
+
+
+def take_names(groups: list[dict[str, Any]]) -> None:
+    """Take the parameters' names out of the groups; DeepSpeed wants none."""
+    for group in groups:
+        del group["param_names"]
+
+
+def _zero_section(setting: Setting) -> dict[str, Any]:
+    zero = setting.zero
+    section: dict[str, Any] = {
+        "stage": zero.stage,
+        "reduce_bucket_size": zero.reduce_bucket_elements,
+        "allgather_bucket_size": zero.allgather_bucket_elements,
+        # Overlap needs a second bucket of gradients; memory comes first here.
+        "overlap_comm": False,
+    }
+    if zero.offload == "optimizer":
+        section["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+    if zero.stage == 3:
+        section |= {
+            # One flat slice a group of ours, which are bounded already.
+            "sub_group_size": 2**62,
+            "stage3_prefetch_bucket_size": zero.allgather_bucket_elements,
+            "stage3_max_live_parameters": 2 * zero.allgather_bucket_elements,
+            "stage3_max_reuse_distance": 0,
+            # Norms and biases stay gathered: fetching them one by one costs more than they weigh.
+            "stage3_param_persistence_threshold": 10_000,
+        }
+    return section

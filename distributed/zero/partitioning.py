@@ -1,0 +1,99 @@
+"""What every ZeRO stage offers the engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from distributed.config import OptimizerConfig, ZeroConfig
+from distributed.layout import FlatGroup, GroupLayout
+from distributed.rank import Rank
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step did: the gradient's norm before clipping, and whether it was skipped as not finite."""
+
+    grad_norm: float
+    is_skipped: bool
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a stage is built from. dtype: of the weights; accumulation_steps: micro batches an optimizer step."""
+
+    optimizer: OptimizerConfig
+    zero: ZeroConfig
+    rank: Rank
+    device: torch.device
+    dtype: torch.dtype
+    micro_size: int
+    accumulation_steps: int
+
+    @property
+    def shares_masters(self) -> bool:
+        """Whether the weights are their own master: fp32, or bf16 that is rounded stochastically, on the device."""
+        is_own = self.dtype == torch.float32 or self.optimizer.master == "stochastic"
+        return is_own and self.zero.offload == "none"
+
+
+class Partitioning(Protocol):
+    """One module's training state, divided as a ZeRO stage does it. All but `groups` is collective."""
+
+    network: nn.Module
+    groups: list[FlatGroup]
+    optimizer: torch.optim.Optimizer
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of one micro batch's mean loss."""
+
+    def finish_micro_batch(self) -> StepResult | None:
+        """Count one micro batch; step and return the result where it was the last of its global batch."""
+
+    def send(self, slices: Sequence[Tensor]) -> None:
+        """Give the module the weights that `slices` (one a group, of this rank) make up."""
+
+    def weights(self) -> list[Tensor]:
+        """Return the tensors that hold the module's weights on this rank between two steps. Not collective."""
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients that this rank holds now. Not collective."""
+
+    def close(self) -> None:
+        """Free what would outlive the last reference."""
+
+
+def flat_groups(
+    layouts: Sequence[GroupLayout], masters: Sequence[Tensor], optimizer: torch.optim.Optimizer
+) -> list[FlatGroup]:
+    """Return the groups' state, with moments of zeros.
+
+    bitsandbytes makes its state at the first step; made now, a checkpoint can be loaded into it.
+    """
+    groups = []
+    for index, (layout, master) in enumerate(zip(layouts, masters, strict=True)):
+        # ZeRO-3 takes the parameters out of the groups between two steps; bitsandbytes looks them up.
+        settings = optimizer.param_groups[index]
+        kept, settings["params"] = settings["params"], [master]
+        optimizer.init_state(settings, master, index, 0)  # type: ignore[attr-defined]
+        settings["params"] = kept
+        groups.append(_flat_group(layout, master, optimizer.state[master]))
+    return groups
+
+
+def _flat_group(layout: GroupLayout, master: Tensor, state: dict[str, Any]) -> FlatGroup:
+    """Return a group with bitsandbytes' names for its moments; the two rows of AdEMAMix's get names of their own."""
+    moments: dict[str, Tensor] = {}
+    code_values: dict[str, Tensor] = {}
+    for number in (1, 2):
+        for name in (f"state{number}", f"absmax{number}"):
+            if name not in state:
+                continue
+            tensor = state[name]
+            rows = {name: tensor} if tensor.ndim == 1 else {f"{name}.fast": tensor[0], f"{name}.slow": tensor[1]}
+            moments |= rows
+            if tensor.dtype == torch.uint8:
+                code_values |= dict.fromkeys(rows, state[f"qmap{number}"])
+    return FlatGroup(layout, master, moments, code_values)

@@ -1,0 +1,110 @@
+"""ZeRO stages 1 and 2 by DeepSpeed, over slices that are whole quantisation blocks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distributed.blockwise import build_optimizer
+from distributed.layout import padding_after, whole_layout
+from distributed.optimizer import parameter_groups
+from distributed.zero.deepspeed import deepspeed_config, initialize, take_names
+from distributed.zero.partitioning import Setting, StepResult, flat_groups
+
+
+class PaddedModule(nn.Module):
+    """A model with zeros as further parameters, which make its slices whole quantisation blocks.
+
+    DeepSpeed flattens the parameters of a group as they come and pads the end to 2 elements a rank: blocks would begin
+    elsewhere at another world size, and hold elements of two parameters.
+    """
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.padding = nn.ParameterList()
+
+    def pad(self, group: dict[str, Any], padded_numel: int) -> None:
+        """Put zeros after each parameter of `group` that needs them, and at its end up to `padded_numel` elements."""
+        spaced = []
+        for parameter in group["params"]:
+            spaced += [parameter, *self._zeros(padding_after(parameter.numel(), group["optim_bits"]), parameter)]
+        missing = padded_numel - sum(p.numel() for p in spaced)
+        group["params"] = [*spaced, *self._zeros(missing, spaced[0])]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the model returns."""
+        return self.inner(*args, **kwargs)
+
+    def _zeros(self, numel: int, like: Tensor) -> list[nn.Parameter]:
+        if numel == 0:
+            return []
+        self.padding.append(nn.Parameter(torch.zeros(numel, dtype=like.dtype, device=like.device)))
+        return [self.padding[-1]]
+
+
+class PartitionedOptimizer:
+    """Master weights and moments cut among the ranks; at stage 2 the gradients too."""
+
+    def __init__(self, module: nn.Module, setting: Setting) -> None:
+        """Take over `module`. Collective."""
+        self._setting = setting
+        padded = PaddedModule(module)
+        groups = parameter_groups(module, setting.optimizer)
+        layouts = [whole_layout(group, setting.rank.world_size) for group in groups]
+        for group, layout in zip(groups, layouts, strict=True):
+            padded.pad(group, layout.numel)
+        take_names(groups)
+        self.optimizer = build_optimizer(groups, setting.optimizer)
+        self._engine, self._zero = initialize(padded, self.optimizer, deepspeed_config(setting))
+        self.network: nn.Module = self._engine
+        if setting.shares_masters:
+            self._share_masters()
+        self.groups = flat_groups(layouts, self._zero.single_partition_of_fp32_groups, self.optimizer)
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of one micro batch's mean loss."""
+        self._engine.backward(loss)
+
+    def finish_micro_batch(self) -> StepResult | None:
+        """Count one micro batch; step and return the result where it was the last of its global batch."""
+        is_boundary = self._engine.is_gradient_accumulation_boundary()
+        self._engine.step()
+        if not is_boundary:
+            return None
+        return StepResult(float(self._engine.get_global_grad_norm()), is_skipped=bool(self._zero.overflow))
+
+    def send(self, slices: Sequence[Tensor]) -> None:
+        """Give the module the weights that `slices` (one a group, of this rank) make up. Collective."""
+        masters = [group.master.data for group in self.groups]
+        for group, slice_ in zip(self.groups, slices, strict=True):
+            group.master.data = slice_
+        self._zero.update_lp_params()
+        for group, master in zip(self.groups, masters, strict=True):
+            group.master.data = master
+
+    def weights(self) -> list[Tensor]:
+        """Return the flat weights, whole on every rank."""
+        weights: list[Tensor] = self._zero.bit16_groups_flat
+        return weights
+
+    def gradients(self) -> list[Tensor]:
+        """Return the gradients that this rank holds between the last backward pass and the step."""
+        partitioned = self._zero.averaged_gradients.values()
+        return [gradient for part in partitioned if part for gradient in part if gradient is not None] + [
+            p.grad for p in self.network.parameters() if p.grad is not None
+        ]
+
+    def close(self) -> None:
+        """Free everything. DeepSpeed's hooks keep its engine alive beyond its last reference."""
+        self._engine.destroy()
+
+    def _share_masters(self) -> None:
+        """Make each master this rank's part of the weights themselves, where they have the same dtype.
+
+        DeepSpeed makes a copy all the same: 4 bytes an element in fp32, 2 with stochastic rounding.
+        """
+        masters, parts = self._zero.single_partition_of_fp32_groups, self._zero.parallel_partitioned_bit16_groups
+        for master, partitions in zip(masters, parts, strict=True):
+            master.data = partitions[self._setting.rank.index].data

@@ -1,0 +1,73 @@
+"""ZeRO stage 3 by DeepSpeed: the weights are divided too, parameter by parameter, and gathered layer by layer."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from distributed.blockwise import build_optimizer
+from distributed.layout import QUANTISATION_BLOCK, clear_gaps, each_layout
+from distributed.optimizer import parameter_groups
+from distributed.zero.deepspeed import deepspeed_config, initialize, take_names
+from distributed.zero.partitioning import Setting, StepResult, flat_groups
+
+
+class PartitionedParameters:
+    """Weights, gradients, master weights and moments, each parameter cut among the ranks."""
+
+    def __init__(self, module: nn.Module, setting: Setting) -> None:
+        """Take over `module`. Collective."""
+        self._setting = setting
+        world_size = setting.rank.world_size
+        # Parameters whose parts are no whole blocks would shift the blocks of all that follow them in the slice.
+        groups = parameter_groups(module, setting.optimizer, divisor=QUANTISATION_BLOCK * world_size)
+        layouts = [each_layout(group, world_size) for group in groups]
+        take_names(groups)
+        self.optimizer = build_optimizer(groups, setting.optimizer)
+        self._engine, self._zero = initialize(module, self.optimizer, deepspeed_config(setting))
+        self.network: nn.Module = self._engine
+        self._parts = self._zero.fp16_partitioned_groups_flat
+        masters = self._zero.fp32_partitioned_groups_flat
+        for layout, master, part in zip(layouts, masters, self._parts, strict=True):
+            if setting.shares_masters:
+                master.data = part
+            clear_gaps(master.data, layout.pieces(setting.rank.index))  # DeepSpeed leaves them as memory was
+        self.groups = flat_groups(layouts, masters, self.optimizer)
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of one micro batch's mean loss."""
+        self._engine.backward(loss)
+
+    def finish_micro_batch(self) -> StepResult | None:
+        """Count one micro batch; step and return the result where it was the last of its global batch."""
+        is_boundary = self._engine.is_gradient_accumulation_boundary()
+        self._engine.step()
+        if not is_boundary:
+            return None
+        return StepResult(float(self._engine.get_global_grad_norm()), is_skipped=bool(self._zero.overflow))
+
+    def send(self, slices: Sequence[Tensor]) -> None:
+        """Give the module the weights that `slices` (one a group, of this rank) make up. Collective."""
+        for part, slice_ in zip(self._parts, slices, strict=True):
+            part.copy_(slice_)
+        # As DeepSpeed's own step does: those that stay gathered are gathered anew.
+        self._zero._partition_all_parameters()
+        persistent = self._zero.persistent_parameters
+        if persistent:
+            persistent[0].all_gather(persistent)
+
+    def weights(self) -> list[Tensor]:
+        """Return this rank's parts of the weights, and those that stay gathered."""
+        return [*self._parts, *(p.data for p in self._zero.persistent_parameters)]
+
+    def gradients(self) -> list[Tensor]:
+        """Return the flat buffer of this rank's gradients, which DeepSpeed keeps."""
+        return [self._zero.grad_partitions_flat_buffer]
+
+    def close(self) -> None:
+        """Free everything. DeepSpeed's modules keep its optimizer alive, so what that holds is taken from it."""
+        self._engine.destroy()
+        self.optimizer.state.clear()
+        parameters = [p for group in self._zero.fp16_groups for p in group]
+        for tensor in [*parameters, *(p.ds_tensor for p in parameters), *self._parts]:
+            tensor.data = tensor.data.new_empty(0)
+        vars(self._zero).clear()
