@@ -1,6 +1,7 @@
 """A request to stop: signals set a flag here, and the ranks agree on it at a step boundary."""
 
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,16 @@ class StoppedOnRequest(Exception):
 
 
 class StopRequest:
-    """Remembers that one of `STOP_SIGNALS` came; a second SIGINT stops at once."""
+    """Remembers that one of `STOP_SIGNALS` came; a second one that is an INT stops at once.
 
-    def __init__(self) -> None:
+    newest_save: what the run would go on from, for who stops at once; whoever saves keeps it up to date.
+    """
+
+    def __init__(self, stop_at_once: Callable[[], object] | None = None) -> None:
+        """stop_at_once: called in the signal handler, does not return. None: KeyboardInterrupt is raised."""
         self.received: signal.Signals | None = None
+        self.newest_save = "training has not begun"
+        self._stop_at_once = stop_at_once
 
     def listen(self) -> None:
         """Install the handlers, in the main thread."""
@@ -29,7 +36,8 @@ class StopRequest:
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if self._stop_at_once is not None:
+                self._stop_at_once()
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
 

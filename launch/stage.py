@@ -26,6 +26,9 @@ from models.base import noise_schedule
 from models.saving import save_pipeline
 from models.stable_diffusion import load_unet
 
+# Of a long list of samples a message names so many; all of them stand in steps.jsonl.
+MAX_NAMED_SAMPLES = 8
+
 
 class Stage:
     """Training of one stage. Everything here is collective: every rank does it at the same step."""
@@ -60,7 +63,8 @@ class Stage:
         self.objective = Objective(schedule, config.objective, self.engine.device)
         self.preview = Preview(config, stage, schedule, shards, self.engine)
         self.checkpoints = config.stage_path(stage) / "checkpoints"
-        self.step = self.saved_step = self.num_bad_steps = 0
+        self.step = self.num_bad_steps = 0
+        self._remember_saved(0)
         resumed = self._resume()
         self.tracker = Tracker(config, stage, done_steps=self.step) if rank.is_first else None
         if self.tracker:
@@ -83,8 +87,8 @@ class Stage:
             self.step += 1
             if self.ema and not trained.result.is_skipped:
                 self.ema.update(self.engine.num_steps)
-            self._count_bad_steps(trained)
             self._record(trained, rate, step_s=watch.lap_s(), wait_s=batches.lap_s())
+            self._count_bad_steps(trained)
             if self._is_due(self.config.validation.every_steps):
                 self._validate()
             if self._is_due(self.config.preview.every_steps):
@@ -93,7 +97,8 @@ class Stage:
             if is_stopping or self._is_due(self.config.checkpoint.save_every_steps):
                 self._save()
             if is_stopping and self.step < self.stage.steps:
-                self._say(f"stopped on request after step {self.step}; run the same command again to go on")
+                lost = f" (its last steps were bad: {self.stop.newest_save})" if self.num_bad_steps else ""
+                self._say(f"stopped on request after step {self.step}{lost}; run the same command again to go on")
                 raise StoppedOnRequest
         self._save_model()
         self._say(f"finished, its model is {self.config.stage_model(self.stage)}")
@@ -125,16 +130,23 @@ class Stage:
             return None
         refuse_other_facts(found.position["facts"], self.facts, found.folder)
         load_checkpoint(found, self.engine, self._averages())
-        self.step = self.saved_step = int(found.position["step"])
+        self.step = int(found.position["step"])
+        self._remember_saved(self.step)
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
 
     def _count_bad_steps(self, trained: TrainedStep) -> None:
         self.num_bad_steps = self.num_bad_steps + 1 if trained.result.is_skipped else 0
         if self.num_bad_steps >= self.config.optimizer.max_bad_steps:
+            mend = "look at these samples, or lower optimizer.lr" if trained.bad_ids else "lower optimizer.lr"
             raise RuntimeError(
-                f"stage {self.stage.name}: the gradient was not finite in {self.num_bad_steps} steps in a row up to"
-                f" step {self.step}; the newest checkpoint is of step {self.saved_step}: lower optimizer.lr"
+                f"{self.stop.newest_save}; the gradient was not finite in {self.num_bad_steps} steps in a row up to"
+                f" step {self.step}, where {self._what_is_bad(trained)}: {mend}"
             )
+
+    def _what_is_bad(self, trained: TrainedStep) -> str:
+        if trained.bad_ids:
+            return f"the loss is not finite of {listed(trained.bad_ids)}"
+        return f"every loss is finite but the gradient is not, of {listed(self.loader.ids(self.step - 1))}"
 
     def _save(self) -> None:
         # While gradients are not finite the weights may not be either: what was saved before stays the newest.
@@ -142,7 +154,12 @@ class Stage:
             return
         position = {"step": self.step, "samples": self.step * self.slicing.global_size, "facts": self.facts}
         save_checkpoint(self.checkpoints, self.engine, self._averages(), position, self.config.checkpoint.keep_last)
-        self.saved_step = self.step
+        self._remember_saved(self.step)
+
+    def _remember_saved(self, step: int) -> None:
+        self.saved_step = step
+        newest = f"the newest checkpoint is of step {step}" if step else "there is no checkpoint yet"
+        self.stop.newest_save = f"stage {self.stage.name}: {newest}"
 
     def _record(self, trained: TrainedStep, rate: float, *, step_s: float, wait_s: float) -> None:
         if not self.tracker:
@@ -160,9 +177,10 @@ class Stage:
                 **{f"memory_mb/{kind}": value / 1e6 for kind, value in memory.items()},
             },
             self.loader.ids(self.step - 1),
+            bad_ids=trained.bad_ids if trained.result.is_skipped else None,
         )
         if trained.result.is_skipped:
-            self._say(f"step {self.step} was skipped, its gradient is not finite")
+            self._say(f"step {self.step} was skipped: {self._what_is_bad(trained)}")
 
     def _validate(self) -> None:
         """Record the loss of the averaged weights on every database of the run that has shards, trained on or not."""
@@ -204,3 +222,10 @@ class Stage:
             except (OSError, SafetensorError) as failure:
                 error = f"could not write the model: {failure}; the last checkpoint in {self.checkpoints} is whole"
         raise_together(error, self.rank)
+
+
+def listed(ids: Sequence[str]) -> str:
+    """Return the distinct names among `ids` for a message: the first eight, and how many more there are."""
+    names = list(dict.fromkeys(ids))
+    more = len(names) - MAX_NAMED_SAMPLES
+    return ", ".join(names[:MAX_NAMED_SAMPLES]) + (f" and {more} more" if more > 0 else "")

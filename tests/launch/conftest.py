@@ -19,7 +19,7 @@ prepare: {{validation_fraction: 0.2, test_fraction: 0.2}}
 optimizer: {{lr: 1.0e-3, warmup_steps: 5}}
 batch: {{global_size: 8, micro_size: 4}}
 checkpoint: {{save_every_steps: null}}
-validation: {{every_steps: 10, num_samples: 4, timesteps_per_sample: 2}}
+validation: {{every_steps: 10, num_samples: 3, timesteps_per_sample: 3}}
 preview: {{every_steps: 10, sampling: {{steps: 2}}}}
 stages:
   - {{name: busi, databases: [busi], steps: 20}}
