@@ -67,14 +67,16 @@ def tell_failure(error: BaseException, rank: int) -> None:
     """Leave `error` to the process that started this rank; where that is none of ours, tell it on stderr."""
     trace = "".join(traceback.format_exception(error))
     message = f"{type(error).__name__}: {error}"
-    content = {"message": message, "extraInfo": {"py_callstack": trace, "timestamp": str(int(time.time()))}}
+    is_cause = not _is_of_lost_rank(message)
+    # torchrun blames the earliest, in whole seconds: what only followed must not stand in the same second.
+    timestamp = str(int(time.time()) + (0 if is_cause else 2))
+    content = {"message": message, "extraInfo": {"py_callstack": trace, "timestamp": timestamp}}
     for variable in (ERROR_FILE, _ERROR_FILE_OF_TORCHRUN):
         if variable in os.environ:
             with suppress(OSError):
                 Path(os.environ[variable]).write_text(json.dumps({"message": content}), encoding="utf-8")
                 if variable == ERROR_FILE:
                     return
-    is_cause = not _is_of_lost_rank(message)
     print(f"sonoshard: rank {rank}: {trace if is_cause else _one_line(message)}", file=sys.stderr)
 
 

@@ -29,7 +29,11 @@ stages:
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration file whose run is prepared and encoded. Tests train into folders of their own."""
-    folder = tmp_path_factory.mktemp("launch")
+    return prepare_run(tmp_path_factory.mktemp("launch"))
+
+
+def prepare_run(folder: Path) -> Path:
+    """Write model, images, manifest and shards to `folder`; return the configuration file."""
     write_tiny_random_model(folder / "model")
     write_busi(folder, num_per_label=8)
     path = folder / "config.yaml"
