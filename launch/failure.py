@@ -27,10 +27,12 @@ _SIGNS_OF_A_LOST_RANK = ("gloo/transport", "DistBackendError", "DistNetworkError
 class Failure:
     """How one rank failed.
 
-    message: its exception in one line. traceback: empty where it left none. failed_at: seconds of the clock.
+    exit_code: negative where a signal ended it. message: its exception in one line. traceback: empty where it left
+    none. failed_at: seconds of the clock.
     """
 
     rank: int
+    exit_code: int
     message: str
     traceback: str
     failed_at: float
@@ -42,10 +44,10 @@ class Failure:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))["message"]
             message, trace = content["message"], content["extraInfo"]["py_callstack"]
-            return cls(rank, _one_line(message), trace, file.stat().st_mtime, _is_of_lost_rank(message))
+            return cls(rank, exit_code, _one_line(message), trace, file.stat().st_mtime, _is_of_lost_rank(message))
         except (OSError, ValueError, KeyError):
             ending = f"ended by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
-            return cls(rank, ending, "", ended_at, is_of_lost_rank=False)
+            return cls(rank, exit_code, ending, "", ended_at, is_of_lost_rank=False)
 
     def text(self, is_cause: bool) -> str:
         """Return the lines that tell of it: whole for the cause, one for what followed."""

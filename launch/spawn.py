@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -77,7 +77,7 @@ class _Ranks:
         self._folder = folder
         self._deadline = float("inf")
         self._num_interrupts = 0
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
         for number in STOP_SIGNALS:
             signal.signal(number, self._pass_on)
         port = free_port()
@@ -91,43 +91,37 @@ class _Ranks:
                 **rank_variables(index, num_ranks, "127.0.0.1", port),
             }
             # A session of its own: Ctrl-C reaches a rank once, through `_pass_on`, not from the terminal too.
-            process = subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True)
-            self._processes.append(process)
+            self._processes[index] = subprocess.Popen(
+                [sys.executable, *arguments], env=environment, start_new_session=True
+            )
 
     def wait(self) -> int:
         """Return the exit code for all ranks once they ended, or once one failed and its grace is over."""
         ended_at: dict[int, float] = {}
         while len(ended_at) < len(self._processes) and time.monotonic() < self._deadline:
-            for index, process in enumerate(self._processes):
+            for index, process in self._processes.items():
                 if index not in ended_at and process.poll() is not None:
                     ended_at[index] = time.time()
                     if process.returncode not in (0, EXIT_STOPPED):
                         self._set_deadline()
             time.sleep(0.05)
         codes = {index: self._processes[index].returncode for index in ended_at}
-        if self._num_interrupts > 1 or EXIT_INTERRUPTED in codes.values():
-            return self._interrupted(len(codes))
         failed = [index for index, code in codes.items() if code not in (0, EXIT_STOPPED)]
-        if not failed:
+        if len(codes) == len(self._processes) and not failed:
             return EXIT_STOPPED if EXIT_STOPPED in codes.values() else 0
-        failures = cause_last([self._failure(index, ended_at[index]) for index in failed])
-        cause = codes[failures[-1].rank]
-        if cause != EXIT_USER_ERROR:  # of which the rank has said its one line
-            for failure in failures[:-1]:
-                if failure.message != failures[-1].message:  # what all ranks raise together is told once
-                    print(failure.text(is_cause=False), file=sys.stderr)
-            print(failures[-1].text(is_cause=True), file=sys.stderr)
-        return cause if cause > 0 else EXIT_FAILED
+        if self._num_interrupts > 1 or EXIT_INTERRUPTED in codes.values():
+            return self._interrupted(late=self._processes.keys() - codes.keys())
+        return self._failed([self._failure(index, codes[index], ended_at[index]) for index in failed])
 
     def kill(self) -> None:
         """End every rank that still runs."""
-        for process in self._processes:
+        for process in self._processes.values():
             if process.poll() is None:
                 process.kill()
                 process.wait()
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        for process in self._processes:
+        for process in list(self._processes.values()):  # a signal may come while they are being started
             if process.poll() is None:
                 process.send_signal(number)
         self._num_interrupts += number == signal.SIGINT
@@ -137,14 +131,26 @@ class _Ranks:
     def _set_deadline(self) -> None:
         self._deadline = min(self._deadline, time.monotonic() + GRACE_S)
 
-    def _interrupted(self, num_ended: int) -> int:
-        if num_ended < len(self._processes):
-            late = [str(index) for index, process in enumerate(self._processes) if process.poll() is None]
-            print(f"sonoshard: interrupted; killed rank {', '.join(late)}, which did not end", file=sys.stderr)
+    def _interrupted(self, late: Collection[int]) -> int:
+        if late:
+            print(
+                f"sonoshard: interrupted; killed rank {', '.join(map(str, late))}, which did not end", file=sys.stderr
+            )
         return EXIT_INTERRUPTED
 
-    def _failure(self, index: int, ended_at: float) -> Failure:
-        return Failure.read(self._error_file(index), index, self._processes[index].returncode, ended_at)
+    def _failed(self, failures: Sequence[Failure]) -> int:
+        """Tell of `failures`, the cause last, and return its exit code."""
+        *others, cause = cause_last(failures)
+        if cause.exit_code == EXIT_USER_ERROR:  # of which the rank has said its one line
+            return EXIT_USER_ERROR
+        for failure in others:
+            if failure.message != cause.message:  # what all ranks raise together is told once
+                print(failure.text(is_cause=False), file=sys.stderr)
+        print(cause.text(is_cause=True), file=sys.stderr)
+        return cause.exit_code if cause.exit_code > 0 else EXIT_FAILED
+
+    def _failure(self, index: int, exit_code: int, ended_at: float) -> Failure:
+        return Failure.read(self._error_file(index), index, exit_code, ended_at)
 
     def _error_file(self, index: int) -> Path:
         return self._folder / f"rank-{index}.json"

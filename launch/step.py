@@ -69,7 +69,7 @@ def train_step(engine: Engine, objective: Objective, batches: Iterator[Batch], l
     while result is None:
         batch = next(batches)
         loss_B = objective.losses(engine.network, batch)
-        engine.accumulate(_with_bad_gradient_where_bad(loss_B).mean())
+        engine.accumulate(with_bad_gradient_where_bad(loss_B).mean())
         result = engine.finish_micro_batch(learning_rate)
         losses.append(loss_B.detach())
         ids += batch.ids
@@ -84,7 +84,7 @@ def train_step(engine: Engine, objective: Objective, batches: Iterator[Batch], l
     )
 
 
-def _with_bad_gradient_where_bad(loss_B: Tensor) -> Tensor:
+def with_bad_gradient_where_bad(loss_B: Tensor) -> Tensor:
     """Return `loss_B` with a gradient of NaN where a loss is not finite, the same to the bit where it is.
 
     The gradient of an infinite loss may be finite: that of a square that overflowed is.
