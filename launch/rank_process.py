@@ -22,7 +22,6 @@ def main(arguments: Sequence[str]) -> int:
 
     A failure and a second INT end the process here and now, with 1 and 130.
     """
-
     # Before the imports that take seconds: a signal must not end a rank that is only starting.
     stop = StopRequest()
     stop.listen(lambda: _stop_at_once(stop))

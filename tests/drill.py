@@ -154,7 +154,8 @@ def what_is_done(stage: Path, keep_last: int) -> str:
     for partial in root.glob(".step-*.partial"):
         files = [path.name for path in partial.iterdir()]
         num_slices = sum(name.endswith(".safetensors") for name in files)
-        return f"in the save of {partial.name[1:14]}: {num_slices} slices, {len(files) - num_slices} manifests"
+        manifest = "with" if "manifest.json" in files else "no"
+        return f"in the save of {partial.name[1:14]}: {num_slices} slices, {manifest} manifest"
     names = sorted(path.name for path in root.glob("step-*"))
     latest = (root / "LATEST").read_text(encoding="utf-8").strip() if (root / "LATEST").exists() else None
     if names and names[-1] != latest:
