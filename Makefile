@@ -1,5 +1,6 @@
 # make demo   environment, then the whole main job on built-in data       make test   environment, then all tests
 # make lint   ruff and mypy                                               make bench  images/s of the simulator
+# make drill  kills a run 50 times, a quarter of an hour
 
 # The first of these that there is; any from 3.11 on will do.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
@@ -8,13 +9,16 @@ BIN    := $(VENV)/bin
 # Nothing here may fetch a model: what is not on disk is an error.
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test drill lint bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/sonoshard demo $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest $(ARGS)
+
+drill: $(VENV)/.installed-test
+	$(BIN)/python -m tests.drill $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -43,7 +43,7 @@ class Batch:
     latents_BChw: drawn from the VAE's posterior, not yet scaled, float32. noise_BChw: standard normal float32.
     timestep_B: quantiles of the timestep distribution in [0, 1), float64: in float32 the largest would round to 1.
     text_BLD: prompt embeddings, float32. ids: of the samples. is_dropped: whether a sample's caption was replaced by
-    the empty one.
+    the empty one. is_repeat: whether a sample only fills up the batch, since another rank has it: it counts in no mean.
     """
 
     latents_BChw: NDArray[np.float32]
@@ -52,6 +52,7 @@ class Batch:
     text_BLD: NDArray[np.float32]
     ids: tuple[str, ...]
     is_dropped: tuple[bool, ...]
+    is_repeat: tuple[bool, ...]
 
 
 class Loader:
@@ -84,7 +85,7 @@ class Loader:
         places = [self._order.place(position) for position in positions]
         records = [self._read(place, draws) for place, draws in zip(places, drawn, strict=True)]
         is_dropped = tuple(draws.caption < self._augment.caption_dropout for draws in drawn)
-        return _stack(self._shards, records, drawn, is_dropped)
+        return _stack(self._shards, records, drawn, is_dropped, is_repeat=(False,) * len(records))
 
     def _read(self, place: Place, draws: Draws) -> Record:
         entry = self._shards.entries(place.database, "train")[place.sample]
@@ -99,22 +100,34 @@ def validation_batches(
 
     num_samples: the first so many entries of the `validation` split. Every sample is taken at `timesteps_per_sample`
     evenly spaced quantiles, shifted from sample to sample by the golden ratio. The last batch may be smaller.
+
+    Every rank gets equally many batches of the same sizes, since a call of a UNet that ZeRO-3 divided is collective:
+    a rank that would have one sample less takes one that another rank has, as a repeat.
     """
     entries = shards.entries(database, "validation")
     count = min(num_samples, len(entries)) * timesteps_per_sample
-    mine = range(slicing.rank, count, slicing.world_size)
-    for start in range(0, len(mine), slicing.micro_size):
+    share = -(-count // slicing.world_size)
+    mine = [slicing.rank + slicing.world_size * number for number in range(share)]
+    for start in range(0, share, slicing.micro_size):
+        numbers = mine[start : start + slicing.micro_size]
         records, drawn = [], []
-        for number in mine[start : start + slicing.micro_size]:
-            sample, repeat = divmod(number, timesteps_per_sample)
-            quantile = (repeat + sample * 0.6180339887498949 % 1) / timesteps_per_sample
-            draws = draw(seed, Stream.VALIDATION, number, shards.latent_shape)
+        for number in numbers:
+            sample, stratum = divmod(number % count, timesteps_per_sample)
+            quantile = (stratum + sample * 0.6180339887498949 % 1) / timesteps_per_sample
+            draws = draw(seed, Stream.VALIDATION, number % count, shards.latent_shape)
             drawn.append(replace(draws, timestep=quantile, posterior=np.zeros_like(draws.posterior)))
             records.append(shards.read(entries[sample], mirrored=False))
-        yield _stack(shards, records, drawn, (False,) * len(records))
+        is_repeat = tuple(number >= count for number in numbers)
+        yield _stack(shards, records, drawn, is_dropped=(False,) * len(records), is_repeat=is_repeat)
 
 
-def _stack(shards: ShardSet, records: list[Record], drawn: list[Draws], is_dropped: tuple[bool, ...]) -> Batch:
+def _stack(
+    shards: ShardSet,
+    records: list[Record],
+    drawn: list[Draws],
+    is_dropped: tuple[bool, ...],
+    is_repeat: tuple[bool, ...],
+) -> Batch:
     prompts = [
         shards.empty_prompt_index if dropped else record.prompt_index
         for record, dropped in zip(records, is_dropped, strict=True)
@@ -126,6 +139,7 @@ def _stack(shards: ShardSet, records: list[Record], drawn: list[Draws], is_dropp
         text_BLD=shards.text[prompts],
         ids=tuple(record.id for record in records),
         is_dropped=is_dropped,
+        is_repeat=is_repeat,
     )
 
 
@@ -139,7 +153,10 @@ def posterior_sample(moments: NDArray[np.float32], normal: NDArray[np.float32]) 
 
 
 def read_ahead(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:
-    """Yield `batches`, up to `depth` of them made ahead by a thread; its error is raised where its batch is due."""
+    """Yield `batches`, up to `depth` of them made ahead by a thread; its error is raised where its batch is due.
+
+    Python runs signal handlers in the main thread only, so a request to stop never reaches this one.
+    """
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=depth)
     stop = threading.Event()
 

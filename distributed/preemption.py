@@ -1,6 +1,9 @@
 """A request to stop: signals set a flag here, and the ranks agree on it at a step boundary."""
 
+import os
 import signal
+import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -17,20 +20,32 @@ class StoppedOnRequest(Exception):
 
 
 class StopRequest:
-    """Remembers that one of `STOP_SIGNALS` came; a second SIGINT stops at once."""
+    """Remembers that one of `STOP_SIGNALS` came.
+
+    newest_save: what the run would go on from, for who stops at once; whoever saves keeps it up to date.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self.newest_save = "training has not begun"
 
-    def listen(self) -> None:
-        """Install the handlers, in the main thread."""
+    def listen(self, stop_at_once: Callable[[], object] | None = None) -> None:
+        """Install the handlers, in the main thread.
+
+        stop_at_once: called in a thread of its own when an INT comes after another signal; ends the process. None:
+        such an INT is like the first one.
+        """
         for number in STOP_SIGNALS:
             signal.signal(number, self._remember)
+        if stop_at_once is not None:
+            # Python runs a handler between two instructions of the main thread, which may be waiting for another rank
+            # in the midst of one. The byte that the interpreter writes for each signal is there at once.
+            reader, writer = os.pipe()
+            os.set_blocking(writer, False)
+            signal.set_wakeup_fd(writer)
+            threading.Thread(target=_watch, args=(reader, stop_at_once), name="second-int", daemon=True).start()
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt
         self.received = signal.Signals(number)
 
     def is_agreed(self, device: "torch.device") -> bool:
@@ -42,3 +57,12 @@ class StopRequest:
         flag = torch.tensor([self.received is not None], dtype=torch.int32, device=device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
+
+
+def _watch(reader: int, stop_at_once: Callable[[], object]) -> None:
+    """Read the numbers of the signals that come, and call `stop_at_once` for an INT that is not the first of them."""
+    num_requests = 0
+    while number := os.read(reader, 1):
+        if num_requests > 0 and number[0] == signal.SIGINT:
+            stop_at_once()
+        num_requests += number[0] in STOP_SIGNALS

@@ -93,7 +93,7 @@ def train(
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what the user can mend into one line on stderr and exit code 2."""
-    from launch.errors import EXIT_FAILED, EXIT_USER_ERROR, USER_ERRORS
+    from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, USER_ERRORS
 
     try:
         yield
@@ -105,7 +105,7 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         print("sonoshard: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def main() -> None:

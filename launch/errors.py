@@ -7,6 +7,7 @@ from models.errors import ModelError
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request with a checkpoint saved; run again to go on
+EXIT_INTERRUPTED = 130  # 128 + SIGINT: stopped at once, nothing saved
 
 
 class ConfigError(ValueError):

@@ -1,12 +1,13 @@
 """The images that TensorBoard shows while training: always the same prompts from the same noise."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.shards import ShardSet
 from distributed.engine import Engine
@@ -28,6 +29,19 @@ def prompts_of_labels(shards: ShardSet, databases: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(prompts.values()))[:MAX_DEFAULT_PROMPTS]
 
 
+class EngineUnet(nn.Module):
+    """The UNet as the sampler wants it: called through the engine, which a UNet that ZeRO-3 divided needs."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self.config = engine.module.config
+        self._network = engine.network
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the UNet returns."""
+        return self._network(*args, **kwargs)
+
+
 class Preview:
     """Draws the preview's images, each rank its share of them."""
 
@@ -47,16 +61,19 @@ class Preview:
 
     def draw(self) -> dict[str, NDArray[np.uint8]]:
         """Return one image [H, W, 3] a prompt with the module's present weights; on the first rank. Collective."""
-        rank = self._engine.rank
-        mine = range(rank.index, len(self.prompts), rank.world_size)
+        rank, num_prompts = self._engine.rank, len(self.prompts)
+        # Every rank draws equally many, since a call of the UNet may be collective: numbers beyond the last prompt
+        # stand for repeats, which nobody asks for below.
+        mine = [rank.index + rank.world_size * number for number in range(-(-num_prompts // rank.world_size))]
+        prompts = [number % num_prompts for number in mine]
         self._vae.to(self._engine.device)
         images = sample_from_embeddings(
-            self._engine.module,
+            EngineUnet(self._engine),
             self._vae,
             self._schedule,
-            self._text_PLD[list(mine)],
+            self._text_PLD[prompts],
             self._empty_LD,
-            [self._config.seed + number for number in mine],
+            [self._config.seed + prompt for prompt in prompts],
             height=self._pixels,
             width=self._pixels,
             **self._config.sampling.model_dump(),

@@ -3,22 +3,28 @@
 `sonoshard train` starts as many as --nproc says; torchrun may start them directly.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from distributed.errors import EngineError
 from distributed.preemption import StoppedOnRequest, StopRequest
-from launch.errors import EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
+from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
+from launch.failure import end_at_once, tell_failure
 from launch.quiet import quiet_libraries
 from launch.spawn import stop_with_parent
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train as one rank of `CONFIG [KEY=VALUE ...]` and return the exit code: 0, 2 or 75; a failure raises."""
+    """Train as one rank of `CONFIG [KEY=VALUE ...]` and return the exit code: 0, 2 or 75.
+
+    A failure and a second INT end the process here and now, with 1 and 130.
+    """
     # Before the imports that take seconds: a signal must not end a rank that is only starting.
     stop = StopRequest()
-    stop.listen()
+    stop.listen(lambda: _stop_at_once(stop))
     stop_with_parent()
     quiet_libraries()
     from distributed.rank import join_process_group, leave_process_group, rank_from_environment
@@ -26,22 +32,34 @@ def main(arguments: Sequence[str]) -> int:
     from launch.train import train
 
     rank = rank_from_environment()
+    code = 0
     try:
         config = load_config(Path(arguments[0]), arguments[1:])
         config.batch.check_ranks(rank.world_size)
         join_process_group()
         train(config, rank, stop)
     except StoppedOnRequest:
-        return EXIT_STOPPED
+        code = EXIT_STOPPED
     except USER_ERRORS as error:
         if rank.is_first:
             print(f"sonoshard: {error}", file=sys.stderr)
         elif isinstance(error, EngineError):  # of this rank's own device; the others are the first rank's to tell
             print(f"sonoshard: rank {rank.index}: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    finally:
-        leave_process_group()
-    return 0
+        code = EXIT_USER_ERROR
+    except Exception as error:
+        tell_failure(error, rank.index)
+        # No clean-up: leaving the process group may wait for ranks that wait for this one.
+        end_at_once(EXIT_FAILED)
+    leave_process_group()
+    return code
+
+
+def _stop_at_once(stop: StopRequest) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":
+        beyond_the_bar = "\n" if sys.stderr.isatty() else ""
+        line = f"sonoshard: interrupted; {stop.newest_save}; run the same command again to go on"
+        print(f"{beyond_the_bar}{line}", file=sys.stderr)
+    end_at_once(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

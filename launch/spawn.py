@@ -9,52 +9,37 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from types import FrameType
 
+from distributed.preemption import STOP_SIGNALS
 from distributed.rank import free_port, rank_variables
-from launch.errors import EXIT_FAILED, EXIT_STOPPED, ConfigError
+from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError
+from launch.failure import ERROR_FILE, Failure, cause_last
 
 # Tells a rank who started it.
 PARENT = "SONOSHARD_PARENT"
 
-# What a rank has left to end by itself once another has failed: the collectives it waits in will not return.
+# What a rank has left to end by itself once another has failed, or once it was told to stop at once: the collectives
+# that it waits in may not return.
 GRACE_S = 10.0
 
 
 def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
     """Run `python ARGUMENTS` as `num_ranks` ranks and return the exit code for all of them.
 
-    0 if all gave 0; 75 if they stopped on request; else the first failing rank's own code.
+    0 if all gave 0; 75 if they stopped on request; 130 after a second INT; else the first failing rank's own code,
+    and stderr ends with what that rank failed of.
     """
-    port = free_port()
-    threads = str(max(1, (os.cpu_count() or 1) // num_ranks))
-    ranks: list[subprocess.Popen[bytes]] = []
-
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.send_signal(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, pass_on)
-    for index in range(num_ranks):
-        environment = {
-            "OMP_NUM_THREADS": threads,
-            **os.environ,
-            PARENT: str(os.getpid()),
-            **rank_variables(index, num_ranks, "127.0.0.1", port),
-        }
-        # A session of its own: Ctrl-C reaches a rank once, through `pass_on`, not from the terminal too.
-        ranks.append(subprocess.Popen([sys.executable, *arguments], env=environment, start_new_session=True))
-    try:
-        return _wait(ranks)
-    finally:
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.kill()
-                rank.wait()
+    with tempfile.TemporaryDirectory(prefix="sonoshard-") as folder:
+        ranks = _Ranks(arguments, num_ranks, Path(folder))
+        try:
+            return ranks.wait()
+        finally:
+            ranks.kill()
 
 
 def stop_with_parent() -> None:
@@ -85,22 +70,87 @@ def world_size_of_launcher() -> int | None:
     return None
 
 
-def _wait(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Return the exit code for all ranks once they ended, or once one failed and its grace is over."""
-    failed: int | None = None
-    deadline = float("inf")
-    while True:
-        codes = [rank.poll() for rank in ranks]
-        if failed is None:
-            failed = next((index for index, code in enumerate(codes) if code not in (None, 0, EXIT_STOPPED)), None)
-            deadline = float("inf") if failed is None else time.monotonic() + GRACE_S
-        if None not in codes or time.monotonic() > deadline:
-            break
-        time.sleep(0.05)
-    if failed is None:
-        return EXIT_STOPPED if EXIT_STOPPED in codes else 0
-    code = ranks[failed].returncode
-    if code < 0:
-        print(f"sonoshard: rank {failed} was ended by {signal.Signals(-code).name}", file=sys.stderr)
-        return EXIT_FAILED
-    return code
+class _Ranks:
+    """The processes of all ranks, and the folder in which each leaves what it failed of."""
+
+    def __init__(self, arguments: Sequence[str], num_ranks: int, folder: Path) -> None:
+        self._folder = folder
+        self._deadline = float("inf")
+        self._num_interrupts = 0
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._pass_on)
+        port = free_port()
+        threads = str(max(1, (os.cpu_count() or 1) // num_ranks))
+        for index in range(num_ranks):
+            environment = {
+                "OMP_NUM_THREADS": threads,
+                **os.environ,
+                PARENT: str(os.getpid()),
+                ERROR_FILE: str(self._error_file(index)),
+                **rank_variables(index, num_ranks, "127.0.0.1", port),
+            }
+            # A session of its own: Ctrl-C reaches a rank once, through `_pass_on`, not from the terminal too.
+            self._processes[index] = subprocess.Popen(
+                [sys.executable, *arguments], env=environment, start_new_session=True
+            )
+
+    def wait(self) -> int:
+        """Return the exit code for all ranks once they ended, or once one failed and its grace is over."""
+        ended_at: dict[int, float] = {}
+        while len(ended_at) < len(self._processes) and time.monotonic() < self._deadline:
+            for index, process in self._processes.items():
+                if index not in ended_at and process.poll() is not None:
+                    ended_at[index] = time.time()
+                    if process.returncode not in (0, EXIT_STOPPED):
+                        self._set_deadline()
+            time.sleep(0.05)
+        codes = {index: self._processes[index].returncode for index in ended_at}
+        failed = [index for index, code in codes.items() if code not in (0, EXIT_STOPPED)]
+        if len(codes) == len(self._processes) and not failed:
+            return EXIT_STOPPED if EXIT_STOPPED in codes.values() else 0
+        if self._num_interrupts > 1 or EXIT_INTERRUPTED in codes.values():
+            return self._interrupted(late=self._processes.keys() - codes.keys())
+        return self._failed([self._failure(index, codes[index], ended_at[index]) for index in failed])
+
+    def kill(self) -> None:
+        """End every rank that still runs."""
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        for process in list(self._processes.values()):  # a signal may come while they are being started
+            if process.poll() is None:
+                process.send_signal(number)
+        self._num_interrupts += number == signal.SIGINT
+        if self._num_interrupts > 1:
+            self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        self._deadline = min(self._deadline, time.monotonic() + GRACE_S)
+
+    def _interrupted(self, late: Collection[int]) -> int:
+        if late:
+            print(
+                f"sonoshard: interrupted; killed rank {', '.join(map(str, late))}, which did not end", file=sys.stderr
+            )
+        return EXIT_INTERRUPTED
+
+    def _failed(self, failures: Sequence[Failure]) -> int:
+        """Tell of `failures`, the cause last, and return its exit code."""
+        *others, cause = cause_last(failures)
+        if cause.exit_code == EXIT_USER_ERROR:  # of which the rank has said its one line
+            return EXIT_USER_ERROR
+        for failure in others:
+            if failure.message != cause.message:  # what all ranks raise together is told once
+                print(failure.text(is_cause=False), file=sys.stderr)
+        print(cause.text(is_cause=True), file=sys.stderr)
+        return cause.exit_code if cause.exit_code > 0 else EXIT_FAILED
+
+    def _failure(self, index: int, exit_code: int, ended_at: float) -> Failure:
+        return Failure.read(self._error_file(index), index, exit_code, ended_at)
+
+    def _error_file(self, index: int) -> Path:
+        return self._folder / f"rank-{index}.json"

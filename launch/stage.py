@@ -1,6 +1,6 @@
 """One stage of a run on one rank: resumes by itself, trains, validates, shows, saves, stops when asked."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,6 +25,9 @@ from launch.tracking import Stopwatch, TimedIterator, Tracker
 from models.base import noise_schedule
 from models.saving import save_pipeline
 from models.stable_diffusion import load_unet
+
+# Of a long list of samples a message names so many; all of them stand in steps.jsonl.
+MAX_NAMED_SAMPLES = 8
 
 
 class Stage:
@@ -60,8 +63,9 @@ class Stage:
         self.preview = Preview(config, stage, schedule, shards, self.engine)
         self.checkpoints = config.stage_path(stage) / "checkpoints"
         self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
-        self.step = self.saved_step = self.num_bad_steps = 0
         self.validation_losses: dict[int, float] = {}
+        self.step = self.num_bad_steps = 0
+        self._remember_saved(0)
         resumed = self._resume()
         self.tracker = Tracker(config, stage, done_steps=self.step) if rank.is_first else None
         if self.tracker:
@@ -84,8 +88,8 @@ class Stage:
             self.step += 1
             if not trained.result.is_skipped:
                 self.ema.update(self.engine.num_steps)
-            self._count_bad_steps(trained)
             self._record(trained, rate, step_s=watch.lap_s(), wait_s=batches.lap_s())
+            self._count_bad_steps(trained)
             if self._is_due(self.config.validation.every_steps):
                 self._validate()
             if self._is_due(self.config.preview.every_steps):
@@ -97,7 +101,8 @@ class Stage:
                 self.writer.poll()
             if is_stopping and self.step < self.stage.steps:
                 self.writer.finish()
-                self._say(f"stopped on request after step {self.step}; run the same command again to go on")
+                lost = f" (its last steps were bad: {self.stop.newest_save})" if self.num_bad_steps else ""
+                self._say(f"stopped on request after step {self.step}{lost}; run the same command again to go on")
                 raise StoppedOnRequest
         self.writer.finish()
         self._save_model()
@@ -127,16 +132,23 @@ class Stage:
             return None
         refuse_other_facts(found.position["facts"], self.facts, found.folder)
         load_checkpoint(found, self.engine, self.ema.slices)
-        self.step = self.saved_step = int(found.position["step"])
+        self.step = int(found.position["step"])
+        self._remember_saved(self.step)
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
 
     def _count_bad_steps(self, trained: TrainedStep) -> None:
         self.num_bad_steps = self.num_bad_steps + 1 if trained.result.is_skipped else 0
         if self.num_bad_steps >= self.config.optimizer.max_bad_steps:
+            mend = "look at these samples, or lower optimizer.lr" if trained.bad_ids else "lower optimizer.lr"
             raise RuntimeError(
-                f"stage {self.stage.name}: the gradient was not finite in {self.num_bad_steps} steps in a row up to"
-                f" step {self.step}; the newest checkpoint is of step {self.saved_step}: lower optimizer.lr"
+                f"{self.stop.newest_save}; the gradient was not finite in {self.num_bad_steps} steps in a row up to"
+                f" step {self.step}, where {self._what_is_bad(trained)}: {mend}"
             )
+
+    def _what_is_bad(self, trained: TrainedStep) -> str:
+        if trained.bad_ids:
+            return f"the loss is not finite of {listed(trained.bad_ids)}"
+        return f"every loss is finite but the gradient is not, of {listed(self.loader.ids(self.step - 1))}"
 
     def _save(self) -> None:
         # While gradients are not finite the weights may not be either: what was saved before stays the newest.
@@ -149,7 +161,12 @@ class Stage:
             "facts": self.facts,
         }
         self.writer.save(self.ema.slices, position)
-        self.saved_step = self.step
+        self._remember_saved(self.step)
+
+    def _remember_saved(self, step: int) -> None:
+        self.saved_step = step
+        newest = f"the newest checkpoint is of step {step}" if step else "there is no checkpoint yet"
+        self.stop.newest_save = f"stage {self.stage.name}: {newest}"
 
     def _record(self, trained: TrainedStep, rate: float, *, step_s: float, wait_s: float) -> None:
         if not self.tracker:
@@ -167,9 +184,10 @@ class Stage:
                 **{f"memory_mb/{kind}": value / 1e6 for kind, value in memory.items()},
             },
             self.loader.ids(self.step - 1),
+            bad_ids=trained.bad_ids if trained.result.is_skipped else None,
         )
         if trained.result.is_skipped:
-            self._say(f"step {self.step} was skipped, its gradient is not finite")
+            self._say(f"step {self.step} was skipped: {self._what_is_bad(trained)}")
 
     def _validate(self) -> None:
         """Record the loss of the averaged weights on every database of the run that has shards, trained on or not."""
@@ -212,3 +230,10 @@ class Stage:
             except (OSError, SafetensorError) as failure:
                 error = f"could not write the model: {failure}; the last checkpoint in {self.checkpoints} is whole"
         raise_together(error, self.rank)
+
+
+def listed(ids: Sequence[str]) -> str:
+    """Return the distinct names among `ids` for a message: the first eight, and how many more there are."""
+    names = list(dict.fromkeys(ids))
+    more = len(names) - MAX_NAMED_SAMPLES
+    return ", ".join(names[:MAX_NAMED_SAMPLES]) + (f" and {more} more" if more > 0 else "")

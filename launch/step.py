@@ -11,18 +11,25 @@ from torch import Tensor, nn
 
 from data.loader import Batch
 from distributed.engine import Engine
+from distributed.rank import Rank
 from distributed.zero.partitioning import StepResult
 from models.objective import ObjectiveConfig, denoising_loss, timesteps_from_quantile
 from models.schedule import NoiseSchedule
 
+# B samples of a micro batch, N this rank's samples of a step
+
 
 @dataclass(frozen=True)
 class TrainedStep:
-    """What one step was: the mean loss and the captions dropped over the global batch, and what the engine did."""
+    """What one step was: the mean loss and the captions dropped over the global batch, and what the engine did.
+
+    bad_ids: where the step was skipped, the samples of all ranks whose own loss was not finite, in order.
+    """
 
     loss: float
     num_dropped: int
     result: StepResult
+    bad_ids: tuple[str, ...] = ()
 
 
 class Objective:
@@ -51,32 +58,62 @@ class Objective:
 
 
 def train_step(engine: Engine, objective: Objective, batches: Iterator[Batch], learning_rate: float) -> TrainedStep:
-    """Take this rank's micro batches of one global batch from `batches` and update the weights. Collective."""
-    engine.module.train()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=engine.device)
-    num_samples = num_dropped = 0
+    """Take this rank's micro batches of one global batch from `batches` and update the weights. Collective.
+
+    The engine skips a step whose gradient is not finite, and so one in which the loss of any sample is not.
+    """
+    engine.network.train()
+    losses: list[Tensor] = []  # they stay on the device: to look at each would make a GPU wait
+    ids: list[str] = []
+    num_dropped = 0
     result = None
     while result is None:
         batch = next(batches)
         loss_B = objective.losses(engine.network, batch)
-        engine.accumulate(loss_B.mean())
+        engine.accumulate(with_bad_gradient_where_bad(loss_B).mean())
         result = engine.finish_micro_batch(learning_rate)
-        loss_sum += loss_B.detach().double().sum()
-        num_samples += len(batch.ids)
+        losses.append(loss_B.detach())
+        ids += batch.ids
         num_dropped += sum(batch.is_dropped)
-    loss_sum_all, num_samples_all, num_dropped_all = _sum_over_ranks(loss_sum, num_samples, num_dropped)
-    return TrainedStep(loss=loss_sum_all / num_samples_all, num_dropped=int(num_dropped_all), result=result)
+    loss_N = torch.cat(losses)
+    loss_sum_all, num_samples_all, num_dropped_all = _sum_over_ranks(loss_N.double().sum(), len(ids), num_dropped)
+    return TrainedStep(
+        loss=loss_sum_all / num_samples_all,
+        num_dropped=int(num_dropped_all),
+        result=result,
+        bad_ids=_bad_ids(loss_N, ids, engine.rank) if result.is_skipped else (),
+    )
+
+
+def with_bad_gradient_where_bad(loss_B: Tensor) -> Tensor:
+    """Return `loss_B` with a gradient of NaN where a loss is not finite, the same to the bit where it is.
+
+    The gradient of an infinite loss may be finite: that of a square that overflowed is.
+    """
+    return loss_B * torch.where(loss_B.detach().isfinite(), 1.0, torch.nan)
+
+
+def _bad_ids(loss_N: Tensor, ids: list[str], rank: Rank) -> tuple[str, ...]:
+    """Return the ids of all ranks' samples whose loss is not finite, in the order of their positions. Collective."""
+    mine = [id_ for id_, is_finite in zip(ids, loss_N.isfinite().tolist(), strict=True) if not is_finite]
+    of_ranks: list[list[str]] = [[]] * rank.world_size
+    dist.all_gather_object(of_ranks, mine)
+    return tuple(id_ for part in of_ranks for id_ in part)
 
 
 @torch.no_grad()
 def mean_loss(engine: Engine, objective: Objective, batches: Iterator[Batch]) -> float:
-    """Return the mean loss over all ranks' `batches` with the weights that the module has now. Collective."""
-    engine.module.eval()
+    """Return the mean loss over all ranks' `batches`, without repeats, with the module's present weights. Collective.
+
+    Every rank must have equally many batches: a call of the network is collective under ZeRO-3.
+    """
+    engine.network.eval()
     loss_sum = torch.zeros((), dtype=torch.float64, device=engine.device)
     num_samples = 0
     for batch in batches:
-        loss_sum += objective.losses(engine.module, batch).double().sum()
-        num_samples += len(batch.ids)
+        counts_B = ~torch.tensor(batch.is_repeat)
+        loss_sum += objective.losses(engine.network, batch)[counts_B.to(engine.device)].double().sum()
+        num_samples += int(counts_B.sum())
     loss_sum_all, num_samples_all = _sum_over_ranks(loss_sum, num_samples)
     return loss_sum_all / num_samples_all
 

@@ -18,7 +18,10 @@ T = TypeVar("T")
 
 
 class StepLog:
-    """One JSON object a step: step, loss, learning rate, gradient norm and the ids of the samples."""
+    """One JSON object a step: step, loss, learning rate, gradient norm and the ids of the samples.
+
+    A skipped step also has `bad_ids`, the samples whose own loss was not finite.
+    """
 
     def __init__(self, path: Path, done_steps: int) -> None:
         """Open the log to go on after `done_steps`; steps beyond it, of a run that was killed, are taken out."""
@@ -67,13 +70,19 @@ class Tracker:
         if resumed:
             self.say(resumed)
 
-    def step(self, step: int, scalars: Mapping[str, float], ids: Sequence[str]) -> None:
-        """Record step `step` (counted from 1), and the samples that it saw."""
+    def step(
+        self, step: int, scalars: Mapping[str, float], ids: Sequence[str], bad_ids: Sequence[str] | None = None
+    ) -> None:
+        """Record step `step` (counted from 1), and the samples that it saw.
+
+        bad_ids: of a skipped step, those whose loss was not finite. None: the step was taken.
+        """
         self.scalars(step, scalars)
         figures = {tag.removeprefix("train/"): value for tag, value in scalars.items() if tag.startswith("train/")}
         # JSON knows no infinity: a gradient that is not finite is null.
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        self._log.write({"step": step, **finite, "ids": list(ids)})
+        skipped = {} if bad_ids is None else {"bad_ids": list(bad_ids)}
+        self._log.write({"step": step, **finite, "ids": list(ids), **skipped})
         note = f"loss {scalars['train/loss']:.4f}, {scalars['throughput/samples_per_s']:.1f} samples/s"
         self._progress.show(step, note)
 

@@ -1,5 +1,6 @@
 """Batches: the same samples whatever the ranks and micro batch; dropout and flips at their configured rates."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -87,25 +88,33 @@ def test_the_posterior_is_sampled_as_diffusers_does() -> None:
     np.testing.assert_allclose(posterior_sample(moments, normal), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
 def test_validation_takes_the_same_samples_timesteps_and_noise_on_any_ranks(shards: ShardSet, num_ranks: int) -> None:
-    def seen(num_ranks: int) -> dict[tuple[str, float], bytes]:
-        batches = [
-            batch
-            for rank in range(num_ranks)
-            for batch in validation_batches(
-                shards, "busi", 0, num_samples=3, timesteps_per_sample=4, slicing=BatchSlicing(6, 2, rank, num_ranks)
-            )
+    def batches(num_ranks: int) -> list[list[Batch]]:
+        """Return the batches of each rank."""
+        slicings = [BatchSlicing(num_ranks, 2, rank, num_ranks) for rank in range(num_ranks)]
+        return [
+            list(validation_batches(shards, "busi", 0, num_samples=3, timesteps_per_sample=4, slicing=slicing))
+            for slicing in slicings
         ]
-        return {
-            (id_, float(quantile)): noise.tobytes()
-            for batch in batches
-            for id_, quantile, noise in zip(batch.ids, batch.timestep_B, batch.noise_BChw, strict=True)
-        }
+
+    def seen(num_ranks: int) -> list[tuple[str, float, bytes]]:
+        """Return every sample that counts."""
+        samples = [
+            (id_, float(quantile), noise.tobytes())
+            for batch in itertools.chain(*batches(num_ranks))
+            for id_, quantile, noise, is_repeat in zip(
+                batch.ids, batch.timestep_B, batch.noise_BChw, batch.is_repeat, strict=True
+            )
+            if not is_repeat
+        ]
+        return sorted(samples)
 
     assert seen(num_ranks) == seen(1)
-    assert len(seen(1)) == 12
-    quantiles = sorted(quantile for _, quantile in seen(1))
+    assert len(seen(1)) == len(set(seen(1))) == 12
+    sizes = [[len(batch.ids) for batch in of_rank] for of_rank in batches(num_ranks)]
+    assert all(of_rank == sizes[0] for of_rank in sizes), "a call of the UNet may be collective"
+    quantiles = sorted(quantile for _, quantile, _ in seen(1))
     # Four strata, each with all three samples.
     assert [int(quantile * 4) for quantile in quantiles] == sorted([0, 1, 2, 3] * 3)
 

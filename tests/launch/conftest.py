@@ -19,7 +19,7 @@ prepare: {{validation_fraction: 0.2, test_fraction: 0.2}}
 optimizer: {{lr: 1.0e-3, warmup_steps: 5}}
 batch: {{global_size: 8, micro_size: 4}}
 checkpoint: {{save_every_steps: null}}
-validation: {{every_steps: 10, num_samples: 4, timesteps_per_sample: 2}}
+validation: {{every_steps: 10, num_samples: 3, timesteps_per_sample: 3}}
 preview: {{every_steps: 10, sampling: {{steps: 2}}}}
 stages:
   - {{name: busi, databases: [busi], steps: 20}}
@@ -29,7 +29,11 @@ stages:
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A configuration file whose run is prepared and encoded. Tests train into folders of their own."""
-    folder = tmp_path_factory.mktemp("launch")
+    return prepare_run(tmp_path_factory.mktemp("launch"))
+
+
+def prepare_run(folder: Path) -> Path:
+    """Write model, images, manifest and shards to `folder`; return the configuration file."""
     write_tiny_random_model(folder / "model")
     write_busi(folder, num_per_label=8)
     path = folder / "config.yaml"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from launch.cli import app
 from launch.errors import ConfigError
 from launch.lock import locked
 from launch.tracking import read_steps
+from tests.launch.rank_pids import rank_pids
 from tests.tiny_random_model import write_tiny_random_model
 
 
@@ -206,6 +208,32 @@ def test_ranks_do_not_outlive_the_process_that_started_them(stopped: Stopped, tm
     assert "stopped on request after step" in rest
     with locked(tmp_path):
         assert newest_position(tmp_path / "stages" / "busi" / "checkpoints") is not None
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_a_run_at_once(stopped: Stopped, tmp_path: Path) -> None:
+    command = [part.replace(f"run={stopped.folder}", f"run={tmp_path}") for part in stopped.command]
+    settings = ("stages.0.steps=100000", "checkpoint.save_every_steps=2", "validation.every_steps=3")
+    with subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("step 3, validation loss" in line for line in iter(process.stderr.readline, ""))
+        pids = rank_pids(process.pid)
+        # Rank 0 waits in a collective from now on, and no step boundary is reached: the worst that can be.
+        os.kill(pids[1], signal.SIGSTOP)
+        while 0 in rank_pids(process.pid):
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.5)
+        os.kill(pids[1], signal.SIGCONT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    (line,) = [line for line in rest.splitlines() if "step 3" not in line and "validation loss" not in line]
+    assert line.startswith("sonoshard: interrupted; stage busi: the newest checkpoint is of step ")
+    position = newest_position(tmp_path / "stages" / "busi" / "checkpoints")
+    assert position is not None
+    assert f"of step {position['step']};" in line
+    with locked(tmp_path):
+        pass
 
 
 @pytest.mark.slow

@@ -34,16 +34,21 @@ def weights(runs: Path, name: str) -> dict[str, torch.Tensor]:
     return state
 
 
-@pytest.mark.parametrize("other", ["micro-2-2", "micro-4-1", "micro-2-1"])
-def test_ranks_and_micro_batch_do_not_change_the_loss(runs: Path, other: str) -> None:
+@pytest.mark.parametrize("other", ["micro-2-2", "micro-4-1", "micro-2-1", "zero-0-2", "zero-3-2"])
+def test_ranks_micro_batch_and_zero_stage_do_not_change_the_loss(runs: Path, other: str) -> None:
     one, two = steps(runs, "micro-4-2"), steps(runs, other)
     assert [step["ids"] for step in one] == [step["ids"] for step in two]
     assert len(one) == 20
-    # float32 sums in another order; what they change in an 8-bit moment stays far below this.
-    np.testing.assert_allclose([s["loss"] for s in two], [s["loss"] for s in one], rtol=1e-4)
+    # float32 sums in another order; what they change in an 8-bit moment stays far below this. ZeRO-3 quantises this
+    # model's many small matrices in other blocks, which is a change of the moments of a per cent.
+    tolerance = 1e-3 if other == "zero-3-2" else 1e-4
+    np.testing.assert_allclose([s["loss"] for s in two], [s["loss"] for s in one], rtol=tolerance)
+    # 9 of them do not divide among 2 ranks: the tenth is a repeat, and counts in no mean.
+    held_out = [[e.value for e in read_events(runs / name).Scalars("validation/loss")] for name in ("micro-4-2", other)]
+    np.testing.assert_allclose(held_out[1], held_out[0], rtol=1e-4)
 
 
-def test_a_stopped_and_resumed_run_is_the_same_to_the_bit(runs: Path) -> None:
+def test_a_run_that_each_signal_stopped_is_the_same_to_the_bit(runs: Path) -> None:
     straight, stopped = steps(runs, "micro-4-2"), steps(runs, "stopped-2")
     assert straight == stopped
     whole, resumed = weights(runs, "micro-4-2"), weights(runs, "stopped-2")
@@ -89,7 +94,7 @@ def test_tensorboards_reader_finds_everything(runs: Path) -> None:
     expected = {
         *("train/loss", "train/learning_rate", "train/grad_norm", "train/dropped_captions"),
         *("validation/loss", "validation/busi", "throughput/samples_per_s", "throughput/data_wait_s"),
-        *(f"memory_mb/{kind}" for kind in ("parameters", "master", "optimizer", "ema", "peak")),
+        *(f"memory_mb/{kind}" for kind in ("parameters", "gradients", "master", "optimizer", "ema", "peak")),
     }
     assert expected <= set(tags["scalars"])
     assert len(events.Scalars("train/loss")) == 20
@@ -113,9 +118,9 @@ def test_memory_by_kind_is_what_zero_2_divides(runs: Path) -> None:
         }
         for name in ("micro-4-2", "micro-4-1")
     )
-    for kind in ("master", "optimizer", "ema"):
+    for kind in ("gradients", "optimizer", "ema"):
         # Half each, but for the padding to whole blocks.
         assert two[kind] == pytest.approx(one[kind] / 2, rel=0.01)
-    assert two["master"] == two["ema"]
-    # 8-bit moments and their scales against the float32 master; norms and biases keep 32 bits.
-    assert 2.03 / 4 < one["optimizer"] / one["master"] < 0.7
+    assert two["master"] == one["master"] == 0, "fp32 weights are their own master"
+    # 8-bit moments and their scales against a float32 average; norms and biases keep 32 bits.
+    assert 2.03 / 4 < one["optimizer"] / one["ema"] < 0.7

@@ -6,11 +6,19 @@ python -m tests.launch.train_scenarios CONFIG FOLDER     writes FOLDER/NAME-WORL
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from diffusers import UNet2DConditionModel
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from distributed.preemption import StoppedOnRequest, StopRequest
+from distributed.checkpoint import newest_position
+from distributed.preemption import STOP_SIGNALS, StoppedOnRequest, StopRequest
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import BatchConfig, RunConfig, load_config
 from launch.train import train
@@ -20,15 +28,16 @@ from tests.launch.conftest import own_run
 class SignalledAfter(StopRequest):
     """Gets a real signal, on the last rank only, before the ranks agree for the `step`-th time."""
 
-    def __init__(self, step: int, is_last_rank: bool) -> None:
+    def __init__(self, step: int, is_last_rank: bool, number: signal.Signals = signal.SIGUSR1) -> None:
         super().__init__()
+        self._number = number
         self._steps_left = step
         self._is_last_rank = is_last_rank
 
     def is_agreed(self, device: torch.device) -> bool:
         self._steps_left -= 1
         if self._steps_left == 0 and self._is_last_rank:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), self._number)
         return super().is_agreed(device)
 
 
@@ -41,20 +50,46 @@ def main(config: RunConfig, folder: Path) -> None:
         own = own_run(config, folder / f"{name}-{rank.world_size}")
         return own.model_copy(update={"batch": batch})
 
-    train(named("micro-4", 4), rank, StopRequest())
+    with every_rank_calling_the_unet_alike(rank):
+        train(named("micro-4", 4), rank, StopRequest())
     train(named("micro-2", 2), rank, StopRequest())
     if rank.world_size == 2:
         stopped = named("stopped", 4)
-        stop = SignalledAfter(10, is_last_rank=rank.index == 1)
-        stop.listen()
-        try:
-            train(stopped, rank, stop)
-        except StoppedOnRequest:
-            train(stopped, rank, StopRequest())
-        else:
-            raise AssertionError("the signal did not stop the run")
+        for start, number in enumerate(STOP_SIGNALS):
+            stop = SignalledAfter(3, rank.index == 1, number)
+            stop.listen()
+            try:
+                train(stopped, rank, stop)
+            except StoppedOnRequest:
+                saved = newest_position(stopped.stage_path(stopped.stages[0]) / "checkpoints")
+                assert saved is not None
+                assert saved["step"] == 3 * (start + 1)
+            else:
+                raise AssertionError(f"{number.name} did not stop the run")
+        train(stopped, rank, StopRequest())
+        for stage in (0, 3):
+            zero = config.zero.model_copy(update={"stage": stage})
+            train(named(f"zero-{stage}", 4).model_copy(update={"zero": zero}), rank, StopRequest())
         two_stages(named("two-stages", 4), rank)
     leave_process_group()
+
+
+@contextmanager
+def every_rank_calling_the_unet_alike(rank: Rank) -> Iterator[None]:
+    """Check that the ranks' calls of the UNet, in training, validation and previews, are as many and of equal sizes."""
+    sizes: list[tuple[int, ...]] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if isinstance(module, UNet2DConditionModel):
+            sizes.append(tuple(inputs[0].shape))
+
+    hook = register_module_forward_pre_hook(note)
+    yield
+    hook.remove()
+    of_ranks = [sizes] * rank.world_size
+    dist.all_gather_object(of_ranks, sizes)
+    assert len(sizes) > 20, "the calls were seen"
+    assert all(others == sizes for others in of_ranks)
 
 
 def two_stages(config: RunConfig, rank: Rank) -> None:

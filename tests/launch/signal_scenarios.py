@@ -1,0 +1,53 @@
+"""Small programs as the ranks of run_ranks, without training.
+
+python -m tests.launch.signal_scenarios wait|raise|kill [NUM_RANKS]     runs itself as so many ranks
+"""
+
+import os
+import signal
+import sys
+import time
+
+from distributed.preemption import StopRequest
+from launch.errors import EXIT_FAILED, EXIT_STOPPED
+from launch.failure import end_at_once, tell_failure
+from launch.spawn import run_ranks
+
+
+def wait_for_a_signal() -> int:
+    stop = StopRequest()
+    stop.listen()
+    print("listening", flush=True)
+    while stop.received is None:
+        time.sleep(0.01)  # signal.pause would miss one that came just before it
+    return EXIT_STOPPED
+
+
+def lose_a_rank(how: str) -> int:
+    """Reduce over ranks 0 and 2, which wait for rank 1, which fails."""
+    import torch
+    import torch.distributed as dist
+
+    rank = int(os.environ["RANK"])
+    dist.init_process_group("gloo")
+    try:
+        dist.barrier()
+        if rank == 1 and how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == 1:
+            raise ArithmeticError("this rank\nalone")
+        dist.all_reduce(torch.zeros(1))
+    except Exception as error:
+        tell_failure(error, rank)
+        end_at_once(EXIT_FAILED)
+    return 0
+
+
+def main(action: str, num_ranks: int | None) -> int:
+    if num_ranks is not None:
+        return run_ranks(["-m", "tests.launch.signal_scenarios", action], num_ranks)
+    return wait_for_a_signal() if action == "wait" else lose_a_rank(action)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None))

@@ -1,0 +1,58 @@
+"""As the ranks of a process group: goes on after a failure, then meets a sample whose latents are NaN.
+
+python -m tests.launch.skip_scenarios CONFIG FAILED SKIPPED ID
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from distributed.engine import Engine
+from distributed.preemption import StopRequest
+from distributed.rank import from_first_rank, join_process_group, leave_process_group, rank_from_environment
+from launch.config import load_config
+from launch.step import TrainedStep, train_step
+from launch.train import train
+from tests.launch.conftest import own_run
+from tests.launch.damage import nan_latents
+
+SETTINGS = ("checkpoint.save_every_steps=1", "validation.every_steps=null", "preview.every_steps=null")
+
+
+def state(engine: Engine) -> list[Tensor]:
+    """Return copies of the weights that the module computes with, and of this rank's slices of the engine's state."""
+    slices = [tensor for group in engine.groups for tensor in (group.master, *group.moments.values())]
+    return [tensor.detach().clone() for tensor in (*engine.module.parameters(), *slices)]
+
+
+def watched_train_step(engine: Engine, *arguments: Any) -> TrainedStep:
+    """Take a step, and look whether it changed anything."""
+    before = state(engine)
+    trained = train_step(engine, *arguments)
+    is_unchanged = all(map(torch.equal, before, state(engine)))
+    assert is_unchanged == trained.result.is_skipped
+    return trained
+
+
+def main(config_path: Path, failed: Path, skipped: Path, sample: str) -> None:
+    config = load_config(config_path, [*SETTINGS, "stages.0.steps=6"])
+    rank = rank_from_environment()
+    join_process_group()
+    train(own_run(config, failed), rank, StopRequest())
+    damaged = nan_latents(config.shards_path, "busi", [sample])
+    from_first_rank(rank, damaged.__enter__)
+    with patch("launch.stage.train_step", watched_train_step):
+        train(own_run(config, skipped), rank, StopRequest())
+    dist.barrier()
+    if rank.is_first:
+        damaged.__exit__(None, None, None)
+    leave_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])

@@ -1,0 +1,39 @@
+"""Signals reach every rank, and of several failures the cause is told last."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from distributed.preemption import STOP_SIGNALS
+
+PROGRAM = [sys.executable, "-m", "tests.launch.signal_scenarios"]
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
+def test_a_signal_reaches_every_rank_and_their_75_comes_back(number: signal.Signals) -> None:
+    with subprocess.Popen([*PROGRAM, "wait", "2"], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["listening\n"] * 2
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 75
+
+
+@pytest.mark.slow
+def test_the_traceback_of_the_rank_that_failed_stands_last() -> None:
+    result = subprocess.run([*PROGRAM, "raise", "3"], capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    *consequences, last = [line for line in result.stderr.splitlines() if line.startswith("sonoshard: ")]
+    assert last == result.stderr.splitlines()[-1] == "sonoshard: rank 1 failed first: ArithmeticError: this rank alone"
+    assert result.stderr.count("Traceback") == 1
+    assert 'raise ArithmeticError("this rank\\nalone")' in result.stderr.splitlines()[-4]
+    assert all(" failed in consequence: RuntimeError: " in line for line in consequences)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_is_the_cause() -> None:
+    result = subprocess.run([*PROGRAM, "kill", "3"], capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "sonoshard: rank 1 failed first: ended by SIGKILL"
+    assert "Traceback" not in result.stderr
