@@ -7,7 +7,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,6 +18,8 @@ BUILT_IN = Path(__file__).parent
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # What a hub model needs here: no pickles, no float16 twins, no single files, which often lie beside it.
 HUB_FILES = ("*.json", "*.txt", "*/diffusion_pytorch_model*.safetensors", "text_encoder/model*.safetensors")
+
+Attention = Literal["sdpa", "eager"]
 
 
 class ModelConfig(BaseModel):
@@ -46,6 +48,16 @@ class ModelConfig(BaseModel):
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute the UNet's activations again in the backward pass: less memory, a third more time."
+    )
+    attention: Attention = Field(
+        "sdpa",
+        description="sdpa: torch's fused attention, which never holds the matrix of all pairs of positions; eager: "
+        "plain products that hold it (Stable Diffusion 1.5 at 512 px: three times the memory), to compare with.",
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the UNet with torch.compile: minutes at the start and at the first validation, for faster "
+        "steps on a GPU; on a CPU it gains next to nothing. Needs a C++ compiler (on a GPU: a C compiler).",
     )
 
 
@@ -94,6 +106,19 @@ def resolution_of(config: ModelConfig) -> int:
             f"nearest that work: {below or factor}, {below + factor}"
         )
     return config.resolution
+
+
+def latent_shape(config: ModelConfig) -> tuple[int, int, int]:
+    """Return channels, height and width of one image's latents."""
+    base = open_base(config)
+    side = resolution_of(config) // base.latent_pixels
+    return base.part_config("unet")["in_channels"], side, side
+
+
+def text_shape(config: ModelConfig) -> tuple[int, int]:
+    """Return tokens and width of one prompt's embedding."""
+    text_encoder = open_base(config).part_config("text_encoder")
+    return text_encoder["max_position_embeddings"], text_encoder["hidden_size"]
 
 
 def noise_schedule(config: ModelConfig) -> NoiseSchedule:

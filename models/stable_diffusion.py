@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +25,40 @@ if TYPE_CHECKING:
 
 
 def load_unet(config: ModelConfig, dtype: torch.dtype) -> UNet2DConditionModel:
-    """Return the UNet in `dtype` on the CPU, in training mode, checkpointing gradients if the config says so."""
+    """Return the UNet in `dtype` on the CPU, in training mode, with the config's settings for training."""
     from diffusers import UNet2DConditionModel
 
     unet = _load_part(open_base(config), "unet", UNet2DConditionModel, dtype)
+    apply_settings(unet, config)
+    return unet.train()
+
+
+def apply_settings(unet: UNet2DConditionModel, config: ModelConfig) -> None:
+    """Set how the UNet computes, as the config says; parameters and their names stay as they are."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    if config.attention == "eager":  # diffusers' own choice is sdpa
+        unet.set_attn_processor(AttnProcessor())
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
-    return unet.train()
+    if config.compile:
+        _refuse_without_compiler()
+        # In place: torch.compile(unet) would rename the parameters. Without the layout pass: with it, torch 2.13 on a
+        # CPU gave the loss of the built-in UNet and no gradient at all to 84 parameters of its deepest level.
+        unet.compile(options={"layout_optimization": False})
+
+
+def _refuse_without_compiler() -> None:
+    import torch
+
+    # What Inductor calls on a CPU, and Triton on a GPU; an environment variable goes before.
+    variable, names = ("CC", ("gcc", "clang")) if torch.cuda.is_available() else ("CXX", ("g++",))
+    names = (os.environ[variable],) if os.environ.get(variable) else names
+    if not any(shutil.which(name) for name in names):
+        raise ModelError(
+            f"model.compile needs a compiler, and {' or '.join(names)} is not in PATH: install it, name another in "
+            f"{variable}, or set model.compile=false"
+        )
 
 
 def empty_unet(config: ModelConfig) -> UNet2DConditionModel:
@@ -80,7 +109,7 @@ def load_pipeline(
 ) -> StableDiffusionPipeline:
     """Return the whole pipeline, with `unet` (as it is) in place of the base's where one is given.
 
-    It has no safety checker: that one judges photographs.
+    It has no safety checker: that one judges photographs. The settings for training are not applied.
     """
     import diffusers
 
@@ -93,7 +122,9 @@ def load_pipeline(
         vae=load_vae(config, device, dtype),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=load_unet(config, dtype).eval().to(device) if unet is None else unet,
+        unet=_load_part(base, "unet", diffusers.UNet2DConditionModel, dtype).eval().to(device)
+        if unet is None
+        else unet,
         scheduler=scheduler_class.from_config(scheduler_config, prediction_type=schedule.prediction_type),
         safety_checker=None,
         feature_extractor=None,

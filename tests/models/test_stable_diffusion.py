@@ -187,6 +187,60 @@ def test_gradient_checkpointing_is_a_setting(config: ModelConfig) -> None:
     assert checkpointed.training
 
 
+@pytest.mark.parametrize("setting", [{"gradient_checkpointing": True}, {"attention": "eager"}])
+def test_settings_for_training_change_neither_loss_nor_names(config: ModelConfig, setting: dict[str, object]) -> None:
+    default, changed = (load_unet(config.model_copy(update=update), torch.float32) for update in ({}, setting))
+    assert list(changed.state_dict()) == list(default.state_dict())
+    torch.manual_seed(0)
+    latents, timesteps, text = torch.randn(2, 4, 8, 8), torch.tensor([10, 900]), torch.randn(2, 8, 32)
+    losses = [unet(latents, timesteps, text).sample.square().mean() for unet in (default, changed)]
+    for loss in losses:
+        loss.backward()
+    # The same sums in another order: some float32 roundings (1.2e-7) of the largest value.
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-6, atol=0)
+    for (name, expected), parameter in zip(default.named_parameters(), changed.parameters(), strict=True):
+        difference = (parameter.grad - expected.grad).norm() / expected.grad.norm().clamp(min=1e-6)
+        assert difference < 1e-4, name
+
+
+def test_attention_is_a_setting(config: ModelConfig) -> None:
+    processors = {
+        attention: {type(p).__name__ for p in load_unet(changed, torch.float32).attn_processors.values()}
+        for attention, changed in ((a, config.model_copy(update={"attention": a})) for a in ("sdpa", "eager"))
+    }
+    assert processors == {"sdpa": {"AttnProcessor2_0"}, "eager": {"AttnProcessor"}}
+
+
+def test_compile_is_in_place_and_for_training(config: ModelConfig) -> None:
+    compiled = config.model_copy(update={"compile": True})
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ here")
+    unet = load_unet(compiled, torch.float32)
+    assert unet._compiled_call_impl is not None
+    assert list(unet.state_dict()) == list(load_unet(config, torch.float32).state_dict())
+    assert load_pipeline(compiled, "cpu", torch.float32).unet._compiled_call_impl is None, "it draws without"
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "found"), [(False, r"g\+\+ is not in PATH"), (True, "gcc or clang is not in PATH")]
+)
+def test_compile_without_a_compiler_is_refused(
+    config: ModelConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, has_gpu: bool, found: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    with pytest.raises(
+        ModelError, match=rf"model\.compile needs a compiler, and {found}: .*or set model\.compile=false"
+    ):
+        load_unet(config.model_copy(update={"compile": True}), torch.float32)
+    monkeypatch.setenv("CC", "no-such-cc")
+    monkeypatch.setenv("CXX", "no-such-cxx")
+    with pytest.raises(ModelError, match=r"no-such-c.* is not in PATH"):
+        load_unet(config.model_copy(update={"compile": True}), torch.float32)
+
+
 def test_v_prediction_comes_from_the_base_or_the_setting(tmp_path: Path, config: ModelConfig) -> None:
     velocity = ModelConfig(base=str(write_tiny_random_model(tmp_path / "v", prediction_type="v_prediction")))
     assert noise_schedule(velocity).prediction_type == "v_prediction"

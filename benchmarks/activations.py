@@ -1,0 +1,179 @@
+"""Measure a UNet's forward and backward: seconds and peak activation bytes, by setting, side by side on one input.
+
+`python -m benchmarks.activations` prints a table and one JSON line. On CUDA it takes the UNet of Stable Diffusion 1.5
+(random weights, bf16, 64x64 latents, micro batch 4); on a CPU one of 70.5 million parameters (fp32, 32x32, micro batch
+2), which it compiles only with `--compile`, as that takes many minutes. Columns:
+
+    s/step       the median of one forward and backward, after one that is not counted (it compiles); on a CPU in CPU
+                 time of one thread, so that other work on the same cores does not count
+    ratio        that, to the default's
+    peak MB      the most that the allocator had given out at once, without parameters and their whole gradients
+    predicted    what launch.activations says without allocating; it knows no memory format and no compiler
+    gradient     norm of the difference of the whole gradient to the default's, relative: rounding, or a fault
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from launch.activations import activation_bytes, gradients_dropped
+from models.base import ModelConfig, latent_shape, noise_schedule, open_base, text_shape
+from models.objective import ObjectiveConfig, denoising_loss
+from models.stable_diffusion import apply_settings, empty_unet
+from tests.allocated_bytes import allocated_bytes
+from tests.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_diffusion_config
+
+SEED = 0
+NUM_STEPS = 5
+DEFAULT = "default"
+SETTINGS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "checkpointing": {"gradient_checkpointing": True},
+    "eager attention": {"attention": "eager"},
+    # Memory formats of convolutions are no settings; what they would give is measured here.
+    "channels-last weights": {},
+    "channels-last inputs": {},
+    "compile": {"compile": True},
+    "compile, checkpointing": {"compile": True, "gradient_checkpointing": True},
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of the table. gradient_error: relative to the default's gradient."""
+
+    step_s: float
+    peak_bytes: int
+    predicted_bytes: int
+    gradient_error: float
+
+
+def main() -> None:
+    """Print the table and the JSON line."""
+    parser = argparse.ArgumentParser(description="Seconds and activation bytes of a UNet's forward and backward.")
+    parser.add_argument("--compile", action="store_true", help="compile on a CPU too, which takes many minutes")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with_compile = parser.parse_args().compile or device.type == "cuda"
+    names = [name for name in SETTINGS if with_compile or "compile" not in name]
+    dtype, micro_size = (torch.bfloat16, 4) if device.type == "cuda" else (torch.float32, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        base = write_stable_diffusion_config(Path(folder), UNET if device.type == "cuda" else SMALLER_UNET)
+        rows = measure(ModelConfig(base=str(base)), names, device, dtype, micro_size)
+    facts = {
+        "hardware": hardware(device),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "micro_size": micro_size,
+    }
+    columns = ("setting", "s/step", "ratio", "peak MB", "predicted", "gradient")
+    table = Table(*columns, title=", ".join(f"{key} {value}" for key, value in facts.items()))
+    for name, row in rows.items():
+        ratio = row.step_s / rows[DEFAULT].step_s
+        sizes = (f"{row.peak_bytes / 1e6:.1f}", f"{row.predicted_bytes / 1e6:.1f}")
+        table.add_row(name, f"{row.step_s:.3f}", f"{ratio:.2f}", *sizes, f"{row.gradient_error:.1e}")
+    Console().print(table)
+    print(json.dumps({"benchmark": "activations", "rows": {name: vars(row) for name, row in rows.items()}} | facts))
+
+
+def measure(
+    config: ModelConfig, names: list[str], device: torch.device, dtype: torch.dtype, micro_size: int
+) -> dict[str, Measured]:
+    """Return the row of each setting. Their steps are timed in turns, so that other work meets all alike."""
+    torch.manual_seed(SEED)
+    with torch.device(device):
+        first = UNet2DConditionModel.from_config(open_base(config).part_config("unet"))
+    weights = {name: tensor.to(dtype) for name, tensor in first.state_dict().items()}
+    del first
+    configs = {name: config.model_copy(update=SETTINGS[name]) for name in names}
+    unets = {name: make_unet(name, configs[name], weights) for name in names}
+
+    def step(name: str) -> None:
+        forward_backward(unets[name], config, micro_size)
+
+    errors: dict[str, float] = {}
+    reference: dict[str, Tensor] = {}
+    for name, unet in unets.items():
+        step(name)
+        gradient = {parameter: p.grad for parameter, p in unet.named_parameters() if p.grad is not None}
+        reference = reference or gradient
+        errors[name] = relative_difference(gradient, reference)
+        unet.zero_grad()
+    clock_s = time.perf_counter if device.type == "cuda" else time.process_time
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(NUM_STEPS):
+        for name, unet in unets.items():
+            start_s = clock_s()
+            step(name)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(clock_s() - start_s)
+            unet.zero_grad()
+    rows = {}
+    for name, unet in unets.items():
+        with gradients_dropped(unet):
+            peak_bytes = allocated_bytes(lambda name=name: step(name), device)  # type: ignore[misc]
+        sizes = {"micro_size": micro_size, "latent_shape": latent_shape(config), "text_shape": text_shape(config)}
+        predicted_bytes = activation_bytes(configs[name], dtype=dtype, **sizes)  # type: ignore[arg-type]
+        rows[name] = Measured(statistics.median(seconds[name]), peak_bytes, predicted_bytes, errors[name])
+    return rows
+
+
+def make_unet(name: str, config: ModelConfig, weights: dict[str, Tensor]) -> nn.Module:
+    """Return a UNet on `weights` (shared, but for a memory format of their own) with the settings of `config`."""
+    unet = empty_unet(config).train()
+    unet.load_state_dict(weights, assign=True)
+    apply_settings(unet, config)
+    if name == "channels-last weights":
+        unet.to(memory_format=torch.channels_last)
+    if name == "channels-last inputs":
+        for convolution in [module for module in unet.modules() if isinstance(module, nn.Conv2d)]:
+            convolution.register_forward_pre_hook(_to_channels_last)
+    return unet
+
+
+def _to_channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0].to(memory_format=torch.channels_last), *inputs[1:])
+
+
+def forward_backward(unet: nn.Module, config: ModelConfig, micro_size: int) -> None:
+    """Add the gradient of one micro batch, always the same, drawn on the CPU."""
+    device = next(unet.parameters()).device
+    generator = torch.Generator().manual_seed(SEED)
+    schedule = noise_schedule(config)
+    latents_BCHW = torch.randn(micro_size, *latent_shape(config), generator=generator).to(device)
+    noise_BCHW = torch.randn(latents_BCHW.shape, generator=generator).to(device)
+    timesteps_B = torch.randint(schedule.num_timesteps, (micro_size,), generator=generator).to(device)
+    text_BLD = torch.randn(micro_size, *text_shape(config), generator=generator).to(device)
+    loss_B = denoising_loss(unet, schedule, ObjectiveConfig(), latents_BCHW, noise_BCHW, timesteps_B, text_BLD)
+    loss_B.mean().backward()
+
+
+def relative_difference(gradient: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
+    """Return the norm of the difference of two whole gradients over that of `reference`."""
+    squares = [(gradient[name].float() - value.float()).square().sum() for name, value in reference.items()]
+    total = torch.stack([value.float().square().sum() for value in reference.values()]).sum()
+    return float((torch.stack(squares).sum() / total).sqrt())
+
+
+def hardware(device: torch.device) -> str:
+    """Return the name of what computes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Counts the bytes of tensors while they live: on any device, and without any memory on fake tensors."""
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, UntypedStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveBytes(TorchDispatchMode):
+    """Within it, `present` and `peak` are the bytes of the storages that operators made and that are still alive.
+
+    A storage counts once, however many tensors view it; what was made before does not count. It sees the backward pass
+    and what is computed again there. It does not see what a kernel takes for itself while it runs, nor the device's
+    allocator: its rounding, its cache, its fragments. On fake tensors (torch's FakeTensorMode, entered before this)
+    nothing is allocated and the figures are the same.
+
+    torch.distributed._tools.mem_tracker counts alike, and by module; that it hooks every module, replaces methods of
+    torch and rounds to 512 bytes is more than is needed here.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.present = 0
+        self.peak = 0
+        self._sizes: dict[int, int] = {}
+        self._deaths: dict[int, weakref.ref[UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operator and count what it made."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        older = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(result):
+            if storage._cdata in self._sizes or storage._cdata not in older:
+                self._count(storage)
+        return result
+
+    def _count(self, storage: UntypedStorage) -> None:
+        # By address: Python may drop and make again the object of a storage, and the weak reference lives on with it.
+        key = storage._cdata
+        if key not in self._deaths:
+            self._deaths[key] = weakref.ref(storage, lambda _: self._forget(key))
+        self.present += storage.nbytes() - self._sizes.get(key, 0)  # an operator may have resized it
+        self._sizes[key] = storage.nbytes()
+        self.peak = max(self.peak, self.present)
+
+    def _forget(self, key: int) -> None:
+        self.present -= self._sizes.pop(key)
+        del self._deaths[key]
+
+
+def _storages(tree: Any) -> Iterator[UntypedStorage]:
+    return (leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))

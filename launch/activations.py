@@ -1,0 +1,88 @@
+"""How many bytes one forward and backward of a UNet needs beside its parameters, known before any is allocated."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from distributed.live_bytes import LiveBytes
+from models.base import ModelConfig, noise_schedule
+from models.objective import ObjectiveConfig, denoising_loss
+from models.schedule import NoiseSchedule
+from models.stable_diffusion import apply_settings, empty_unet
+
+
+def activation_bytes(
+    config: ModelConfig,
+    *,
+    micro_size: int,
+    dtype: torch.dtype,
+    latent_shape: tuple[int, int, int],
+    text_shape: tuple[int, int],
+) -> int:
+    """Return what `peak_bytes` would measure on this rank, in bytes, from the base's configs alone, in seconds.
+
+    micro_size: samples; dtype: of parameters and activations; latent_shape: C, H, W; text_shape: L, D.
+    Checkpointing and attention are as `config` sets them. The attention is the CPU's fused kernel; CUDA's keep the
+    same tensors for the backward pass. Compiling is left out of it: it would keep other tensors, mostly fewer.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    unet = empty_unet(config)
+    schedule = noise_schedule(config)
+    # Fake tensors have a shape, a dtype and a device, and no memory.
+    with FakeTensorMode():
+        weights = {name: torch.empty(p.shape, dtype=dtype) for name, p in unet.named_parameters()}
+        unet.load_state_dict(weights, assign=True)
+        apply_settings(unet.train(), config.model_copy(update={"compile": False}))
+        return peak_bytes(
+            unet,
+            replace(schedule, alpha_bar_T=torch.empty(schedule.num_timesteps)),
+            micro_size=micro_size,
+            latent_shape=latent_shape,
+            text_shape=text_shape,
+        )
+
+
+def peak_bytes(
+    unet: nn.Module,
+    schedule: NoiseSchedule,
+    *,
+    micro_size: int,
+    latent_shape: tuple[int, int, int],
+    text_shape: tuple[int, int],
+) -> int:
+    """Return the most bytes alive at once that one forward and backward of the objective makes, in bytes.
+
+    In it: the micro batch (float32), activations kept for the backward pass, their gradients, and results of operators
+    in passing. Not in it: parameters; a parameter's gradient once it is whole, since what becomes of it then is the
+    engine's matter (ZeRO-2 gives it away, ZeRO-1 keeps it); what a kernel takes while it runs (cuDNN's workspace); what
+    the device's allocator loses to rounding and fragments. It is the peak of this sum, not what of it is alive at the
+    peak of all: the bytes alive at any time are at most parameters + the gradients that the engine keeps + this.
+    """
+    device = next(unet.parameters()).device
+    with gradients_dropped(unet), LiveBytes() as live:
+        latents_BCHW = torch.zeros(micro_size, *latent_shape, device=device)
+        noise_BCHW = torch.zeros_like(latents_BCHW)
+        timesteps_B = torch.zeros(micro_size, dtype=torch.int64, device=device)
+        text_BLD = torch.zeros(micro_size, *text_shape, device=device)
+        inputs = (latents_BCHW, noise_BCHW, timesteps_B, text_BLD)
+        denoising_loss(unet, schedule, ObjectiveConfig(), *inputs).mean().backward()
+    return live.peak
+
+
+@contextmanager
+def gradients_dropped(module: nn.Module) -> Iterator[None]:
+    """Within it, each parameter's gradient dies in the backward pass as soon as it is whole."""
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    hooks = [p.register_post_accumulate_grad_hook(drop) for p in module.parameters()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
