@@ -90,6 +90,20 @@ def train(
         sys.exit(run_ranks(["-m", "launch.rank_process", *arguments], nproc or 1))
 
 
+@app.command()
+def memory(
+    config: Config,
+    overrides: Overrides = None,
+    world_size: Annotated[int, typer.Option(min=1, help="Ranks that share the training state.")] = 1,
+) -> None:
+    """Predict the memory of each rank by kind, before a GPU is asked for."""
+    with one_line_errors():
+        from launch.config import load_config
+        from launch.memory import print_prediction
+
+        print_prediction(load_config(config, overrides or ()), world_size)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what the user can mend into one line on stderr and exit code 2."""
