@@ -1,8 +1,8 @@
 """Compare what `sonoshard memory` predicts with what the engine takes, by kind, and with the formula of ZeRO.
 
-`python -m benchmarks.memory` prints a table for each configuration, and one JSON line. Random weights, one process group
-each; on a CPU bytes are those of live tensors, on CUDA those of the allocator. Stable Diffusion 1.5 in full needs 12 GB
-of memory and some minutes; `--only NAME` takes one configuration.
+`python -m benchmarks.memory` prints a table for each configuration, and one JSON line. Random weights, one process
+group each; on a CPU bytes are those of live tensors, on CUDA those of the allocator. Stable Diffusion 1.5 in full needs
+12 GB of memory and some minutes; `--only NAME` takes one configuration.
 
     predicted    from the base's configs alone (distributed/memory.py, launch/activations.py)
     measured     weights, gradients, master weights and moments as they lie there between two steps or before one;
@@ -69,8 +69,8 @@ def configuration(case: Case, folder: Path) -> RunConfig:
     )
 
 
-def measure(case: Case, folder: Path) -> dict[str, float]:
-    """Return this rank's bytes by kind after two steps, and `live` and `peak` of the process. Collective."""
+def measure(case: Case, folder: Path) -> None:
+    """Write the first rank's bytes by kind after two steps to FOLDER/measured.json. Collective."""
     from distributed.ema import ShardedEma
     from distributed.engine import Engine, training_device, training_dtype
     from distributed.memory import measured_bytes
@@ -104,14 +104,15 @@ def measure(case: Case, folder: Path) -> dict[str, float]:
         engine.finish_micro_batch(1e-5)
         ema.update(step)
     kinds = measured_bytes(engine, ema)
-    facts = {**kinds, "activations": activations, "live": live_bytes()}
-    facts["resident"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    facts = {**kinds, "activations": activations, "live": live_bytes(), "resident": resident}
+    if rank.is_first:
+        (folder / "measured.json").write_text(json.dumps(facts), encoding="utf-8")
     leave_process_group()
-    return facts
 
 
 def random_unet(config: RunConfig, dtype: torch.dtype) -> nn.Module:
-    """Return the base's UNet with small random weights; diffusers' own initialisation takes minutes and twice the room."""
+    """Return the base's UNet with small random weights, made in place in `dtype`."""
     from models.stable_diffusion import apply_settings, empty_unet
 
     unet = empty_unet(config.model).to(dtype).to_empty(device="cpu")
@@ -125,7 +126,7 @@ def random_unet(config: RunConfig, dtype: torch.dtype) -> nn.Module:
 def live_bytes() -> int:
     """Return the bytes of all tensors that this process holds."""
     gc.collect()
-    tensors = [thing for thing in gc.get_objects() if isinstance(thing, Tensor)]
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
@@ -167,7 +168,8 @@ def compare(name: str, case: Case, folder: Path) -> dict[str, Any]:
             f" {figures['formula']:.3f}, ratio {figures['per_parameter'] / figures['formula']:.3f}"
         )
     print(
-        f"live tensors between two steps {measured['live'] / 1e9:.2f} GB; most resident {measured['resident'] / 1e9:.2f} GB\n"
+        f"live tensors between two steps {measured['live'] / 1e9:.2f} GB;"
+        f" most resident {measured['resident'] / 1e9:.2f} GB\n"
     )
     return figures
 
@@ -175,10 +177,7 @@ def compare(name: str, case: Case, folder: Path) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """Print the tables and the JSON line; or measure one case as a rank."""
     if arguments[:1] == ["--measure"]:
-        folder = Path(arguments[2])
-        facts = measure(CASES[arguments[1]], folder)
-        if int(__import__("os").environ["RANK"]) == 0:
-            (folder / "measured.json").write_text(json.dumps(facts), encoding="utf-8")
+        measure(CASES[arguments[1]], Path(arguments[2]))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=CASES, action="append", help="a configuration; all of them if not given")
@@ -189,8 +188,8 @@ def main(arguments: list[str]) -> None:
         if num_gpus and CASES[name].num_ranks > num_gpus:
             print(f"{name}: needs {CASES[name].num_ranks} GPUs, found {num_gpus}")
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            figures[name] = compare(name, CASES[name], Path(folder))
+        with tempfile.TemporaryDirectory() as temporary:
+            figures[name] = compare(name, CASES[name], Path(temporary))
     device = torch.cuda.get_device_name() if num_gpus else "cpu"
     print(json.dumps({"benchmark": "memory", "device": device, "torch": torch.__version__, "cases": figures}))
 

@@ -5,7 +5,7 @@ import resource
 import torch
 from torch import nn
 
-from distributed.blockwise import CPU_CHUNK_ELEMENTS
+from distributed.blockwise import CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS, STOCHASTIC_CHUNK_BYTES
 from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.ema import ShardedEma
 from distributed.engine import Engine
@@ -15,8 +15,6 @@ from distributed.zero.deepspeed import PERSISTENT_ELEMENTS
 
 # Moments an optimizer keeps of each element.
 _NUM_MOMENTS = {"adamw8bit": 2, "adamw": 2, "lion8bit": 1, "ademamix8bit": 3}
-# What a CPU kernel expands an element of a chunk to, for each moment and without any (bitsandbytes, cpu/ops.py).
-_CHUNK_BYTES_A_MOMENT, _CHUNK_BYTES = 8, 12
 
 
 def predicted_bytes(
@@ -32,7 +30,8 @@ def predicted_bytes(
     """Return the bytes that each kind of training state takes on one rank; those with "host" in host memory.
 
     module: its shapes alone count, so it may be on the meta device. Kinds: parameters, gradients, master, optimizer,
-    ema, buckets (the most that summing gradients or a step takes in passing). Activations are not the engine's.
+    ema, buckets (the most that summing gradients or a step takes in passing, without what a kernel takes while it runs:
+    20 MB of bitsandbytes' on a CPU). Activations are not the engine's.
     """
     size = dtype.itemsize
     divisor = QUANTISATION_BLOCK * world_size if zero.stage == 3 else 1
@@ -58,15 +57,11 @@ def predicted_bytes(
     largest_gradient = max(member.numel for layout in layouts for member in layout.members) // num_slices
     largest_slice = max(layout.slice_numel for layout in layouts)
     copies = 0 if is_offloaded else largest_slice * (size * (zero.stage > 0) + (0 if shares_masters else 4))
-    chunk = (
-        0
-        if on_gpu
-        else min(CPU_CHUNK_ELEMENTS, largest_slice)
-        * (_CHUNK_BYTES + _CHUNK_BYTES_A_MOMENT * _NUM_MOMENTS[optimizer.name])
-    )
+    if optimizer.master == "stochastic":
+        copies += STOCHASTIC_CHUNK_BYTES * min(GPU_CHUNK_ELEMENTS if on_gpu else CPU_CHUNK_ELEMENTS, largest_slice)
     # DeepSpeed takes each gradient's norm in float64.
     norm = 8 * largest_gradient if zero.stage > 0 else 0
-    kinds["buckets"] = max(size * zero.reduce_bucket_elements * (zero.stage > 0), copies + chunk, norm)
+    kinds["buckets"] = max(size * zero.reduce_bucket_elements * (zero.stage > 0), copies, norm)
     return kinds
 
 
