@@ -42,6 +42,7 @@ class Case:
     micro_size: int
     num_ranks: int
     settings: dict[str, Any]
+    needs_gpu: bool = False
 
 
 BF16 = {"precision": "bf16"}
@@ -50,6 +51,7 @@ CASES = {
     "70M, bf16": Case(SMALLER_UNET, 256, 2, 2, BF16),
     "SD 1.5, bf16": Case(UNET, 128, 1, 1, BF16),
     "SD 1.5, stochastic": Case(UNET, 128, 1, 1, BF16 | {"optimizer": {"master": "stochastic"}}),
+    "SD 1.5, 512 px": Case(UNET, 512, 4, 1, BF16, needs_gpu=True),
 }
 
 
@@ -187,6 +189,9 @@ def main(arguments: list[str]) -> None:
     for name in names:
         if num_gpus and CASES[name].num_ranks > num_gpus:
             print(f"{name}: needs {CASES[name].num_ranks} GPUs, found {num_gpus}")
+            continue
+        if CASES[name].needs_gpu and not num_gpus:
+            print(f"{name}: needs a GPU\n")
             continue
         with tempfile.TemporaryDirectory() as temporary:
             figures[name] = compare(name, CASES[name], Path(temporary))
