@@ -165,6 +165,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except ValidationError as error:
         raise ConfigError(f"{path}: {_explain(error)}") from error
     _check_stages(config)
+    if config.model.compile and config.zero.stage == 3:
+        raise ConfigError(
+            "model.compile=true compiles a UNet whose weights lie whole on each rank, but zero.stage=3 gathers"
+            " them layer by layer: set model.compile=false, or zero.stage to 2"
+        )
     return config
 
 

@@ -39,7 +39,10 @@ def test_the_schema_for_editors_is_up_to_date() -> None:
         ("stages.0.stepz=3", "unknown key stages.0.stepz, did you mean steps? (known here: name, databases, "),
         ("stages.0.steps=-3", "stages.0.steps=-3: Input should be greater than 0"),
         ("optimizer.lr=fast", "optimizer.lr='fast': Input should be a valid number"),
-        ("optimizer.name=sgd", "optimizer.name='sgd': Input should be 'adamw8bit' or 'adamw'"),
+        (
+            "optimizer.name=sgd",
+            "optimizer.name='sgd': Input should be 'adamw8bit', 'lion8bit', 'ademamix8bit' or 'adamw'",
+        ),
         ("stages.0.databases=[bussi]", "stage busi names database 'bussi', which is not among `databases` (busi), did"),
         ("stages.0.weights={other: 1}", "stage busi names database 'other', which is not among `databases` (busi)"),
         ("databases.b/c={kind: busi, root: x}", "database name 'b/c' names folders: use letters, digits, '_' and '-'"),

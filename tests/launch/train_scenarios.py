@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from diffusers import UNet2DConditionModel
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from distributed.checkpoint import newest_position
@@ -80,7 +81,8 @@ def every_rank_calling_the_unet_alike(rank: Rank) -> Iterator[None]:
     sizes: list[tuple[int, ...]] = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if isinstance(module, UNet2DConditionModel):
+        is_predicted = isinstance(inputs[0], FakeTensor)  # the first rank predicts its memory
+        if isinstance(module, UNet2DConditionModel) and not is_predicted:
             sizes.append(tuple(inputs[0].shape))
 
     hook = register_module_forward_pre_hook(note)
