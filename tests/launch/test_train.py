@@ -45,7 +45,7 @@ def test_ranks_micro_batch_and_zero_stage_do_not_change_the_loss(runs: Path, oth
     np.testing.assert_allclose([s["loss"] for s in two], [s["loss"] for s in one], rtol=tolerance)
     # 9 of them do not divide among 2 ranks: the tenth is a repeat, and counts in no mean.
     held_out = [[e.value for e in read_events(runs / name).Scalars("validation/loss")] for name in ("micro-4-2", other)]
-    np.testing.assert_allclose(held_out[1], held_out[0], rtol=1e-4)
+    np.testing.assert_allclose(held_out[1], held_out[0], rtol=tolerance)
 
 
 def test_a_run_that_each_signal_stopped_is_the_same_to_the_bit(runs: Path) -> None:

@@ -81,8 +81,8 @@ def every_rank_calling_the_unet_alike(rank: Rank) -> Iterator[None]:
     sizes: list[tuple[int, ...]] = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        is_predicted = isinstance(inputs[0], FakeTensor)  # the first rank predicts its memory
-        if isinstance(module, UNet2DConditionModel) and not is_predicted:
+        # Fake tensors are the first rank's, which predicts its memory.
+        if isinstance(module, UNet2DConditionModel) and not isinstance(inputs[0], FakeTensor):
             sizes.append(tuple(inputs[0].shape))
 
     hook = register_module_forward_pre_hook(note)
