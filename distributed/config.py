@@ -106,8 +106,8 @@ class EmaConfig(BaseModel):
     lengths: list[Length] = Field(
         [0.1],
         description="Widths of the averages as fractions of the training so far (sigma_rel), 4 bytes a parameter each, "
-        "divided by the ranks. The first is validated, drawn and becomes the model; another can be chosen after "
-        "training. []: no average.",
+        "divided by the ranks. The first is validated, drawn and becomes the model; the last validation compares "
+        "them all, and `sonoshard average` writes another. []: no average.",
     )
 
     @field_validator("lengths")

@@ -70,7 +70,7 @@ def write_average(
     parts, error = [Part(found, average_name(length))], 0.0
     if average_name(length) not in found.manifest["averages"]:
         parts, error = _synthesised(root, found, length)
-    weights = _weights(config, parts)
+    weights = summed_weights(config, parts)
     folder.parent.mkdir(parents=True, exist_ok=True)
     save_pipeline(config.model, weights, folder, _record(config, stage, found, length, parts, error))
     return (
@@ -148,7 +148,7 @@ def _whole_checkpoints(root: Path, found: Found) -> Iterator[Found]:
                 print(f"skipped: {damage}")
 
 
-def _weights(config: RunConfig, parts: list[Part]) -> dict[str, Tensor]:
+def summed_weights(config: RunConfig, parts: list[Part]) -> dict[str, Tensor]:
     """Return the sum of `parts` by parameter, float32; only one parameter is in memory more than once.
 
     Raises: ConfigError if the checkpoints are not of the configuration's model.

@@ -17,7 +17,9 @@ from launch.cli import app
 from launch.config import load_config
 from launch.spawn import run_ranks
 from models.saving import read_record
+from tests.allocated_bytes import allocated_bytes
 from tests.launch.conftest import prepare_run
+from tools.average import Part, summed_weights
 
 pytestmark = pytest.mark.slow
 
@@ -149,6 +151,18 @@ def test_a_length_that_was_not_kept_is_near_the_one_that_was(trained: Path, fres
     made = average_of(fresh / "averages" / "0.07")
     assert made["profile_error"] < 0.02
     assert sum(part["coefficient"] for part in made["made_of"]) == pytest.approx(1)
+
+
+def test_memory_stays_near_one_copy_of_the_weights(trained: Path) -> None:
+    config = load_config(trained)
+    found = find_checkpoint(stage_of(trained) / "checkpoints")
+    assert found is not None
+    parts = [Part(found, f"ema@{length:g}", 1 / 3) for length in LENGTHS]
+    peak_bytes = allocated_bytes(lambda: summed_weights(config, parts), torch.device("cpu"))
+    sizes = [tensor.numel() for tensor in weights(stage_of(trained) / "model").values()]
+    # Of one parameter: what is read and its buffer in float32, the part and the sum in float64, the sum in float32.
+    assert 4 * sum(sizes) <= peak_bytes <= 4 * sum(sizes) + (4 + 4 + 8 + 8 + 4) * max(sizes)
+    assert max(sizes) < sum(sizes) / 10, "else this would say nothing"
 
 
 def test_only_whole_checkpoints_are_put_together(trained: Path, fresh: Path) -> None:
