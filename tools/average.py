@@ -1,5 +1,6 @@
 """The averaged weights of a checkpoint as a diffusers folder, of any length, on one process and without an engine."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,6 +71,9 @@ def write_average(
     parts, error = [Part(found, average_name(length))], 0.0
     if average_name(length) not in found.manifest["averages"]:
         parts, error = _synthesised(root, found, length)
+    if not torch.cuda.is_available():
+        # To save a text encoder transformers imports DeepSpeed, which says on stdout that it looked for a GPU in vain.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     weights = summed_weights(config, parts)
     folder.parent.mkdir(parents=True, exist_ok=True)
     save_pipeline(config.model, weights, folder, _record(config, stage, found, length, parts, error))
