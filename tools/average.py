@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distributed.checkpoint import Found, find_checkpoint, named_checkpoint, verified_manifest
+from distributed.config import MAX_AVERAGE_LENGTH
 from distributed.ema import average_length, average_name
 from distributed.errors import CheckpointError
 from distributed.stored_state import StoredState
@@ -23,8 +24,6 @@ from models.base import noise_schedule
 from models.saving import save_pipeline
 from models.stable_diffusion import empty_unet
 
-# Above 0.28 a power function of time has no such width (as EmaConfig says).
-MAX_LENGTH = 0.28
 # How far the profile of an average that is put together may be from the one that was asked for, relative.
 MAX_PROFILE_ERROR = 0.02
 
@@ -97,8 +96,8 @@ def _length(config: RunConfig, length: float | None) -> float:
         if not config.ema.lengths:
             raise ConfigError("ema.lengths=[] names no length to write: give one with --length, such as 0.1")
         return config.ema.lengths[0]
-    if not 0 < length < MAX_LENGTH:
-        raise ConfigError(f"--length {length:g} is not between 0 and {MAX_LENGTH}: give a fraction such as 0.1")
+    if not 0 < length < MAX_AVERAGE_LENGTH:
+        raise ConfigError(f"--length {length:g} is not between 0 and {MAX_AVERAGE_LENGTH}: give a fraction such as 0.1")
     return length
 
 
