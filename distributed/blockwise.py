@@ -14,7 +14,9 @@ from distributed.layout import QUANTISATION_BLOCK
 # gives the same bits with a transient of some 20 MB; smaller chunks are slower with several threads.
 CPU_CHUNK_ELEMENTS = 2**20
 # On a GPU only weights without a float32 master are taken in chunks, which are expanded one at a time.
-GPU_CHUNK_ELEMENTS = 2**24
+GPU_CHUNK_ELEMENTS = 2**22
+# What that takes an element of a chunk: weights, gradients and noise in 32 bits, and which are finite.
+STOCHASTIC_CHUNK_BYTES = 13
 
 
 class Blockwise:
@@ -59,7 +61,7 @@ class Blockwise:
                 if stepped[name] is not view and isinstance(view, Tensor):
                     view.copy_(stepped[name])
             if noise is not None:
-                weights.copy_(round_stochastically(chunk, noise))
+                weights.copy_(round_stochastically_(chunk, noise))
         state["step"] += 1
 
 
@@ -91,17 +93,16 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> to
 
 
 @torch.no_grad()
-def round_stochastically(values: Tensor, noise: torch.Generator) -> Tensor:
-    """Return float32 `values` as bfloat16, rounded up or down with the probabilities that keep their mean.
+def round_stochastically_(values: Tensor, noise: torch.Generator) -> Tensor:
+    """Round float32 `values` in place, up or down to a bfloat16 with the probabilities that keep their mean.
 
     bfloat16 is the upper half of a float32: adding a random lower half and cutting it off rounds away from zero as
     often as the value lies near that side. A change far below a bfloat16's spacing thus counts on average.
     Source: Zamirai et al. 2020 (arXiv:2010.06192), section 3. Infinity and NaN stay what they are.
     """
-    bits = values.view(torch.int32)
-    random = torch.randint(0, 2**16, bits.shape, dtype=torch.int32, device=values.device, generator=noise)
-    rounded = (bits + random).bitwise_and_(-(2**16)).view(torch.float32)
-    return torch.where(values.isfinite(), rounded, values).bfloat16()
+    bits = torch.randint(0, 2**16, values.shape, dtype=torch.int32, device=values.device, generator=noise)
+    rounded = bits.add_(values.view(torch.int32)).bitwise_and_(-(2**16)).view(torch.float32)
+    return torch.where(values.isfinite(), rounded, values, out=values)
 
 
 def _rounding_noise(device: torch.device, step: int, group: int) -> torch.Generator:

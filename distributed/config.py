@@ -138,14 +138,12 @@ class CheckpointConfig(BaseModel):
     )
 
 
-def refuse_impossible(
-    optimizer: OptimizerConfig, zero: ZeroConfig, *, precision: Literal["fp32", "bf16"], has_gpu: bool | None
-) -> None:
+def refuse_impossible(optimizer: OptimizerConfig, zero: ZeroConfig, *, is_bf16: bool, has_gpu: bool | None) -> None:
     """Raise EngineError, with the reason and what mends it, for settings that do not go together.
 
     has_gpu: None where it is not known yet, as on a login node.
     """
-    if optimizer.master == "stochastic" and precision == "fp32":
+    if optimizer.master == "stochastic" and not is_bf16:
         raise EngineError(
             "optimizer.master=stochastic updates bf16 weights in place, but this run trains in fp32: set"
             " precision=bf16, or optimizer.master=fp32"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distributed.config import OptimizerConfig, Precision, ZeroConfig, refuse_impossible
 from distributed.errors import EngineError
 from distributed.layout import FlatGroup
+from distributed.live_bytes import PeakBytes
 from distributed.rank import Rank
 from distributed.zero.partitioning import Partitioning, Setting, StepResult
 from distributed.zero.stage_0 import Replicated
@@ -68,13 +69,14 @@ class Engine:
         refuse_impossible(
             optimizer,
             zero,
-            precision="bf16" if self.dtype == torch.bfloat16 else "fp32",
+            is_bf16=self.dtype == torch.bfloat16,
             has_gpu=self.device.type == "cuda",
         )
         self.module = module.to(self.device)
         assert all(p.dtype == self.dtype for p in module.parameters()), "load the module in training_dtype"
         setting = Setting(optimizer, zero, rank, self.device, self.dtype, micro_size, accumulation_steps)
-        self._gradient_bytes = 0
+        self._gradient_bytes = self._step_bytes = 0
+        self._bucket_bytes = zero.reduce_bucket_elements * self.dtype.itemsize if zero.stage > 0 else 0
         self._shares_masters = setting.shares_masters
         stages: dict[int, Callable[[nn.Module, Setting], Partitioning]] = {
             0: Replicated,
@@ -107,9 +109,15 @@ class Engine:
         """Count one micro batch; return the step's result where it was the last of its global batch."""
         for group in self._state.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._gradient_bytes == 0:  # they are the same at every step
-            self._gradient_bytes = sum(gradient.nbytes for gradient in self._state.gradients())
-        return self._state.finish_micro_batch()
+        if self._gradient_bytes:
+            return self._state.finish_micro_batch()
+        # Measured once: they are the same at every step.
+        gradient_bytes = sum(gradient.nbytes for gradient in self._state.gradients())
+        with PeakBytes(self.device) as peak:
+            result = self._state.finish_micro_batch()
+        if result is not None:
+            self._gradient_bytes, self._step_bytes = gradient_bytes, peak.bytes
+        return result
 
     @property
     def num_steps(self) -> int:
@@ -172,7 +180,8 @@ class Engine:
     def state_bytes(self) -> dict[str, int]:
         """Return the bytes of the training state on this rank, by kind.
 
-        gradients: those that it held when the last optimizer step began; master: 0 where weights are their own.
+        gradients: those that it held when the first optimizer step began; master: 0 where weights are their own;
+        buckets: the most that summing gradients, or that step, took in passing.
         """
         moments = [tensor for group in self.groups for tensor in group.moments.values()]
         return {
@@ -180,4 +189,5 @@ class Engine:
             "gradients": self._gradient_bytes,
             "master": 0 if self._shares_masters else sum(group.master.nbytes for group in self.groups),
             "optimizer": sum(tensor.nbytes for tensor in moments),
+            "buckets": max(self._bucket_bytes, self._step_bytes),
         }

@@ -2,11 +2,41 @@
 
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
+import torch
 from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+
+class PeakBytes:
+    """Within it, counts; after it, `bytes` is the most that was alive at once beside what was there before.
+
+    On CUDA the allocator's own count, with what kernels take while they run; elsewhere that of `LiveBytes`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.bytes = 0
+        self._device = device
+        self._live = LiveBytes()
+
+    def __enter__(self) -> Self:
+        """Begin to count."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._before = torch.cuda.memory_allocated(self._device)
+        else:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop, and set `bytes`."""
+        if self._device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self._device) - self._before
+        else:
+            self._live.__exit__(*error)
+            self.bytes = self._live.peak
 
 
 class LiveBytes(TorchDispatchMode):

@@ -1,21 +1,85 @@
-"""What the training state takes on this rank, in bytes by kind."""
+"""What training takes on one rank, in bytes by kind: predicted from shapes alone, and measured."""
 
 import resource
 
 import torch
+from torch import nn
 
+from distributed.blockwise import CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS, STOCHASTIC_CHUNK_BYTES
+from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.ema import ShardedEma
 from distributed.engine import Engine
+from distributed.layout import QUANTISATION_BLOCK, GroupLayout, each_layout, whole_layout
+from distributed.optimizer import parameter_groups
+from distributed.zero.deepspeed import PERSISTENT_ELEMENTS
+
+# Moments an optimizer keeps of each element.
+_NUM_MOMENTS = {"adamw8bit": 2, "adamw": 2, "lion8bit": 1, "ademamix8bit": 3}
+
+
+def predicted_bytes(
+    module: nn.Module,
+    optimizer: OptimizerConfig,
+    zero: ZeroConfig,
+    *,
+    dtype: torch.dtype,
+    world_size: int,
+    num_averages: int,
+    on_gpu: bool,
+) -> dict[str, int]:
+    """Return the bytes that each kind of training state takes on one rank; those with "host" in host memory.
+
+    module: its shapes alone count, so it may be on the meta device. Kinds: parameters, gradients, master, optimizer,
+    ema, buckets (the most that summing gradients or a step takes in passing, without what a kernel takes while it runs:
+    20 MB of bitsandbytes' on a CPU). Activations are not the engine's.
+    """
+    size = dtype.itemsize
+    divisor = QUANTISATION_BLOCK * world_size if zero.stage == 3 else 1
+    groups = parameter_groups(module, optimizer, divisor)
+    num_slices = 1 if zero.stage == 0 else world_size
+    layouts = [(each_layout if zero.stage == 3 else whole_layout)(group, num_slices) for group in groups]
+    whole = sum(layout.numel for layout in layouts)
+    slices = sum(layout.slice_numel for layout in layouts)
+    persistent = sum(p.numel() for p in module.parameters() if p.numel() <= PERSISTENT_ELEMENTS)
+    is_offloaded = zero.offload == "optimizer"
+    shares_masters = not is_offloaded and (dtype == torch.float32 or optimizer.master == "stochastic")
+    host = ", host" if is_offloaded else ""
+    kinds = {
+        "parameters": size * (slices + persistent if zero.stage == 3 else whole),
+        "gradients": size * (whole if zero.stage < 2 else slices),
+        f"master{host}": 0 if shares_masters else 4 * slices,
+        f"optimizer{host}": sum(_moment_bytes(layout, optimizer) for layout in layouts),
+        "ema" + host: 4 * slices * num_averages,
+    }
+    if is_offloaded:
+        # DeepSpeed keeps the gradients of the step in float32 where the step is.
+        kinds |= {"gradients, host": 4 * slices, "gradients": kinds["gradients"] if zero.stage != 2 else 0}
+    largest_gradient = max(member.numel for layout in layouts for member in layout.members) // num_slices
+    largest_slice = max(layout.slice_numel for layout in layouts)
+    copies = 0 if is_offloaded else largest_slice * (size * (zero.stage > 0) + (0 if shares_masters else 4))
+    if optimizer.master == "stochastic":
+        copies += STOCHASTIC_CHUNK_BYTES * min(GPU_CHUNK_ELEMENTS if on_gpu else CPU_CHUNK_ELEMENTS, largest_slice)
+    # DeepSpeed takes each gradient's norm in float64.
+    norm = 8 * largest_gradient if zero.stage > 0 else 0
+    kinds["buckets"] = max(size * zero.reduce_bucket_elements * (zero.stage > 0), copies, norm)
+    return kinds
 
 
 def measured_bytes(engine: Engine, ema: ShardedEma) -> dict[str, int]:
-    """Return the bytes that each kind of state holds on this rank, and the process's peak.
+    """Return the bytes that each kind holds on this rank, and the process's peak.
 
-    Keys: parameters, gradients, master, optimizer, ema, and peak (on CUDA: most allocated on the device; on CPU: most
-    resident).
+    Keys: those of `Engine.state_bytes`, ema, and peak (on CUDA: most allocated on the device; on CPU: most resident).
     """
     averages = sum(slice_.nbytes for slices in ema.slices.values() for slice_ in slices)
     return {**engine.state_bytes(), "ema": averages, "peak": _peak_bytes(engine.device)}
+
+
+def _moment_bytes(layout: GroupLayout, optimizer: OptimizerConfig) -> int:
+    """Return the bytes of one group's moments: codes and scales, or 32 bits."""
+    numel = layout.slice_numel
+    if layout.optim_bits == 32:
+        return 4 * numel * _NUM_MOMENTS[optimizer.name]
+    return (numel + 4 * -(-numel // QUANTISATION_BLOCK)) * _NUM_MOMENTS[optimizer.name]
 
 
 def _peak_bytes(device: torch.device) -> int:

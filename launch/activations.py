@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from distributed.live_bytes import LiveBytes
-from models.base import ModelConfig, noise_schedule
+from distributed.live_bytes import PeakBytes
+from launch.config import RunConfig
+from models.base import ModelConfig, latent_shape, noise_schedule, text_shape
 from models.objective import ObjectiveConfig, denoising_loss
 from models.schedule import NoiseSchedule
 from models.stable_diffusion import apply_settings, empty_unet
@@ -57,20 +58,38 @@ def peak_bytes(
     """Return the most bytes alive at once that one forward and backward of the objective makes, in bytes.
 
     In it: the micro batch (float32), activations kept for the backward pass, their gradients, and results of operators
-    in passing. Not in it: parameters; a parameter's gradient once it is whole, since what becomes of it then is the
-    engine's matter (ZeRO-2 gives it away, ZeRO-1 keeps it); what a kernel takes while it runs (cuDNN's workspace); what
-    the device's allocator loses to rounding and fragments. It is the peak of this sum, not what of it is alive at the
-    peak of all: the bytes alive at any time are at most parameters + the gradients that the engine keeps + this.
+    in passing; on CUDA, where the allocator counts, also what a kernel takes while it runs (cuDNN's workspace). Not in
+    it: parameters; a parameter's gradient once it is whole, since what becomes of it then is the engine's matter
+    (ZeRO-2 gives it away, ZeRO-1 keeps it). It is the peak of this sum, not what of it is alive at the peak of all: the
+    bytes alive at any time are at most parameters + the gradients that the engine keeps + this.
     """
     device = next(unet.parameters()).device
-    with gradients_dropped(unet), LiveBytes() as live:
+    with gradients_dropped(unet), PeakBytes(device) as peak:
         latents_BCHW = torch.zeros(micro_size, *latent_shape, device=device)
         noise_BCHW = torch.zeros_like(latents_BCHW)
         timesteps_B = torch.zeros(micro_size, dtype=torch.int64, device=device)
         text_BLD = torch.zeros(micro_size, *text_shape, device=device)
         inputs = (latents_BCHW, noise_BCHW, timesteps_B, text_BLD)
         denoising_loss(unet, schedule, ObjectiveConfig(), *inputs).mean().backward()
-    return live.peak
+    return peak.bytes
+
+
+def measured_activation_bytes(config: RunConfig, unet: nn.Module) -> int:
+    """Return what `peak_bytes` measures for one micro batch of zeros through `unet`, on its device; 0 if unknown.
+
+    A compiled UNet on a CPU is not measured: the count would keep it from being compiled.
+    """
+    device = next(unet.parameters()).device
+    if config.model.compile and device.type != "cuda":
+        return 0
+    schedule = noise_schedule(config.model)
+    return peak_bytes(
+        unet,
+        replace(schedule, alpha_bar_T=schedule.alpha_bar_T.to(device)),
+        micro_size=config.batch.micro_size,
+        latent_shape=latent_shape(config.model),
+        text_shape=text_shape(config.model),
+    )
 
 
 @contextmanager

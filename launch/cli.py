@@ -91,6 +91,20 @@ def train(
 
 
 @app.command()
+def memory(
+    config: Config,
+    overrides: Overrides = None,
+    world_size: Annotated[int, typer.Option(min=1, help="Ranks that share the training state.")] = 1,
+) -> None:
+    """Predict the memory of each rank by kind, before a GPU is asked for."""
+    with one_line_errors():
+        from launch.config import load_config
+        from launch.memory import print_prediction
+
+        print_prediction(load_config(config, overrides or ()), world_size)
+
+
+@app.command()
 def average(
     config: Config,
     overrides: Overrides = None,

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from data.encode import EncodeReport, encode, refuse_stale
 from data.manifest import PrepareReport, prepare
 from data.shards import ShardSet
@@ -23,8 +25,6 @@ def prepare_databases(config: RunConfig) -> PrepareReport:
 
 def encode_databases(config: RunConfig) -> EncodeReport:
     """Encode the manifest into latent shards with the base model's VAE and text encoder; both leave memory after."""
-    import torch
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder = load_encoder(config.model, device, torch.float32)
     progress = Progress("encode", "image")
@@ -57,8 +57,8 @@ def check_run(config: RunConfig, world_size: int) -> str:
     Raises: the error of whatever is wrong, before a GPU is asked for.
     """
     config.batch.check_ranks(world_size)
-    is_bf16 = "bfloat16" in str(training_dtype(config.precision))
-    refuse_impossible(config.optimizer, config.zero, precision="bf16" if is_bf16 else "fp32", has_gpu=None)
+    is_bf16 = training_dtype(config.precision) == torch.bfloat16
+    refuse_impossible(config.optimizer, config.zero, is_bf16=is_bf16, has_gpu=None)
     shards = open_shards(config)
     lines = [_check_stage(config, stage, shards) for stage in config.stages]
     accumulation = config.batch.global_size // (config.batch.micro_size * world_size)

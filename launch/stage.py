@@ -12,13 +12,15 @@ from data.shards import ShardSet
 from distributed.checkpoint import find_checkpoint, load_checkpoint
 from distributed.checkpoint_writer import CheckpointWriter
 from distributed.ema import ShardedEma
-from distributed.engine import Engine, training_dtype
+from distributed.engine import Engine, training_device, training_dtype
 from distributed.memory import measured_bytes
 from distributed.optimizer import learning_rate
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
+from launch.activations import measured_activation_bytes
 from launch.config import RunConfig, StageConfig
 from launch.facts import refuse_other_facts, stage_order, stage_seed
+from launch.memory import compared, predict
 from launch.preview import Preview
 from launch.record import config_text, versions
 from launch.step import Objective, TrainedStep, mean_loss, train_step
@@ -49,8 +51,10 @@ class Stage:
         self.slicing = BatchSlicing(config.batch.global_size, config.batch.micro_size, rank.index, rank.world_size)
         order = stage_order(config, stage, shards)
         self.loader = Loader(shards, order, self.slicing, config.augment, stage_seed(config, stage))
+        unet = load_unet(config.model, training_dtype(config.precision)).to(training_device(rank))
+        self.activation_bytes = measured_activation_bytes(config, unet)
         self.engine = Engine(
-            load_unet(config.model, training_dtype(config.precision)),
+            unet,
             config.optimizer,
             config.zero,
             rank,
@@ -66,6 +70,7 @@ class Stage:
         self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
         self.validation_losses: dict[int, float] = {}
         self.step = self.num_bad_steps = 0
+        self.is_memory_told = False
         self._remember_saved(0)
         resumed = self._resume()
         self.tracker = Tracker(config, stage, done_steps=self.step) if rank.is_first else None
@@ -172,7 +177,7 @@ class Stage:
     def _record(self, trained: TrainedStep, rate: float, *, step_s: float, wait_s: float) -> None:
         if not self.tracker:
             return
-        memory = measured_bytes(self.engine, self.ema)
+        memory = {**measured_bytes(self.engine, self.ema), "activations": self.activation_bytes}
         self.tracker.step(
             self.step,
             {
@@ -187,8 +192,19 @@ class Stage:
             self.loader.ids(self.step - 1),
             bad_ids=trained.bad_ids if trained.result.is_skipped else None,
         )
+        if not self.is_memory_told:
+            self.is_memory_told = True
+            self._tell_memory(memory)
         if trained.result.is_skipped:
             self._say(f"step {self.step} was skipped: {self._what_is_bad(trained)}")
+
+    def _tell_memory(self, measured: Mapping[str, int]) -> None:
+        """Record what was predicted beside what the first step of this process measured."""
+        assert self.tracker is not None
+        is_on_gpu = self.engine.device.type == "cuda"
+        predicted = predict(self.config, self.rank.world_size, self.engine.dtype, on_gpu=is_on_gpu)
+        self.tracker.scalars(self.step, {f"predicted_mb/{kind}": value / 1e6 for kind, value in predicted.items()})
+        self._say("memory on each rank, " + compared(predicted, measured))
 
     def _validate(self) -> None:
         """Record the loss of the first average on every database of the run that has shards, trained on or not.

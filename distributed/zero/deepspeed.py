@@ -7,6 +7,9 @@ from torch import nn
 
 from distributed.zero.partitioning import Setting
 
+# ZeRO-3 keeps parameters of up to so many elements gathered: fetching norms and biases costs more than they weigh.
+PERSISTENT_ELEMENTS = 10_000
+
 
 def deepspeed_config(setting: Setting) -> dict[str, Any]:
     """Return DeepSpeed's configuration. The optimizer is not in it: a client optimizer compiles nothing."""
@@ -61,7 +64,6 @@ def _zero_section(setting: Setting) -> dict[str, Any]:
             "stage3_prefetch_bucket_size": zero.allgather_bucket_elements,
             "stage3_max_live_parameters": 2 * zero.allgather_bucket_elements,
             "stage3_max_reuse_distance": 0,
-            # Norms and biases stay gathered: fetching them one by one costs more than they weigh.
-            "stage3_param_persistence_threshold": 10_000,
+            "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS,
         }
     return section

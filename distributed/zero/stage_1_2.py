@@ -108,3 +108,7 @@ class PartitionedOptimizer:
         masters, parts = self._zero.single_partition_of_fp32_groups, self._zero.parallel_partitioned_bit16_groups
         for master, partitions in zip(masters, parts, strict=True):
             master.data = partitions[self._setting.rank.index].data
+        # DeepSpeed's checkpoints, which are not used, keep views of the copy.
+        for group in self._zero.bit16_groups:
+            for parameter in group:
+                parameter._hp_mapping = None

@@ -16,7 +16,7 @@ def test_every_cell_is_a_run_that_is_not_refused(tmp_path: Path) -> None:
     assert len({config.run for config in configs.values()}) == 48
     for config in configs.values():
         assert config.precision != "auto"
-        refuse_impossible(config.optimizer, config.zero, precision=config.precision, has_gpu=True)
+        refuse_impossible(config.optimizer, config.zero, is_bf16=config.precision == "bf16", has_gpu=True)
     plain, lion = (configs[Cell(name)].optimizer for name in ("adamw8bit", "lion8bit"))
     assert plain.lr == configs[Cell("adamw")].optimizer.lr == pytest.approx(4e-4)
     assert lion.lr * lion.weight_decay == pytest.approx(plain.lr * plain.weight_decay), "weights decay alike"

@@ -46,6 +46,7 @@ class Cell:
     offload: str = "none"
     master: str = "fp32"
     checkpointing: bool = False
+    paged: bool = False
 
     def __str__(self) -> str:
         return f"{self.optimizer}-{self.stage}-{self.precision}-{self.offload}-{self.master}"
@@ -55,7 +56,7 @@ ELASTIC = (Cell(), Cell("ademamix8bit", precision="bf16"), Cell(stage=3), Cell(s
 
 
 def matrix() -> Iterator[Cell]:
-    """Yield every cell that is not refused on a CPU."""
+    """Yield every cell that is not refused on this machine."""
     for optimizer in OPTIMIZERS:
         for stage in (0, 1, 2, 3):
             for precision in ("fp32", "bf16"):
@@ -64,6 +65,8 @@ def matrix() -> Iterator[Cell]:
                     yield Cell(optimizer, stage, precision, offload="optimizer")
             yield Cell(optimizer, stage, "bf16", master="stochastic")
     yield Cell(stage=3, checkpointing=True)
+    if torch.cuda.is_available():
+        yield from (Cell(optimizer, paged=True) for optimizer in OPTIMIZERS)
 
 
 def small_unet() -> UNet2DConditionModel:
@@ -82,7 +85,12 @@ def small_unet() -> UNet2DConditionModel:
 
 def engine_of(cell: Cell, module: nn.Module, rank: Rank) -> Engine:
     # Lion's updates are signs: it wants a smaller rate for steps of the same length.
-    settings = {"lr": 2e-4 if cell.optimizer == "lion8bit" else 1e-3, "weight_decay": 0.1, "master": cell.master}
+    settings = {
+        "lr": 2e-4 if cell.optimizer == "lion8bit" else 1e-3,
+        "weight_decay": 0.1,
+        "master": cell.master,
+        "paged": cell.paged,
+    }
     return Engine(
         module.to(training_dtype(cell.precision)),
         OptimizerConfig.model_validate({"name": cell.optimizer, **settings}),
@@ -115,7 +123,9 @@ class Run:
             target = torch.randn(GLOBAL_SIZE, 4, 8, 8, generator=generator)[rows]
             timesteps = torch.randint(0, 1000, (GLOBAL_SIZE,), generator=generator)[rows]
             text = torch.randn(GLOBAL_SIZE, 6, 16, generator=generator)[rows]
-            noisy, text = noisy.to(self.engine.dtype), text.to(self.engine.dtype)
+            device, dtype = self.engine.device, self.engine.dtype
+            noisy, text, timesteps = noisy.to(device, dtype), text.to(device, dtype), timesteps.to(device)
+            target = target.to(device)
             loss = (self.engine.network(noisy, timesteps, text).sample.float() - target).square().mean()
             self.engine.accumulate(loss)
             result = self.engine.finish_micro_batch(2e-4 if self.cell.optimizer == "lion8bit" else 1e-3)
@@ -163,7 +173,7 @@ def all_cells(rank: Rank, folder: Path) -> dict[str, list[float]]:
         state = slices_of(again.engine, again.ema.slices)
         for key, tensor in slices_of(run.engine, run.ema.slices).items():
             assert torch.equal(tensor, state[key]), f"{cell}: {key}"
-        name = f"{cell}-checkpointing" if cell.checkpointing else str(cell)
+        name = f"{cell}-checkpointing" if cell.checkpointing else f"{cell}-paged" if cell.paged else str(cell)
         losses[name] = run.losses
         del state
         again.engine.close()

@@ -1,0 +1,203 @@
+"""Compare what `sonoshard memory` predicts with what the engine takes, by kind, and with the formula of ZeRO.
+
+`python -m benchmarks.memory` prints a table for each configuration, and one JSON line. Random weights, one process
+group each; on a CPU bytes are those of live tensors, on CUDA those of the allocator. Stable Diffusion 1.5 in full needs
+12 GB of memory and some minutes; `--only NAME` takes one configuration.
+
+    predicted    from the base's configs alone (distributed/memory.py, launch/activations.py)
+    measured     weights, gradients, master weights and moments as they lie there between two steps or before one;
+                 buckets: the most that a step took in passing; activations: one micro batch before the engine begins
+    formula      2 + (2 + 4 + 2.03) / N bytes a parameter in bf16 with adamw8bit and ZeRO-2, of which 4 fall away
+                 without a master (arXiv:1910.02054, with 8-bit moments)
+"""
+
+import argparse
+import gc
+import json
+import resource
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from launch.config import RunConfig
+from launch.spawn import run_ranks
+from tests.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_diffusion_config
+
+STATE = ("parameters", "gradients", "master", "optimizer", "buckets")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration. unet: its config, or None for the built-in model; pixels: of the images."""
+
+    unet: dict[str, Any] | None
+    pixels: int
+    micro_size: int
+    num_ranks: int
+    settings: dict[str, Any]
+    needs_gpu: bool = False
+
+
+BF16 = {"precision": "bf16"}
+CASES = {
+    "tiny, fp32": Case(None, 128, 8, 2, {"precision": "fp32"}),
+    "70M, bf16": Case(SMALLER_UNET, 256, 2, 2, BF16),
+    "SD 1.5, bf16": Case(UNET, 128, 1, 1, BF16),
+    "SD 1.5, stochastic": Case(UNET, 128, 1, 1, BF16 | {"optimizer": {"master": "stochastic"}}),
+    "SD 1.5, 512 px": Case(UNET, 512, 4, 1, BF16, needs_gpu=True),
+}
+
+
+def configuration(case: Case, folder: Path) -> RunConfig:
+    """Return the run of one case. The three large ones checkpoint their activations and keep no average."""
+    base = "tiny" if case.unet is None else str(write_stable_diffusion_config(folder / "base", case.unet))
+    return RunConfig.model_validate(
+        {
+            "run": folder,
+            "model": {"base": base, "resolution": case.pixels, "gradient_checkpointing": case.unet is not None},
+            "databases": {"none": {"kind": "simulated", "preset": "breast", "count": 1}},
+            "batch": {"global_size": case.micro_size * case.num_ranks, "micro_size": case.micro_size},
+            "ema": {"lengths": [0.1] if case.unet is None else []},
+            "stages": [{"name": "none", "databases": ["none"], "steps": 1}],
+            **case.settings,
+        }
+    )
+
+
+def measure(case: Case, folder: Path) -> None:
+    """Write the first rank's bytes by kind after two steps to FOLDER/measured.json. Collective."""
+    from distributed.ema import ShardedEma
+    from distributed.engine import Engine, training_device, training_dtype
+    from distributed.memory import measured_bytes
+    from distributed.rank import join_process_group, leave_process_group, rank_from_environment
+    from launch.activations import measured_activation_bytes
+    from models.base import latent_shape, text_shape
+
+    rank = rank_from_environment()
+    join_process_group()
+    config = configuration(case, folder)
+    dtype, device = training_dtype(config.precision), training_device(rank)
+    unet = random_unet(config, dtype).to(device)
+    activations = measured_activation_bytes(config, unet)
+    engine = Engine(
+        unet,
+        config.optimizer,
+        config.zero,
+        rank,
+        precision=config.precision,
+        micro_size=case.micro_size,
+        accumulation_steps=1,
+    )
+    ema = ShardedEma([group.master for group in engine.groups], config.ema.lengths)
+    torch.manual_seed(rank.index)
+    for step in (1, 2):
+        noisy = torch.randn(case.micro_size, *latent_shape(config.model), dtype=dtype, device=device)
+        text = torch.randn(case.micro_size, *text_shape(config.model), dtype=dtype, device=device)
+        timesteps = torch.ones(case.micro_size, dtype=torch.int64, device=device)
+        engine.accumulate(engine.network(noisy, timesteps, text).sample.float().square().mean())
+        del noisy, text
+        engine.finish_micro_batch(1e-5)
+        ema.update(step)
+    kinds = measured_bytes(engine, ema)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    facts = {**kinds, "activations": activations, "live": live_bytes(), "resident": resident}
+    if rank.is_first:
+        (folder / "measured.json").write_text(json.dumps(facts), encoding="utf-8")
+    leave_process_group()
+
+
+def random_unet(config: RunConfig, dtype: torch.dtype) -> nn.Module:
+    """Return the base's UNet with small random weights, made in place in `dtype`."""
+    from models.stable_diffusion import apply_settings, empty_unet
+
+    unet = empty_unet(config.model).to(dtype).to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(0)
+    for parameter in unet.parameters():
+        parameter.data.normal_(0, 0.02, generator=generator)
+    apply_settings(unet.train(), config.model)
+    return unet
+
+
+def live_bytes() -> int:
+    """Return the bytes of all tensors that this process holds."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def compare(name: str, case: Case, folder: Path) -> dict[str, Any]:
+    """Print one case's table and return its figures, in bytes."""
+    from distributed.engine import training_dtype
+    from launch.memory import predict
+    from models.stable_diffusion import empty_unet
+
+    config = configuration(case, folder)
+    on_gpu = torch.cuda.is_available()
+    dtype = training_dtype(config.precision)
+    predicted = predict(config, case.num_ranks, dtype, on_gpu=on_gpu)
+    if run_ranks(["-m", "benchmarks.memory", "--measure", name, str(folder)], case.num_ranks):
+        raise RuntimeError(f"{name}: a rank failed")
+    measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    num_parameters = sum(p.numel() for p in empty_unet(config.model).parameters())
+    table = Table(
+        "kind",
+        "predicted MB",
+        "measured MB",
+        "ratio",
+        title=f"{name}: {num_parameters / 1e6:.1f}M parameters, ZeRO-{config.zero.stage}, {config.optimizer.name},"
+        f" {case.num_ranks} rank(s), micro batch {case.micro_size} of {case.pixels} px",
+        title_justify="left",
+    )
+    rows = [(kind, value, measured[kind]) for kind, value in predicted.items() if value or measured[kind]]
+    rows.append(("total", sum(predicted.values()), sum(measured[kind] for kind in predicted)))
+    for kind, expected, found in rows:
+        table.add_row(kind, f"{expected / 1e6:,.1f}", f"{found / 1e6:,.1f}", f"{expected / max(found, 1):.3f}")
+    Console().print(table)
+    figures: dict[str, Any] = {"predicted": predicted, "measured": measured, "num_parameters": num_parameters}
+    if dtype == torch.bfloat16:
+        master = 0 if config.optimizer.master == "stochastic" else 4
+        figures["formula"] = 2 + (2 + master + 2.03) / case.num_ranks
+        figures["per_parameter"] = sum(measured[kind] for kind in STATE) / num_parameters
+        print(
+            f"bytes a parameter and rank, buckets included: {figures['per_parameter']:.3f}, formula"
+            f" {figures['formula']:.3f}, ratio {figures['per_parameter'] / figures['formula']:.3f}"
+        )
+    print(
+        f"live tensors between two steps {measured['live'] / 1e9:.2f} GB;"
+        f" most resident {measured['resident'] / 1e9:.2f} GB\n"
+    )
+    return figures
+
+
+def main(arguments: list[str]) -> None:
+    """Print the tables and the JSON line; or measure one case as a rank."""
+    if arguments[:1] == ["--measure"]:
+        measure(CASES[arguments[1]], Path(arguments[2]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=CASES, action="append", help="a configuration; all of them if not given")
+    names = parser.parse_args(arguments).only or list(CASES)
+    num_gpus = torch.cuda.device_count()
+    figures = {}
+    for name in names:
+        if num_gpus and CASES[name].num_ranks > num_gpus:
+            print(f"{name}: needs {CASES[name].num_ranks} GPUs, found {num_gpus}")
+            continue
+        if CASES[name].needs_gpu and not num_gpus:
+            print(f"{name}: needs a GPU\n")
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            figures[name] = compare(name, CASES[name], Path(temporary))
+    device = torch.cuda.get_device_name() if num_gpus else "cpu"
+    print(json.dumps({"benchmark": "memory", "device": device, "torch": torch.__version__, "cases": figures}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

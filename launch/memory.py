@@ -1,0 +1,84 @@
+"""What a run will take on each rank, predicted from its configuration alone: `sonoshard memory`."""
+
+from collections.abc import Mapping
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from distributed.config import refuse_impossible
+from distributed.memory import predicted_bytes
+from launch.activations import activation_bytes
+from launch.config import RunConfig
+from models.base import latent_shape, text_shape
+from models.stable_diffusion import empty_unet
+
+
+def predict(config: RunConfig, world_size: int, dtype: torch.dtype, *, on_gpu: bool) -> dict[str, int]:
+    """Return the bytes of each kind on one rank, `activations` among them; nothing is allocated.
+
+    Raises: EngineError for settings that do not go together; ModelError if the base is not on this machine.
+    """
+    refuse_impossible(config.optimizer, config.zero, is_bf16=dtype == torch.bfloat16, has_gpu=on_gpu)
+    state = predicted_bytes(
+        empty_unet(config.model),
+        config.optimizer,
+        config.zero,
+        dtype=dtype,
+        world_size=world_size,
+        num_averages=len(config.ema.lengths),
+        on_gpu=on_gpu,
+    )
+    activations = activation_bytes(
+        config.model,
+        micro_size=config.batch.micro_size,
+        dtype=dtype,
+        latent_shape=latent_shape(config.model),
+        text_shape=text_shape(config.model),
+    )
+    return {**state, "activations": activations}
+
+
+def print_prediction(config: RunConfig, world_size: int) -> None:
+    """Print a table of what each rank takes, with and without gradient checkpointing."""
+    # The question is asked on a login node about a GPU.
+    dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
+    configs = {
+        is_on: config.model_copy(update={"model": config.model.model_copy(update={"gradient_checkpointing": is_on})})
+        for is_on in (False, True)
+    }
+    kinds = {is_on: predict(one, world_size, dtype, on_gpu=True) for is_on, one in configs.items()}
+    title = (
+        f"MB on each of {world_size} rank{'s' * (world_size > 1)}: {config.model.base}, {str(dtype).split('.')[1]},"
+        f" {config.optimizer.name}, ZeRO {config.zero.stage}, micro batch {config.batch.micro_size}"
+    )
+    table = Table("kind", title=title, title_justify="left")
+    for is_on in configs:
+        mark = " *" if is_on == config.model.gradient_checkpointing else ""
+        table.add_column(("checkpointing" if is_on else "no checkpointing") + mark, justify="right")
+    for kind in kinds[False]:
+        table.add_row(kind, *(_mb(bytes_by_kind[kind]) for bytes_by_kind in kinds.values()))
+    table.add_section()
+    for place in ("GPU", "host"):
+        totals = [_total(bytes_by_kind, place) for bytes_by_kind in kinds.values()]
+        if any(totals):
+            table.add_row(f"total, {place}", *map(_mb, totals))
+    Console().print(table)
+    print(
+        "* as the configuration sets it. Beside it a GPU holds CUDA itself (about 500 MB) and what its allocator loses"
+        " to fragments."
+    )
+
+
+def compared(predicted: Mapping[str, int], measured: Mapping[str, int]) -> str:
+    """Return a line of MB by kind, predicted and measured."""
+    pairs = [f"{kind} {_mb(value)} / {_mb(measured[kind])}" for kind, value in predicted.items() if measured.get(kind)]
+    return f"MB predicted / measured: {', '.join(pairs)}"
+
+
+def _total(bytes_by_kind: dict[str, int], place: str) -> int:
+    return sum(value for kind, value in bytes_by_kind.items() if kind.endswith(", host") == (place == "host"))
+
+
+def _mb(value: int) -> str:
+    return f"{value / 1e6:,.1f}"
