@@ -9,8 +9,9 @@ from distributed.errors import EngineError
 Precision = Literal["auto", "fp32", "bf16"]
 OptimizerName = Literal["adamw8bit", "lion8bit", "ademamix8bit", "adamw"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
-# Above 0.28 a power function of time has no such width.
-Length = Annotated[float, Field(gt=0, lt=0.28)]
+# Beyond it a power function of time has no such width.
+MAX_AVERAGE_LENGTH = 0.28
+Length = Annotated[float, Field(gt=0, lt=MAX_AVERAGE_LENGTH)]
 
 _OWN_BETAS: dict[OptimizerName, tuple[float, ...]] = {
     "adamw8bit": (0.9, 0.999),
@@ -106,8 +107,8 @@ class EmaConfig(BaseModel):
     lengths: list[Length] = Field(
         [0.1],
         description="Widths of the averages as fractions of the training so far (sigma_rel), 4 bytes a parameter each, "
-        "divided by the ranks. The first is validated, drawn and becomes the model; another can be chosen after "
-        "training. []: no average.",
+        "divided by the ranks. The first is validated, drawn and becomes the model; the last validation compares "
+        "them all, and `sonoshard average` writes another. []: no average.",
     )
 
     @field_validator("lengths")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+_NAME_PREFIX = "ema@"
+
 
 def power_function_exponent(length: float) -> float:
     """Return gamma, so that the power-function average has relative standard deviation `length`.
@@ -46,4 +48,9 @@ class ShardedEma:
 
 def average_name(length: float) -> str:
     """Return the name of an average of this length in checkpoints and logs."""
-    return f"ema@{length:g}"
+    return f"{_NAME_PREFIX}{length:g}"
+
+
+def average_length(name: str) -> float:
+    """Return the length of which `average_name` made this name."""
+    return float(name.removeprefix(_NAME_PREFIX))

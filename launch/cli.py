@@ -104,6 +104,32 @@ def memory(
         print_prediction(load_config(config, overrides or ()), world_size)
 
 
+@app.command()
+def average(
+    config: Config,
+    overrides: Overrides = None,
+    stage: Annotated[str | None, typer.Option(help="Name of a stage. Default: the last.")] = None,
+    length: Annotated[
+        float | None,
+        typer.Option(
+            help="Width as a fraction of the training so far; one that was not kept is put together from those that"
+            " were. Default: the first of ema.lengths."
+        ),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="LATEST, BEST, or a folder's name such as step-00000400.")] = "LATEST",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write. Default: RUN/stages/STAGE/averages/LENGTH.")
+    ] = None,
+) -> None:
+    """Write averaged weights of a length chosen after training."""
+    with one_line_errors():
+        from launch.config import load_config
+        from tools.average import write_average
+
+        settings = load_config(config, overrides or ())
+        print(write_average(settings, stage_name=stage, length=length, checkpoint=checkpoint, out=out))
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what the user can mend into one line on stderr and exit code 2."""

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from data.loader import BatchSlicing, Loader, validation_batches
 from data.shards import ShardSet
@@ -127,8 +128,8 @@ class Stage:
     def _is_due(self, every_steps: int | None) -> bool:
         return self.step == self.stage.steps or (every_steps is not None and self.step % every_steps == 0)
 
-    def _averaged_weights(self) -> AbstractContextManager[Any]:
-        return self.engine.weights_from(self.ema.first) if self.ema.first else nullcontext()
+    def _lent_weights(self, slices: Sequence[Tensor] | None) -> AbstractContextManager[Any]:
+        return self.engine.weights_from(slices) if slices else nullcontext()
 
     def _resume(self) -> str | None:
         """Load the newest checkpoint, if there is one; return what to tell about it."""
@@ -206,18 +207,40 @@ class Stage:
         self._say("memory on each rank, " + compared(predicted, measured))
 
     def _validate(self) -> None:
-        """Record the loss of the averaged weights on every database of the run that has shards, trained on or not."""
-        losses = {}
-        with self._averaged_weights():
-            for name in [name for name in self.config.databases if "validation" in self.shards.databases.get(name, ())]:
-                losses[name] = mean_loss(self.engine, self.objective, self._held_out(name))
-        mean = sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)
+        """Record the loss of the first average on every database of the run that has shards, trained on or not.
+
+        At the last step also the loss of every kept length, to choose from.
+        """
+        names = [name for name in self.config.databases if "validation" in self.shards.databases.get(name, ())]
+        losses = self._losses_of(self.ema.first, names)
+        mean = self._mean_over_stage(losses)
         self.validation_losses[self.step] = mean
         if self.tracker:
             self.tracker.scalars(
                 self.step, {"validation/loss": mean, **{f"validation/{name}": loss for name, loss in losses.items()}}
             )
             self._say(f"step {self.step}, validation loss {mean:.4f}")
+        if self.step == self.stage.steps and len(self.ema.slices) > 1:
+            for name, slices in self.ema.slices.items():
+                is_known = slices is self.ema.first
+                self._record_length(
+                    name, mean if is_known else self._mean_over_stage(self._losses_of(slices, self.stage.databases))
+                )
+
+    def _record_length(self, name: str, mean: float) -> None:
+        """Record the loss of one average, by its name in checkpoints (`ema@0.1`)."""
+        if self.tracker:
+            length = name.removeprefix("ema")
+            self.tracker.scalars(self.step, {f"validation/loss{length}": mean})
+            self._say(f"step {self.step}, validation loss{length} {mean:.4f}")
+
+    def _losses_of(self, slices: Sequence[Tensor] | None, databases: Sequence[str]) -> dict[str, float]:
+        """Return the loss of the weights in `slices` (None: the newest ones) on each of `databases`. Collective."""
+        with self._lent_weights(slices):
+            return {name: mean_loss(self.engine, self.objective, self._held_out(name)) for name in databases}
+
+    def _mean_over_stage(self, losses: Mapping[str, float]) -> float:
+        return sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)
 
     def _held_out(self, database: str) -> Iterator[Any]:
         return validation_batches(
@@ -230,7 +253,7 @@ class Stage:
         )
 
     def _show_preview(self) -> None:
-        with self._averaged_weights():
+        with self._lent_weights(self.ema.first):
             images = self.preview.draw()
         if self.tracker:
             self.tracker.images(self.step, images)

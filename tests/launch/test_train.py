@@ -70,6 +70,18 @@ def test_the_second_stage_starts_from_the_first(runs: Path) -> None:
     assert begin == pytest.approx(read_events(runs / "two-stages-2", "first").Scalars("validation/loss")[-1].value)
 
 
+def test_the_last_validation_compares_the_kept_lengths(runs: Path) -> None:
+    for stage in ("first", "second"):
+        events = read_events(runs / "two-stages-2", stage)
+        last = events.Scalars("validation/loss")[-1]
+        of_length = {length: events.Scalars(f"validation/loss@{length}") for length in ("0.1", "0.05")}
+        assert [[event.step for event in of] for of in of_length.values()] == [[3], [3]]
+        assert of_length["0.1"][0].value == last.value
+        assert of_length["0.05"][0].value != last.value
+        assert of_length["0.05"][0].value == pytest.approx(last.value, rel=0.1), "other weights, but not far from it"
+    assert "validation/loss@0.1" not in read_events(runs / "micro-4-2").Tags()["scalars"], "one length: no choice"
+
+
 def test_the_model_changed_and_loads_as_a_pipeline(runs: Path, prepared: Path) -> None:
     from diffusers import StableDiffusionPipeline
 

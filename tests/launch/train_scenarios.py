@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from distributed.checkpoint import newest_position
+from distributed.config import EmaConfig
 from distributed.preemption import STOP_SIGNALS, StoppedOnRequest, StopRequest
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import BatchConfig, RunConfig, load_config
@@ -95,10 +96,10 @@ def every_rank_calling_the_unet_alike(rank: Rank) -> Iterator[None]:
 
 
 def two_stages(config: RunConfig, rank: Rank) -> None:
-    """Stop at the last step of the first of two stages, then go on."""
+    """Stop at the last step of the first of two stages, then go on. Two averages are kept."""
     first = config.stages[0].model_copy(update={"name": "first", "steps": 3})
     second = first.model_copy(update={"name": "second"})
-    config = config.model_copy(update={"stages": [first, second]})
+    config = config.model_copy(update={"stages": [first, second], "ema": EmaConfig(lengths=[0.1, 0.05])})
     stop = SignalledAfter(3, is_last_rank=rank.index == 1)
     stop.listen()
     try:
