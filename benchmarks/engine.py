@@ -149,9 +149,8 @@ def compare(config: OptimizerConfig, rank: Rank, micro_size: int, num_rounds: in
         for number in range(len(contenders)):
             contenders[(turn + number) % len(contenders)].take_turn()
     first = contenders[0]
-    rows = []
-    for contender in contenders:
-        row = {
+    return [
+        {
             "optimizer": config.name,
             "processes": rank.world_size,
             "contender": contender.name,
@@ -160,8 +159,8 @@ def compare(config: OptimizerConfig, rank: Rank, micro_size: int, num_rounds: in
             "cpu_ratio": median_ratio(contender.cpu_ms[1:], first.cpu_ms[1:]),
             "loss_difference": loss_difference(contender, first, config),
         }
-        rows.append(row)
-    return rows
+        for contender in contenders
+    ]
 
 
 def loss_difference(contender: Contender, first: Contender, config: OptimizerConfig) -> float:
@@ -219,8 +218,7 @@ def in_processes(part: str, num_ranks: int, num_threads: int, sizes: list[str]) 
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows.json"
-        code = run_ranks(["-m", "benchmarks.engine", *sizes, "--part", part, "--write", str(file)], num_ranks)
-        if code:
+        if code := run_ranks(["-m", "benchmarks.engine", *sizes, "--part", part, "--write", str(file)], num_ranks):
             sys.exit(code)
         rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
     return rows
