@@ -55,6 +55,10 @@ def _zero_section(setting: Setting) -> dict[str, Any]:
         # Overlap needs a second bucket of gradients; memory comes first here.
         "overlap_comm": False,
     }
+    if zero.stage in (1, 2):
+        # Contiguous gradients are copied into the bucket and out of it again: 5 % of a step of the built-in UNet on a
+        # CPU, and at micro batch 1 a fifth of its peak. Offloading reads them from those copies.
+        section["contiguous_gradients"] = zero.offload == "optimizer"
     if zero.offload == "optimizer":
         section["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
     if zero.stage == 3:
