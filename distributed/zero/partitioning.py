@@ -1,6 +1,6 @@
 """What every ZeRO stage offers the engine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,6 +81,15 @@ def flat_groups(
         settings["params"] = kept
         groups.append(_flat_group(layout, master, optimizer.state[master]))
     return groups
+
+
+def norm_of(tensors: Iterable[Tensor]) -> Tensor:
+    """Return the Euclidean norm of all elements, float32, without a copy in another dtype.
+
+    By parts, as one sum of squares in float32 over millions of elements is off by tenths of a per cent on a CPU.
+    """
+    parts = [part for tensor in tensors for part in tensor.reshape(-1).split(2**20)]
+    return torch.stack([torch.linalg.vector_norm(part, dtype=torch.float32) for part in parts]).norm()
 
 
 def _flat_group(layout: GroupLayout, master: Tensor, state: dict[str, Any]) -> FlatGroup:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distributed.blockwise import build_optimizer
 from distributed.layout import flatten_into, whole_layout
 from distributed.optimizer import parameter_groups
-from distributed.zero.partitioning import Setting, StepResult, flat_groups
+from distributed.zero.partitioning import Setting, StepResult, flat_groups, norm_of
 
 
 class Replicated:
@@ -57,8 +57,7 @@ class Replicated:
             for gradients in self._gradients:
                 gradients.div_(self._setting.rank.world_size)
                 dist.all_reduce(gradients)
-        norms = [torch.linalg.vector_norm(gradients, dtype=torch.float32) for gradients in self._gradients]
-        norm = float(torch.stack(norms).norm())
+        norm = float(norm_of(self._gradients))
         is_skipped = not math.isfinite(norm)
         if not is_skipped:
             self._step(norm)

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from distributed.blockwise import build_optimizer
 from distributed.layout import padding_after, whole_layout
 from distributed.optimizer import parameter_groups
 from distributed.zero.deepspeed import deepspeed_config, initialize, take_names
-from distributed.zero.partitioning import Setting, StepResult, flat_groups
+from distributed.zero.partitioning import Setting, StepResult, flat_groups, norm_of
 
 
 class PaddedModule(nn.Module):
@@ -58,6 +59,7 @@ class PartitionedOptimizer:
         take_names(groups)
         self.optimizer = build_optimizer(groups, setting.optimizer)
         self._engine, self._zero = initialize(padded, self.optimizer, deepspeed_config(setting))
+        self._zero.get_grad_norm_direct = self._gradient_norm
         self.network: nn.Module = self._engine
         if setting.shares_masters:
             self._share_masters()
@@ -99,6 +101,17 @@ class PartitionedOptimizer:
     def close(self) -> None:
         """Free everything. DeepSpeed's hooks keep its engine alive beyond its last reference."""
         self._engine.destroy()
+
+    def _gradient_norm(self, gradients: Sequence[Tensor], _parameters: Any, norm_type: int = 2) -> Tensor:
+        """Return the norm of one group's gradients over all ranks; -1, as DeepSpeed has it, where it is not finite.
+
+        DeepSpeed's own makes a copy of each gradient in float64: 236 MB for the largest of Stable Diffusion 1.5.
+        """
+        assert norm_type == 2
+        mine = [gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False)]
+        squares = norm_of(mine).square() if mine else torch.zeros((), device=self._setting.device)
+        dist.all_reduce(squares)
+        return torch.where(squares.isfinite(), squares.sqrt(), -1.0)
 
     def _share_masters(self) -> None:
         """Make each master this rank's part of the weights themselves, where they have the same dtype.
