@@ -59,8 +59,8 @@ def predicted_bytes(
     copies = 0 if is_offloaded else largest_slice * (size * (zero.stage > 0) + (0 if shares_masters else 4))
     if optimizer.master == "stochastic":
         copies += STOCHASTIC_CHUNK_BYTES * min(GPU_CHUNK_ELEMENTS if on_gpu else CPU_CHUNK_ELEMENTS, largest_slice)
-    # ZeRO-3 takes each gradient's norm in float64.
-    norm = 8 * largest_gradient if zero.stage == 3 else 0
+    # ZeRO-3, and offloading, take each gradient's norm in float64.
+    norm = 8 * largest_gradient if zero.stage == 3 or is_offloaded else 0
     kinds["buckets"] = max(size * zero.reduce_bucket_elements * (zero.stage > 0), copies, norm)
     return kinds
 
