@@ -15,8 +15,8 @@ from distributed.layout import QUANTISATION_BLOCK
 CPU_CHUNK_ELEMENTS = 2**20
 # On a GPU only weights without a float32 master are taken in chunks, which are expanded one at a time.
 GPU_CHUNK_ELEMENTS = 2**22
-# What that takes an element of a chunk: weights, gradients and noise in 32 bits, and which are finite.
-STOCHASTIC_CHUNK_BYTES = 13
+# What that takes an element of a chunk, measured: weights, gradients and noise in 32 bits, and passing results.
+STOCHASTIC_CHUNK_BYTES = 19
 
 
 class Blockwise:

@@ -55,9 +55,11 @@ def predicted_bytes(
         # DeepSpeed keeps the gradients of the step in float32 where the step is.
         kinds |= {"gradients, host": 4 * slices, "gradients": kinds["gradients"] if zero.stage != 2 else 0}
     largest_gradient = max(member.numel for layout in layouts for member in layout.members) // num_slices
-    largest_slice = max(layout.slice_numel for layout in layouts)
-    copies = 0 if is_offloaded else largest_slice * (size * (zero.stage > 0) + (0 if shares_masters else 4))
+    copies = 0
+    if not is_offloaded:
+        copies = max(_copy_bytes(layout, zero, size, 0 if shares_masters else 4) for layout in layouts)
     if optimizer.master == "stochastic":
+        largest_slice = max(layout.slice_numel for layout in layouts)
         copies += STOCHASTIC_CHUNK_BYTES * min(GPU_CHUNK_ELEMENTS if on_gpu else CPU_CHUNK_ELEMENTS, largest_slice)
     # ZeRO-3, and offloading, take each gradient's norm in float64.
     norm = 8 * largest_gradient if zero.stage == 3 or is_offloaded else 0
@@ -72,6 +74,12 @@ def measured_bytes(engine: Engine, ema: ShardedEma) -> dict[str, int]:
     """
     averages = sum(slice_.nbytes for slices in ema.slices.values() for slice_ in slices)
     return {**engine.state_bytes(), "ema": averages, "peak": _peak_bytes(engine.device)}
+
+
+def _copy_bytes(layout: GroupLayout, zero: ZeroConfig, size: int, master_size: int) -> int:
+    """Return what a group's gradients are copied to in a step: one vector, unless they are one, and one in float32."""
+    is_joined = zero.stage > 0 and len(layout.members) > 1
+    return layout.slice_numel * (size * is_joined + master_size)
 
 
 def _moment_bytes(layout: GroupLayout, optimizer: OptimizerConfig) -> int:
