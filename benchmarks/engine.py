@@ -131,7 +131,7 @@ def ours(config: OptimizerConfig, stage: int, rank: Rank, task: Task, micro_size
         engine.finish_micro_batch(config.lr)
         return loss.detach()
 
-    contender = Contender(f"zero.stage {stage}", train, nn.functional.linear)
+    contender = Contender(f"ZeRO-{stage}", train, nn.functional.linear)
     nn.functional.linear = plain_linear
     return contender
 

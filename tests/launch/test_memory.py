@@ -1,0 +1,41 @@
+"""What a run will take is told from its configuration alone, and a cell that cannot be is refused with the reason."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distributed.errors import EngineError
+from launch.config import load_config
+from launch.memory import compared, predict, print_prediction
+
+DEMO = Path(__file__).parent.parent.parent / "configs" / "demo.yaml"
+
+
+def test_ranks_and_checkpointing_take_less_of_what_they_should() -> None:
+    whole, half, checkpointed = (
+        predict(load_config(DEMO, overrides), num_ranks, torch.bfloat16, on_gpu=True)
+        for overrides, num_ranks in (([], 1), ([], 2), (["model.gradient_checkpointing=true"], 1))
+    )
+    for kind in ("gradients", "master", "optimizer", "ema"):
+        assert half[kind] == pytest.approx(whole[kind] / 2, rel=0.01)  # but for padding to whole blocks
+    assert half["parameters"] == pytest.approx(whole["parameters"], rel=0.01)
+    assert checkpointed["activations"] < whole["activations"] / 2
+    assert whole["master"] == 2 * whole["parameters"]
+
+
+def test_the_table_shows_every_kind_and_both_totals(capsys: pytest.CaptureFixture[str]) -> None:
+    print_prediction(load_config(DEMO, ["zero.offload=optimizer"]), world_size=2)
+    shown = capsys.readouterr().out
+    for text in ("parameters", "master, host", "activations", "total, GPU", "total, host", "no checkpointing *"):
+        assert text in shown
+
+
+def test_settings_that_do_not_go_together_have_no_prediction() -> None:
+    with pytest.raises(EngineError, match=r"optimizer\.master=stochastic updates bf16 weights in place"):
+        print_prediction(load_config(DEMO, ["precision=fp32", "optimizer.master=stochastic"]), world_size=1)
+
+
+def test_predicted_and_measured_stand_in_one_line() -> None:
+    line = compared({"parameters": 2_000_000, "master": 0}, {"parameters": 2_100_000, "master": 0, "peak": 9})
+    assert line == "MB predicted / measured: parameters 2.0 / 2.1"
