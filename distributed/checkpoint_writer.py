@@ -43,6 +43,7 @@ class CheckpointWriter:
     def __init__(self, root: Path, engine: Engine, config: CheckpointConfig) -> None:
         self._root, self._engine, self._config = root, engine, config
         self._pending: _Pending | None = None
+        self.newest_step: int | None = None  # of the last checkpoint that was named
 
     def save(self, averages: Averages, position: dict[str, Any]) -> None:
         """Write a checkpoint. An older folder of the same step, damaged or resumed from before it, is replaced.
@@ -131,6 +132,7 @@ class CheckpointWriter:
                     keep_last=self._config.keep_last,
                     keep_best=self._config.keep_best,
                 )
+        self.newest_step = int(pending.manifest["position"]["step"])
 
     @contextmanager
     def _failing_together(self, pending: _Pending) -> Iterator[None]:

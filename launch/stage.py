@@ -105,6 +105,8 @@ class Stage:
                 self._save()
             else:
                 self.writer.poll()
+            if self.writer.newest_step is not None:
+                self._remember_saved(self.writer.newest_step)
             if is_stopping and self.step < self.stage.steps:
                 self.writer.finish()
                 lost = f" (its last steps were bad: {self.stop.newest_save})" if self.num_bad_steps else ""
@@ -167,7 +169,6 @@ class Stage:
             "facts": self.facts,
         }
         self.writer.save(self.ema.slices, position)
-        self._remember_saved(self.step)
 
     def _remember_saved(self, step: int) -> None:
         self.saved_step = step

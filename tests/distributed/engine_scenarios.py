@@ -236,6 +236,7 @@ def check_async(run: Run, folder: Path) -> None:
     run.train(5, 6)
     writer.poll()
     writer.save(run.ema.slices, {"step": 6})
+    assert writer.newest_step == 5
     assert named_checkpoint(folder / "async", "LATEST") == folder / "async" / "step-00000005"
     writer.finish()
     writer.finish()
