@@ -27,6 +27,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from launch.config import RunConfig
+from launch.failure import end_at_once
 from launch.spawn import run_ranks
 from tests.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_diffusion_config
 
@@ -111,6 +112,7 @@ def measure(case: Case, folder: Path) -> None:
     if rank.is_first:
         (folder / "measured.json").write_text(json.dumps(facts), encoding="utf-8")
     leave_process_group()
+    end_at_once(0)
 
 
 def random_unet(config: RunConfig, dtype: torch.dtype) -> nn.Module:

@@ -81,7 +81,7 @@ def train(
         if num_started and nproc is None and not dry_run:
             from launch.rank_process import main as run_rank
 
-            sys.exit(run_rank(arguments))
+            run_rank(arguments)
         from launch.prepare import check_run
 
         print(check_run(settings, world_size=nproc or num_started or 1))

@@ -17,10 +17,10 @@ from launch.quiet import quiet_libraries
 from launch.spawn import stop_with_parent
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Train as one rank of `CONFIG [KEY=VALUE ...]` and return the exit code: 0, 2 or 75.
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Train as one rank of `CONFIG [KEY=VALUE ...]` and end the process: with 0, 2 or 75, with 1 after a failure.
 
-    A failure and a second INT end the process here and now, with 1 and 130.
+    A second INT ends it at any time, with 130.
     """
     # Before the imports that take seconds: a signal must not end a rank that is only starting.
     stop = StopRequest()
@@ -51,7 +51,9 @@ def main(arguments: Sequence[str]) -> int:
         # No clean-up: leaving the process group may wait for ranks that wait for this one.
         end_at_once(EXIT_FAILED)
     leave_process_group()
-    return code
+    # Not by the interpreter's own end: there torch's and gloo's threads are taken down in an order that aborted one
+    # process in some forty, after all of its work was done.
+    end_at_once(code)
 
 
 def _stop_at_once(stop: StopRequest) -> NoReturn:
@@ -63,4 +65,4 @@ def _stop_at_once(stop: StopRequest) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

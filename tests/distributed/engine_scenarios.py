@@ -30,6 +30,7 @@ from distributed.config import CheckpointConfig, OptimizerConfig, Precision, Zer
 from distributed.ema import ShardedEma, average_name, power_function_exponent
 from distributed.engine import Engine, training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
+from launch.failure import end_at_once
 
 GLOBAL_SIZE = 12  # divisible by 1, 2, 3 and 4 ranks
 LENGTHS = (0.1, 0.05)
@@ -402,6 +403,7 @@ def main(action: str, folder: Path) -> None:
     if rank.is_first:
         (folder / f"{action}-{rank.world_size}.json").write_text(json.dumps(facts))
     leave_process_group()
+    end_at_once(0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from distributed.engine import Engine
 from distributed.preemption import StopRequest
 from distributed.rank import from_first_rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import load_config
+from launch.failure import end_at_once
 from launch.step import TrainedStep, train_step
 from launch.train import train
 from tests.launch.conftest import own_run
@@ -52,6 +53,7 @@ def main(config_path: Path, failed: Path, skipped: Path, sample: str) -> None:
     if rank.is_first:
         damaged.__exit__(None, None, None)
     leave_process_group()
+    end_at_once(0)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from distributed.config import EmaConfig
 from distributed.preemption import STOP_SIGNALS, StoppedOnRequest, StopRequest
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import BatchConfig, RunConfig, load_config
+from launch.failure import end_at_once
 from launch.train import train
 from tests.launch.conftest import own_run
 
@@ -74,6 +75,7 @@ def main(config: RunConfig, folder: Path) -> None:
             train(named(f"zero-{stage}", 4).model_copy(update={"zero": zero}), rank, StopRequest())
         two_stages(named("two-stages", 4), rank)
     leave_process_group()
+    end_at_once(0)
 
 
 @contextmanager
