@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distributed.checkpoint import step_folder
@@ -69,13 +69,14 @@ def plan(num_kills: int, seed: int) -> list[Moment]:
 
 
 class Drill:
-    """A run of just as many steps as the plan needs."""
+    """A run of twice the steps that the plan needs."""
 
     def __init__(self, config_path: Path, folder: Path, moments: list[Moment]) -> None:
         self.folder, self.moments = folder, moments
         settings = [
             f"shards={load_config(config_path).shards_path}",
-            f"stages.0.steps={moments[-1].step}",
+            # Twice the plan: where steps are fast, a kill may come a save later than it was meant to.
+            f"stages.0.steps={2 * moments[-1].step}",
             f"checkpoint.save_every_steps={SAVE_EVERY}",
             "validation.every_steps=null",
             "preview.every_steps=null",
@@ -110,6 +111,7 @@ class Drill:
         """Wait for the moment, kill, and return what was hit, and whether it was a save."""
         config = self.config(name)
         stage = config.stage_path(config.stages[0])
+        moment = replace(moment, step=max(moment.step, next_save(stage)))
         while not has_come(moment, stage):
             assert process.poll() is None, (self.folder / f"{name}.log").read_text(encoding="utf-8")
             time.sleep(0.0002)
@@ -127,6 +129,13 @@ class Drill:
             os.kill(pid, signal.SIGKILL if moment.victim in (None, rank) else signal.SIGCONT)
         who = "all ranks" if moment.victim is None else f"rank {moment.victim}"
         return f"{who} after step {last_step}, {hit}", hit.startswith("in the save")
+
+
+def next_save(stage: Path) -> int:
+    """Return the first step after all that the killed starts reached at which there is a save."""
+    steps = read_steps(stage / "steps.jsonl") if (stage / "steps.jsonl").exists() else []
+    reached = max((entry["step"] for entry in steps), default=0)
+    return (reached // SAVE_EVERY + 1) * SAVE_EVERY
 
 
 def has_come(moment: Moment, stage: Path) -> bool:
@@ -197,7 +206,7 @@ def drill(config_path: Path, folder: Path, num_kills: int, seed: int) -> None:
     assert weights[0] == weights[1], "the weights differ"
     steps = [read_steps(run.stage_path(run.stages[0]) / "steps.jsonl") for run in (straight, drilled)]
     assert steps[0] == steps[1], "losses or samples differ"
-    assert len(steps[0]) == moments[-1].step
+    assert len(steps[0]) == 2 * moments[-1].step
     print(
         f"{num_kills} kills, {hits[True]} of them in a save: the weights and the {len(steps[0])} steps of"
         " steps.jsonl are those of the run that was not killed, to the bit"
