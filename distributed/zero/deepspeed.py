@@ -3,12 +3,31 @@
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from distributed.zero.partitioning import Setting
+from distributed.zero.partitioning import Setting, StepResult
 
 # ZeRO-3 keeps parameters of up to so many elements gathered: fetching norms and biases costs more than they weigh.
 PERSISTENT_ELEMENTS = 10_000
+
+
+class SteppedByDeepSpeed:
+    """What the stages that DeepSpeed implements have in common: its engine takes the steps."""
+
+    _engine: Any
+    _zero: Any
+
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of one micro batch's mean loss."""
+        self._engine.backward(loss)
+
+    def finish_micro_batch(self) -> StepResult | None:
+        """Count one micro batch; step and return the result where it was the last of its global batch."""
+        is_boundary = self._engine.is_gradient_accumulation_boundary()
+        self._engine.step()
+        if not is_boundary:
+            return None
+        return StepResult(float(self._engine.get_global_grad_norm()), is_skipped=bool(self._zero.overflow))
 
 
 def deepspeed_config(setting: Setting) -> dict[str, Any]:

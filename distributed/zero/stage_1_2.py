@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from distributed.blockwise import build_optimizer
 from distributed.layout import padding_after, whole_layout
 from distributed.optimizer import parameter_groups
-from distributed.zero.deepspeed import deepspeed_config, initialize, take_names
-from distributed.zero.partitioning import Setting, StepResult, flat_groups, norm_of
+from distributed.zero.deepspeed import SteppedByDeepSpeed, deepspeed_config, initialize, take_names
+from distributed.zero.partitioning import Setting, flat_groups, norm_of
 
 
 class PaddedModule(nn.Module):
@@ -45,7 +45,7 @@ class PaddedModule(nn.Module):
         return [self.padding[-1]]
 
 
-class PartitionedOptimizer:
+class PartitionedOptimizer(SteppedByDeepSpeed):
     """Master weights and moments cut among the ranks; at stage 2 the gradients too."""
 
     def __init__(self, module: nn.Module, setting: Setting) -> None:
@@ -64,18 +64,6 @@ class PartitionedOptimizer:
         if setting.shares_masters:
             self._share_masters()
         self.groups = flat_groups(layouts, self._zero.single_partition_of_fp32_groups, self.optimizer)
-
-    def accumulate(self, loss: Tensor) -> None:
-        """Add the gradient of one micro batch's mean loss."""
-        self._engine.backward(loss)
-
-    def finish_micro_batch(self) -> StepResult | None:
-        """Count one micro batch; step and return the result where it was the last of its global batch."""
-        is_boundary = self._engine.is_gradient_accumulation_boundary()
-        self._engine.step()
-        if not is_boundary:
-            return None
-        return StepResult(float(self._engine.get_global_grad_norm()), is_skipped=bool(self._zero.overflow))
 
     def send(self, slices: Sequence[Tensor]) -> None:
         """Give the module the weights that `slices` (one a group, of this rank) make up. Collective."""

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from distributed.blockwise import build_optimizer
 from distributed.layout import QUANTISATION_BLOCK, clear_gaps, each_layout
 from distributed.optimizer import parameter_groups
-from distributed.zero.deepspeed import deepspeed_config, initialize, take_names
-from distributed.zero.partitioning import Setting, StepResult, flat_groups
+from distributed.zero.deepspeed import SteppedByDeepSpeed, deepspeed_config, initialize, take_names
+from distributed.zero.partitioning import Setting, flat_groups
 
 
-class PartitionedParameters:
+class PartitionedParameters(SteppedByDeepSpeed):
     """Weights, gradients, master weights and moments, each parameter cut among the ranks."""
 
     def __init__(self, module: nn.Module, setting: Setting) -> None:
@@ -32,18 +32,6 @@ class PartitionedParameters:
                 master.data = part
             clear_gaps(master.data, layout.pieces(setting.rank.index))  # DeepSpeed leaves them as memory was
         self.groups = flat_groups(layouts, masters, self.optimizer)
-
-    def accumulate(self, loss: Tensor) -> None:
-        """Add the gradient of one micro batch's mean loss."""
-        self._engine.backward(loss)
-
-    def finish_micro_batch(self) -> StepResult | None:
-        """Count one micro batch; step and return the result where it was the last of its global batch."""
-        is_boundary = self._engine.is_gradient_accumulation_boundary()
-        self._engine.step()
-        if not is_boundary:
-            return None
-        return StepResult(float(self._engine.get_global_grad_norm()), is_skipped=bool(self._zero.overflow))
 
     def send(self, slices: Sequence[Tensor]) -> None:
         """Give the module the weights that `slices` (one a group, of this rank) make up. Collective."""
