@@ -44,6 +44,8 @@ class StopRequest:
             os.set_blocking(writer, False)
             signal.set_wakeup_fd(writer)
             threading.Thread(target=_watch, args=(reader, stop_at_once), name="second-int", daemon=True).start()
+        # Whoever started this process may have kept them back until now, so that none is lost or ends it meanwhile.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.received = signal.Signals(number)

@@ -82,6 +82,9 @@ class _Ranks:
             signal.signal(number, self._pass_on)
         port = free_port()
         threads = str(max(1, (os.cpu_count() or 1) // num_ranks))
+        # A signal that comes meanwhile waits: here until all ranks are known, and in a rank, which inherits the mask,
+        # until it listens.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         for index in range(num_ranks):
             environment = {
                 "OMP_NUM_THREADS": threads,
@@ -94,6 +97,7 @@ class _Ranks:
             self._processes[index] = subprocess.Popen(
                 [sys.executable, *arguments], env=environment, start_new_session=True
             )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def wait(self) -> int:
         """Return the exit code for all ranks once they ended, or once one failed and its grace is over."""
@@ -121,7 +125,7 @@ class _Ranks:
                 process.wait()
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
-        for process in list(self._processes.values()):  # a signal may come while they are being started
+        for process in self._processes.values():
             if process.poll() is None:
                 process.send_signal(number)
         self._num_interrupts += number == signal.SIGINT

@@ -11,13 +11,15 @@ import time
 from distributed.preemption import StopRequest
 from launch.errors import EXIT_FAILED, EXIT_STOPPED
 from launch.failure import end_at_once, tell_failure
-from launch.spawn import run_ranks
+from launch.spawn import run_ranks, stop_with_parent
 
 
 def wait_for_a_signal() -> int:
+    os.write(1, b"about to listen\n")  # in one piece: both ranks write into one pipe
+    time.sleep(0.1)  # a signal that comes now must wait
     stop = StopRequest()
     stop.listen()
-    print("listening", flush=True)
+    stop_with_parent()
     while stop.received is None:
         time.sleep(0.01)  # signal.pause would miss one that came just before it
     return EXIT_STOPPED

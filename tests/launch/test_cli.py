@@ -20,6 +20,7 @@ from launch.errors import ConfigError
 from launch.lock import locked
 from launch.tracking import read_steps
 from tests.launch.rank_pids import rank_pids
+from tests.launch.started import started
 from tests.tiny_random_model import write_tiny_random_model
 
 
@@ -163,7 +164,7 @@ def stopped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped
     shards = prepared.parent / "run" / "shards"
     settings = [str(prepared), f"run={folder}", f"shards={shards}", "validation.every_steps=1"]
     command = [sys.executable, "-m", "launch.cli", "train", "--nproc", "2", *settings]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with started(command) as process:
         assert process.stderr is not None
         lines = []
         for line in iter(process.stderr.readline, ""):
@@ -199,7 +200,7 @@ def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped) 
 def test_ranks_do_not_outlive_the_process_that_started_them(stopped: Stopped, tmp_path: Path) -> None:
     command = [part.replace(f"run={stopped.folder}", f"run={tmp_path}") for part in stopped.command]
     command.append("stages.0.steps=100000")  # far beyond the test's patience
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with started(command) as process:
         assert process.stderr is not None
         assert any("step 3, validation loss" in line for line in iter(process.stderr.readline, ""))
         process.kill()
@@ -214,7 +215,7 @@ def test_ranks_do_not_outlive_the_process_that_started_them(stopped: Stopped, tm
 def test_a_second_interrupt_ends_a_run_at_once(stopped: Stopped, tmp_path: Path) -> None:
     command = [part.replace(f"run={stopped.folder}", f"run={tmp_path}") for part in stopped.command]
     settings = ("stages.0.steps=100000", "checkpoint.save_every_steps=2", "validation.every_steps=3")
-    with subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True) as process:
+    with started([*command, *settings]) as process:
         assert process.stderr is not None
         assert any("step 3, validation loss" in line for line in iter(process.stderr.readline, ""))
         pids = rank_pids(process.pid)

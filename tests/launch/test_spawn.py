@@ -7,15 +7,16 @@ import sys
 import pytest
 
 from distributed.preemption import STOP_SIGNALS
+from tests.launch.started import started
 
 PROGRAM = [sys.executable, "-m", "tests.launch.signal_scenarios"]
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda number: number.name)
 def test_a_signal_reaches_every_rank_and_their_75_comes_back(number: signal.Signals) -> None:
-    with subprocess.Popen([*PROGRAM, "wait", "2"], stdout=subprocess.PIPE, text=True) as process:
+    with started([*PROGRAM, "wait", "2"]) as process:
         assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(2)] == ["listening\n"] * 2
+        assert [process.stdout.readline() for _ in range(2)] == ["about to listen\n"] * 2
         process.send_signal(number)
         assert process.wait(timeout=60) == 75
 
