@@ -8,7 +8,7 @@
                  time of one thread, so that other work on the same cores does not count
     ratio        that, to the default's
     peak MB      the most that the allocator had given out at once, without parameters and their whole gradients
-    predicted    what launch.activations says without allocating; it knows no memory format and no compiler
+    predicted    what launch.activations says without allocating; it knows no compiler
     gradient     norm of the difference of the whole gradient to the default's, relative: rounding, or a fault
 """
 
@@ -31,8 +31,8 @@ from launch.activations import activation_bytes, gradients_dropped
 from models.base import ModelConfig, latent_shape, noise_schedule, open_base, text_shape
 from models.objective import ObjectiveConfig, denoising_loss
 from models.stable_diffusion import apply_settings, empty_unet
-from tests.allocated_bytes import allocated_bytes
 from tests.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_diffusion_config
+from tests.tensor_bytes import allocated_bytes
 
 SEED = 0
 NUM_STEPS = 5
@@ -41,9 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "checkpointing": {"gradient_checkpointing": True},
     "eager attention": {"attention": "eager"},
-    # Memory formats of convolutions are no settings; what they would give is measured here.
-    "channels-last weights": {},
-    "channels-last inputs": {},
+    "channels-last": {"channels_last": True},
     "compile": {"compile": True},
     "compile, checkpointing": {"compile": True, "gradient_checkpointing": True},
 }
@@ -97,7 +95,7 @@ def measure(
     weights = {name: tensor.to(dtype) for name, tensor in first.state_dict().items()}
     del first
     configs = {name: config.model_copy(update=SETTINGS[name]) for name in names}
-    unets = {name: make_unet(name, configs[name], weights) for name in names}
+    unets = {name: make_unet(configs[name], weights) for name in names}
 
     def step(name: str) -> None:
         forward_backward(unets[name], config, micro_size)
@@ -130,21 +128,12 @@ def measure(
     return rows
 
 
-def make_unet(name: str, config: ModelConfig, weights: dict[str, Tensor]) -> nn.Module:
-    """Return a UNet on `weights` (shared, but for a memory format of their own) with the settings of `config`."""
+def make_unet(config: ModelConfig, weights: dict[str, Tensor]) -> nn.Module:
+    """Return a UNet on `weights`, which all share, with the settings of `config`."""
     unet = empty_unet(config).train()
     unet.load_state_dict(weights, assign=True)
     apply_settings(unet, config)
-    if name == "channels-last weights":
-        unet.to(memory_format=torch.channels_last)
-    if name == "channels-last inputs":
-        for convolution in [module for module in unet.modules() if isinstance(module, nn.Conv2d)]:
-            convolution.register_forward_pre_hook(_to_channels_last)
     return unet
-
-
-def _to_channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (inputs[0].to(memory_format=torch.channels_last), *inputs[1:])
 
 
 def forward_backward(unet: nn.Module, config: ModelConfig, micro_size: int) -> None:

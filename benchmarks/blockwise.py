@@ -13,7 +13,7 @@ from bitsandbytes.optim import AdamW8bit
 from torch import nn
 
 from distributed.blockwise import BlockwiseAdamW
-from tests.allocated_bytes import allocated_bytes
+from tests.tensor_bytes import allocated_bytes
 
 NUM_ELEMENTS = 10_000_000
 

@@ -12,7 +12,6 @@ group each; on a CPU bytes are those of live tensors, on CUDA those of the alloc
 """
 
 import argparse
-import gc
 import json
 import resource
 import sys
@@ -24,12 +23,13 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from launch.config import RunConfig
 from launch.failure import end_at_once
 from launch.spawn import run_ranks
 from tests.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_diffusion_config
+from tests.tensor_bytes import live_bytes
 
 STATE = ("parameters", "gradients", "master", "optimizer", "buckets")
 
@@ -125,13 +125,6 @@ def random_unet(config: RunConfig, dtype: torch.dtype) -> nn.Module:
         parameter.data.normal_(0, 0.02, generator=generator)
     apply_settings(unet.train(), config.model)
     return unet
-
-
-def live_bytes() -> int:
-    """Return the bytes of all tensors that this process holds."""
-    gc.collect()
-    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
-    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def compare(name: str, case: Case, folder: Path) -> dict[str, Any]:

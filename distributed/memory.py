@@ -12,6 +12,7 @@ from distributed.engine import Engine
 from distributed.layout import QUANTISATION_BLOCK, GroupLayout, each_layout, whole_layout
 from distributed.optimizer import parameter_groups
 from distributed.zero.deepspeed import PERSISTENT_ELEMENTS
+from distributed.zero.partitioning import shares_masters
 
 # Moments an optimizer keeps of each element.
 _NUM_MOMENTS = {"adamw8bit": 2, "adamw": 2, "lion8bit": 1, "ademamix8bit": 3}
@@ -42,12 +43,12 @@ def predicted_bytes(
     slices = sum(layout.slice_numel for layout in layouts)
     persistent = sum(p.numel() for p in module.parameters() if p.numel() <= PERSISTENT_ELEMENTS)
     is_offloaded = zero.offload == "optimizer"
-    shares_masters = not is_offloaded and (dtype == torch.float32 or optimizer.master == "stochastic")
+    master_size = 0 if shares_masters(optimizer, zero, dtype) else 4
     host = ", host" if is_offloaded else ""
     kinds = {
         "parameters": size * (slices + persistent if zero.stage == 3 else whole),
         "gradients": size * (whole if zero.stage < 2 else slices),
-        f"master{host}": 0 if shares_masters else 4 * slices,
+        f"master{host}": master_size * slices,
         f"optimizer{host}": sum(_moment_bytes(layout, optimizer) for layout in layouts),
         "ema" + host: 4 * slices * num_averages,
     }
@@ -57,7 +58,7 @@ def predicted_bytes(
     largest_gradient = max(member.numel for layout in layouts for member in layout.members) // num_slices
     copies = 0
     if not is_offloaded:
-        copies = max(_copy_bytes(layout, zero, size, 0 if shares_masters else 4) for layout in layouts)
+        copies = max(_copy_bytes(layout, zero, size, master_size) for layout in layouts)
     if optimizer.master == "stochastic":
         largest_slice = max(layout.slice_numel for layout in layouts)
         copies += STOCHASTIC_CHUNK_BYTES * min(GPU_CHUNK_ELEMENTS if on_gpu else CPU_CHUNK_ELEMENTS, largest_slice)

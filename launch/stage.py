@@ -160,7 +160,7 @@ class Stage:
 
     def _save(self) -> None:
         # While gradients are not finite the weights may not be either: what was saved before stays the newest.
-        if self.step == self.saved_step or self.num_bad_steps > 0:
+        if self.num_bad_steps > 0:
             return
         position = {
             "step": self.step,
@@ -171,7 +171,6 @@ class Stage:
         self.writer.save(self.ema.slices, position)
 
     def _remember_saved(self, step: int) -> None:
-        self.saved_step = step
         newest = f"the newest checkpoint is of step {step}" if step else "there is no checkpoint yet"
         self.stop.newest_save = f"stage {self.stage.name}: {newest}"
 

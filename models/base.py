@@ -54,6 +54,11 @@ class ModelConfig(BaseModel):
         description="sdpa: torch's fused attention, which never holds the matrix of all pairs of positions; eager: "
         "plain products that hold it (Stable Diffusion 1.5 at 512 px: three times the memory), to compare with.",
     )
+    channels_last: bool = Field(
+        False,
+        description="Hand the UNet's convolutions their input with the channels last in memory, which tensor cores "
+        "prefer; slower on a CPU. The weights stay as they are: ZeRO keeps them as parts of flat vectors.",
+    )
     compile: bool = Field(
         False,
         description="Compile the UNet with torch.compile: minutes at the start and at the first validation, for faster "

@@ -20,7 +20,7 @@ from models.weights import hash_weights, weight_files
 if TYPE_CHECKING:
     import torch
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
@@ -36,16 +36,26 @@ def load_unet(config: ModelConfig, dtype: torch.dtype) -> UNet2DConditionModel:
 def apply_settings(unet: UNet2DConditionModel, config: ModelConfig) -> None:
     """Set how the UNet computes, as the config says; parameters and their names stay as they are."""
     from diffusers.models.attention_processor import AttnProcessor
+    from torch import nn
 
     if config.attention == "eager":  # diffusers' own choice is sdpa
         unet.set_attn_processor(AttnProcessor())
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
+    if config.channels_last:
+        for convolution in (module for module in unet.modules() if isinstance(module, nn.Conv2d)):
+            convolution.register_forward_pre_hook(_to_channels_last)
     if config.compile:
         _refuse_without_compiler()
         # In place: torch.compile(unet) would rename the parameters. Without the layout pass: with it, torch 2.13 on a
         # CPU gave the loss of the built-in UNet and no gradient at all to 84 parameters of its deepest level.
         unet.compile(options={"layout_optimization": False})
+
+
+def _to_channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    import torch
+
+    return (inputs[0].to(memory_format=torch.channels_last), *inputs[1:])
 
 
 def _refuse_without_compiler() -> None:

@@ -20,6 +20,11 @@ class StepResult:
     is_skipped: bool
 
 
+def shares_masters(optimizer: OptimizerConfig, zero: ZeroConfig, dtype: torch.dtype) -> bool:
+    """Return whether weights of `dtype` are their own master: fp32, or rounded stochastically, and on the device."""
+    return zero.offload == "none" and (dtype == torch.float32 or optimizer.master == "stochastic")
+
+
 @dataclass(frozen=True)
 class Setting:
     """What a stage is built from. dtype: of the weights; accumulation_steps: micro batches an optimizer step."""
@@ -34,9 +39,8 @@ class Setting:
 
     @property
     def shares_masters(self) -> bool:
-        """Whether the weights are their own master: fp32, or bf16 that is rounded stochastically, on the device."""
-        is_own = self.dtype == torch.float32 or self.optimizer.master == "stochastic"
-        return is_own and self.zero.offload == "none"
+        """Whether the weights are their own master."""
+        return shares_masters(self.optimizer, self.zero, self.dtype)
 
 
 class Partitioning(Protocol):

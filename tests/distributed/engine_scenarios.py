@@ -31,6 +31,7 @@ from distributed.ema import ShardedEma, average_name, power_function_exponent
 from distributed.engine import Engine, training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.failure import end_at_once
+from tests.tensor_bytes import live_bytes
 
 GLOBAL_SIZE = 12  # divisible by 1, 2, 3 and 4 ranks
 LENGTHS = (0.1, 0.05)
@@ -150,13 +151,6 @@ class Run:
         del self.engine, self.ema
         gc.collect()
         assert live_bytes() < 100_000, "the next stage would find this one's state still in memory"
-
-
-def live_bytes() -> int:
-    """Return the bytes of all tensors that this process still holds."""
-    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
 
 
 def all_cells(rank: Rank, folder: Path) -> dict[str, list[float]]:

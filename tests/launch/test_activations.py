@@ -9,8 +9,8 @@ import torch
 from launch.activations import activation_bytes, peak_bytes
 from models.base import ModelConfig, latent_shape, noise_schedule, text_shape
 from models.stable_diffusion import empty_unet, load_unet
-from tests.allocated_bytes import allocated_bytes
 from tests.stable_diffusion_config import write_stable_diffusion_config
+from tests.tensor_bytes import allocated_bytes
 from tests.tiny_random_model import write_tiny_random_model
 
 MB = 10**6
@@ -32,11 +32,19 @@ def sizes(config: ModelConfig, micro_size: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("base", ["tiny", "random"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("attention", "is_checkpointed"), [("sdpa", False), ("sdpa", True), ("eager", True)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gradient_checkpointing": True},
+        {"attention": "eager", "gradient_checkpointing": True},
+        {"channels_last": True},
+    ],
+    ids=lambda settings: ", ".join(settings) or "default",
+)
 def test_the_prediction_is_what_real_tensors_take(
-    random_model: str, base: str, dtype: torch.dtype, attention: str, is_checkpointed: bool
+    random_model: str, base: str, dtype: torch.dtype, settings: dict[str, Any]
 ) -> None:
-    settings = {"attention": attention, "gradient_checkpointing": is_checkpointed}
     config = ModelConfig.model_validate({"base": random_model if base == "random" else base, **settings})
     unet, schedule = load_unet(config, dtype), noise_schedule(config)
     predicted = activation_bytes(config, dtype=dtype, **sizes(config, 2))

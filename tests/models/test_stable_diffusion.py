@@ -187,7 +187,7 @@ def test_gradient_checkpointing_is_a_setting(config: ModelConfig) -> None:
     assert checkpointed.training
 
 
-@pytest.mark.parametrize("setting", [{"gradient_checkpointing": True}, {"attention": "eager"}])
+@pytest.mark.parametrize("setting", [{"gradient_checkpointing": True}, {"attention": "eager"}, {"channels_last": True}])
 def test_settings_for_training_change_neither_loss_nor_names(config: ModelConfig, setting: dict[str, object]) -> None:
     default, changed = (load_unet(config.model_copy(update=update), torch.float32) for update in ({}, setting))
     assert list(changed.state_dict()) == list(default.state_dict())
@@ -209,6 +209,21 @@ def test_attention_is_a_setting(config: ModelConfig) -> None:
         for attention, changed in ((a, config.model_copy(update={"attention": a})) for a in ("sdpa", "eager"))
     }
     assert processors == {"sdpa": {"AttnProcessor2_0"}, "eager": {"AttnProcessor"}}
+
+
+def test_channels_last_is_a_setting(config: ModelConfig) -> None:
+    seen = {}
+    for is_last in (False, True):
+        unet = load_unet(config.model_copy(update={"channels_last": is_last}), torch.float32)
+        inner = unet.down_blocks[0].resnets[0].conv1
+        inner.register_forward_hook(
+            lambda _, inputs, __, key=is_last: seen.update(
+                {key: inputs[0].is_contiguous(memory_format=torch.channels_last)}
+            )
+        )
+        unet(torch.randn(2, 4, 8, 8), torch.tensor([10, 900]), torch.randn(2, 8, 32))
+        assert all(parameter.is_contiguous() for parameter in unet.parameters()), "ZeRO flattens them"
+    assert seen == {False: False, True: True}
 
 
 def test_compile_is_in_place_and_for_training(config: ModelConfig) -> None:

@@ -1,11 +1,13 @@
-"""What torch's allocator gives out while something runs: a measure that owes nothing to our own counter."""
+"""What torch's allocator gives out, and what tensors hold: measures that owe nothing to our own counter."""
 
+import gc
 import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -29,3 +31,10 @@ def allocated_bytes(run: Callable[[], object], device: torch.device) -> int:
         present += event["args"]["Bytes"]
         peak = max(peak, present)
     return peak
+
+
+def live_bytes() -> int:
+    """Return the bytes of all tensors that this process holds."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
