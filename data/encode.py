@@ -203,8 +203,9 @@ def _planned(rows: Sequence[ManifestRow], palette: Sequence[str]) -> PlannedShar
 
 def _facts(row: ManifestRow) -> dict[str, Any]:
     """Return what KEY.json says of a sample. has_hint: whether the database has a mask for it, if an empty one."""
-    names = ("id", "database", "split", "label", "prompts", "patient", "organ", "pathology", "view", "licence", "flags")
-    facts = {name: getattr(row, name) for name in names}
+    names = ("id", "database", "split", "label", "prompts", "patient", "cluster", "crop", "licence", "flags")
+    described = ("organ", "pathology", "view", "attributes")
+    facts = {name: getattr(row, name) for name in (*names, *described)}
     return {**facts, "image_sha256": row.sha256, "has_hint": bool(row.masks)}
 
 
@@ -301,7 +302,9 @@ def _moments(
     """Return the stored moments of images and mirror images, [B, 2, 2 C, H/8, W/8]."""
     import torch
 
-    pictures = [fit(decode(row.image, row.sha256)[0].convert("RGB"), resolution, config.resize) for row in rows]
+    pictures = [
+        fit(decode(row.image, row.sha256)[0].crop(row.crop).convert("RGB"), resolution, config.resize) for row in rows
+    ]
     images_BHWC = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
     images_BCHW = images_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
     # One after the other: the batch size is the user's word on memory.
@@ -325,7 +328,7 @@ def _hint(row: ManifestRow, palette: Sequence[str], config: EncodeConfig, resolu
         return Image.new("L", (resolution, resolution))
     masks = [decode(path, sha256)[0] for path, sha256 in zip(row.masks, row.masks_sha256, strict=True)]
     numbers = class_numbers(masks, row.mask_classes, palette)
-    return fit(Image.fromarray(numbers), resolution, config.resize, Image.Resampling.NEAREST)
+    return fit(Image.fromarray(numbers).crop(row.crop), resolution, config.resize, Image.Resampling.NEAREST)
 
 
 def fit(

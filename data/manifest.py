@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 # The mask classes that the built-in databases know, at numbers that never change; others are appended as they come.
 PALETTE = ("background", "lesion", "left ventricle", "myocardium", "left atrium", "head")
 METADATA_KEY = b"sonoshard"
@@ -64,7 +64,11 @@ class PrepareConfig(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestRow(Row):
-    """A row of the manifest; its id is "database/id". sha256: of the image file. cluster: who shares its split."""
+    """A row of the manifest; its id is "database/id".
+
+    sha256: of the image file. cluster: who shares its split. crop: the part of the image and its masks to train on,
+    left, top, right and bottom in pixels (right and bottom exclusive); None: the whole.
+    """
 
     database: str
     sha256: str
@@ -72,6 +76,7 @@ class ManifestRow(Row):
     width: int
     height: int
     cluster: str
+    crop: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -374,8 +379,10 @@ def _schema() -> "pa.Schema":
             "masks": texts,
             "masks_sha256": texts,
             "mask_classes": pa.map_(pa.int32(), pa.string()),
+            "attributes": pa.map_(pa.string(), pa.string()),
             "patient": pa.string(),
             "cluster": pa.string(),
+            "crop": pa.list_(pa.int32()),
             "split": pa.string(),
             "licence": pa.string(),
             "flags": texts,
@@ -391,4 +398,6 @@ def _to_cells(row: ManifestRow) -> dict[str, Any]:
 def _from_cells(cells: Mapping[str, Any]) -> ManifestRow:
     values: dict[str, Any] = {name: tuple(cell) if isinstance(cell, list) else cell for name, cell in cells.items()}
     values |= {"image": Path(cells["image"]), "masks": tuple(Path(path) for path in cells["masks"])}
-    return ManifestRow(**values | {"mask_classes": dict(cells["mask_classes"])})
+    return ManifestRow(
+        **values | {"mask_classes": dict(cells["mask_classes"]), "attributes": dict(cells["attributes"])}
+    )

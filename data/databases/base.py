@@ -13,8 +13,26 @@ from data.errors import DataError
 # A path as people write it: `~` is their home, and a folder may be named by digits.
 UserPath = Annotated[Path, BeforeValidator(str), AfterValidator(Path.expanduser)]
 
-# What a prompt template may name, in braces.
+# What a prompt template of any database may name, in braces.
 PROMPT_FIELDS = ("label", "organ", "pathology", "view")
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a person should know of a database before using it; `sonoshard databases NAME` prints it.
+
+    layout: the files as they are downloaded, a line each. patients: what an image is tied to in the splits.
+    faults: what is known to be wrong with it, and what is done about it.
+    """
+
+    title: str
+    layout: tuple[str, ...]
+    labels: str
+    masks: str
+    patients: str
+    licence: str
+    citation: str
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +42,7 @@ class Row:
     id: unique within the database. prompts: one or more; training draws among them. label: the class for splits and
     classifiers. masks: files of the image's size, united; none if the database has no mask for it.
     mask_classes: pixel value in the masks -> class name; a single value 255 means binary, cut at 128.
+    attributes: what else the database says, in words (shape, margin, BI-RADS ...); templates may name them.
     patient: None if the database does not tell. split: the database's own, if it has one.
     """
 
@@ -36,6 +55,7 @@ class Row:
     organ: str | None = None
     pathology: str | None = None
     view: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
     patient: str | None = None
     split: str | None = None
     licence: str | None = None
@@ -47,23 +67,26 @@ class Database(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    about: ClassVar[About]
     default_prompts: ClassVar[tuple[str, ...]] = ()
+    # Names of the attributes that its rows may have. None: any.
+    attributes: ClassVar[tuple[str, ...] | None] = ()
 
     prompts: tuple[str, ...] | None = Field(
         None,
         min_length=1,
-        description="Templates of an image's prompts, with {label}, {organ}, {pathology}, {view}. "
-        "None: the database's own.",
+        description="Templates of an image's prompts, with {label}, {organ}, {pathology}, {view} and the attributes "
+        "that `sonoshard databases KIND` lists. One that an image cannot fill is left out. None: the database's own.",
     )
 
     @field_validator("prompts")
     @classmethod
     def _fields_are_known(cls, templates: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        for template in templates or ():
-            for _, name, _, _ in Formatter().parse(template):
-                if name is not None and name not in PROMPT_FIELDS:
-                    known = ", ".join(PROMPT_FIELDS)
-                    raise ValueError(f"prompt {template!r} names {{{name}}}, needed one of: {known}")
+        if cls.attributes is not None:
+            known = (*PROMPT_FIELDS, *cls.attributes)
+            for template in templates or ():
+                if unknown := [name for name in _fields(template) if name not in known]:
+                    raise ValueError(f"prompt {template!r} names {{{unknown[0]}}}, needed one of: {', '.join(known)}")
         return templates
 
     def rows(self, workspace: Path) -> Iterator[Row]:
@@ -74,16 +97,46 @@ class Database(BaseModel):
         raise NotImplementedError
 
     def fill_prompts(self, **fields: str | None) -> tuple[str, ...]:
-        """Return the prompts of an image whose label, organ, pathology and view are `fields`."""
+        """Return the prompts of an image whose label, organ, attributes ... are `fields`; None is not known.
+
+        Raises: DataError if it can fill none of the templates.
+        """
         templates = self.prompts or self.default_prompts
-        for template in templates:
-            for _, name, _, _ in Formatter().parse(template):
-                if name is not None and fields.get(name) is None:
-                    raise DataError(f"prompt {template!r} needs {{{name}}}, which an image of this database lacks")
-        return tuple(template.format(**fields) for template in templates)
+        filled = [t.format(**fields) for t in templates if all(fields.get(name) is not None for name in _fields(t))]
+        if templates and not filled:
+            missing = next(name for name in _fields(templates[0]) if fields.get(name) is None)
+            raise DataError(f"prompt {templates[0]!r} needs {{{missing}}}, which an image of this database lacks")
+        return tuple(dict.fromkeys(filled))
+
+
+class FolderDatabase(Database):
+    """A database that lies in one folder as it was downloaded."""
+
+    # Folders and files that must be there, relative to `root`.
+    needed: ClassVar[tuple[str, ...]]
+
+    root: UserPath = Field(description="The folder as it was downloaded; `sonoshard databases KIND` shows its layout.")
+
+    def check_layout(self) -> None:
+        """Raise DataError, with what was found and what was needed, if something in `needed` is missing."""
+        if not self.root.is_dir():
+            raise self.error(f"there is no folder {self.root}")
+        if missing := [name for name in self.needed if not (self.root / name).exists()]:
+            raise self.error(f"{self.root} lacks {', '.join(missing)} (found {some_names(self.root)})")
+
+    def error(self, found: str) -> DataError:
+        """Return the error that says what was found, and the layout that was needed."""
+        kind = type(self).model_fields["kind"].default
+        return DataError(
+            f"{kind}: {found}; needed {', '.join(self.about.layout)}: set root, or see `sonoshard databases {kind}`"
+        )
 
 
 def some_names(folder: Path) -> str:
     """Return a few of the names in a folder, for the message that it is not what was expected."""
     names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "nothing"
+
+
+def _fields(template: str) -> list[str]:
+    return [name for _, name, _, _ in Formatter().parse(template) if name is not None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from data.databases.base import Database, Row, UserPath
+from data.databases.base import About, Database, Row, UserPath
 from data.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,21 +16,32 @@ if TYPE_CHECKING:
 
 COLUMNS = tuple(field.name for field in fields(Row))
 NEEDED = ("image", "prompts", "label")
+OPTIONAL = tuple(name for name in COLUMNS if name not in NEEDED)
 # Columns of a manifest that `prepare` wrote: it finds them anew.
-FOUND_ANEW = {"database", "sha256", "masks_sha256", "width", "height", "cluster"}
+FOUND_ANEW = {"database", "sha256", "masks_sha256", "width", "height", "cluster", "crop"}
 SEPARATOR = "|"
 
 
 class ManifestFile(Database):
     """A table with a row an image, for a database that has no adapter."""
 
-    default_prompts: ClassVar[tuple[str, ...]] = ()
+    about: ClassVar[About] = About(
+        title="Any other database, by a table of its images",
+        layout=("a .csv or .parquet with the columns image, prompts, label, and any of: " + ", ".join(OPTIONAL),),
+        labels="the column label",
+        masks="the column masks; its values mean what mask_classes says, or, without it, a lesion from 128 on",
+        patients="the column patient; without it, near-duplicates share a split",
+        licence="the column licence",
+        citation="yours",
+    )
+    attributes: ClassVar[tuple[str, ...] | None] = None
 
     kind: Literal["manifest"] = "manifest"
     path: UserPath = Field(
         description="CSV or Parquet with the columns image, prompts, label and, if known, id, masks, mask_classes, "
-        "organ, pathology, view, patient, split, licence, flags. Paths are relative to the table. In a CSV, several "
-        "prompts, masks or flags are joined by '|', and mask_classes reads '1=ventricle|2=myocardium'."
+        "organ, pathology, view, attributes, patient, split, licence, flags. Paths are relative to the table. In a "
+        "CSV, several prompts, masks or flags are joined by '|', mask_classes reads '1=ventricle|2=myocardium', "
+        "and attributes 'shape=oval|margin=circumscribed'."
     )
 
     def rows(self, workspace: Path) -> Iterator[Row]:
@@ -80,7 +91,8 @@ class ManifestFile(Database):
             for name in ("organ", "pathology", "view", "patient", "split", "licence")
             if name in given
         }
-        filled = {name: optional.get(name) for name in ("organ", "pathology", "view")}
+        attributes = _attributes(given.get("attributes"), self.path)
+        filled = attributes | {name: optional.get(name) for name in ("organ", "pathology", "view")}
         masks = _texts(given.get("masks"))
         classes = _classes(given.get("mask_classes"), self.path)
         return Row(
@@ -90,6 +102,7 @@ class ManifestFile(Database):
             label=label,
             masks=tuple(folder / mask for mask in masks),
             mask_classes=classes or ({255: "lesion"} if masks else {}),
+            attributes=attributes,
             flags=_texts(given.get("flags")),
             **optional,
         )
@@ -109,11 +122,25 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(value.split(SEPARATOR)) if isinstance(value, str) else tuple(str(text) for text in value)
 
 
+def _pairs(value: Any) -> list[tuple[Any, Any]]:
+    """Return a cell of pairs: a map in Parquet, '1=ventricle|2=myocardium' in CSV."""
+    if isinstance(value, str):
+        return [(pair.partition("=")[0], pair.partition("=")[2]) for pair in _texts(value)]
+    return [] if value is None else list(value)
+
+
+def _attributes(value: Any, path: Path) -> dict[str, str]:
+    attributes = {str(name): str(word) for name, word in _pairs(value)}
+    if any(not name.isidentifier() or not word for name, word in attributes.items()):
+        raise DataError(
+            f"manifest: {path} has attributes {value!r}, needed the like of 'shape=oval|margin=circumscribed'"
+        )
+    return attributes
+
+
 def _classes(value: Any, path: Path) -> dict[int, str]:
-    """Return a cell of pixel values and their classes: a map in Parquet, '1=ventricle|2=myocardium' in CSV."""
-    pairs = [pair.partition("=")[::2] for pair in _texts(value)] if isinstance(value, str) else value
     try:
-        classes = {int(number): str(name) for number, name in ([] if pairs is None else pairs)}
+        classes = {int(number): str(name) for number, name in _pairs(value)}
     except (TypeError, ValueError) as error:
         raise DataError(
             f"manifest: {path} has mask_classes {value!r}, needed the like of '1=ventricle|2=myocardium'"

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from pydantic import Field, model_validator
 
-from data.databases.base import Database, Row
+from data.databases.base import About, Database, Row
 from data.durable import replacing
 
 ORGANS = {"breast": "breast", "cardiac": "heart", "fetal": "fetal head"}
@@ -21,6 +21,16 @@ CHUNK = "sonoshard"
 
 class SimulatedDatabase(Database):
     """Images of `data.simulate` as PNG files, a pure function of these settings and the index."""
+
+    about: ClassVar[About] = About(
+        title="Simulated B-mode images, made when they are asked for; no evidence of clinical realism",
+        layout=("nothing on disk: data/simulate makes the images by preset, seed and index",),
+        labels="breast: benign, malignant, normal; cardiac and fetal: normal",
+        masks="breast: lesion; cardiac: left ventricle, myocardium, left atrium; fetal: head",
+        patients=f"{IMAGES_PER_PATIENT} neighbouring indices count as one",
+        licence="Apache-2.0",
+        citation="this repository",
+    )
 
     kind: Literal["simulated"] = "simulated"
     preset: Literal["breast", "cardiac", "fetal"] = Field("breast", description="The organ that is simulated.")

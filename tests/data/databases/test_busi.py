@@ -11,7 +11,10 @@ from pydantic import ValidationError
 from data.databases import Busi
 from data.errors import DataError
 
-LAYOUT = "needed benign/, malignant/ and normal/ with 'benign (1).png', 'benign (1)_mask.png' and so on"
+LAYOUT = (
+    "needed benign/benign (1).png, benign/benign (1)_mask.png, malignant/..., normal/...: "
+    "set root, or see `sonoshard databases busi`"
+)
 
 
 @pytest.fixture
@@ -70,13 +73,11 @@ def test_a_template_with_a_field_that_busi_lacks_is_refused(busi_root: Path) -> 
 
 def test_no_folder(tmp_path: Path) -> None:
     root = tmp_path / "nowhere"
-    assert refusal(root) == f"busi: there is no folder {root}; {LAYOUT.replace('needed', 'needed one with')}: set root"
+    assert refusal(root) == f"busi: there is no folder {root}; {LAYOUT}"
 
 
 def test_the_folder_above(root: Path) -> None:
-    assert refusal(root.parent) == (
-        f"busi: {root.parent} lacks benign, malignant, normal (found busi/); {LAYOUT}: set root"
-    )
+    assert refusal(root.parent) == (f"busi: {root.parent} lacks benign, malignant, normal (found busi/); {LAYOUT}")
 
 
 def test_a_folder_with_other_names(root: Path) -> None:

@@ -77,7 +77,10 @@ def test_a_manifest_of_ours_is_a_database(busi_manifest: Path, tmp_path: Path) -
 
 def test_a_misspelt_column(tmp_path: Path) -> None:
     path = write_csv(tmp_path, "image,prompts,label,patients\nx.png,a,b,c\n")
-    known = "id, image, prompts, label, masks, mask_classes, organ, pathology, view, patient, split, licence, flags"
+    known = (
+        "id, image, prompts, label, masks, mask_classes, organ, pathology, view, attributes, patient, split, licence, "
+        "flags"
+    )
     assert refusal(path) == f"manifest: {path} has a column patients; nearest known: patient, of {known}"
 
 
