@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from data.augment import AugmentConfig
 from data.databases import AnyDatabase, UserPath
 from data.encode import EncodeConfig
-from data.manifest import PrepareConfig
+from data.prepare import PrepareConfig
 from distributed.config import CheckpointConfig, EmaConfig, OptimizerConfig, Precision, ZeroConfig
 from launch.errors import ConfigError
 from models.base import ModelConfig

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from data.encode import EncodeReport, encode, refuse_stale
-from data.manifest import PrepareReport, prepare
+from data.prepare import PrepareReport, prepare
 from data.shards import ShardSet
 from distributed.checkpoint import newest_position
 from distributed.config import refuse_impossible

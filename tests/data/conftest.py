@@ -6,7 +6,7 @@ import pytest
 
 from data.databases import Busi
 from data.encode import EncodeConfig, encode
-from data.manifest import PrepareConfig, prepare
+from data.prepare import PrepareConfig, prepare
 from tests.data.busi_fixture import write_busi
 from tests.data.fake_encoder import FakeEncoder
 

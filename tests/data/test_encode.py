@@ -23,10 +23,12 @@ from data.databases import Busi, SimulatedDatabase
 from data.encode import EncodeConfig, encode, fit, sample_key
 from data.errors import DataError
 from data.images import decode
-from data.manifest import Manifest, ManifestRow, PrepareConfig, prepare
+from data.manifest import Manifest, ManifestRow
+from data.prepare import PrepareConfig, prepare
 from data.shards import ShardSet
 from tests.data.conftest import RESOLUTION, SMALL_SHARDS
 from tests.data.fake_encoder import FINGERPRINT, FakeEncoder
+from tests.data.noise_image import write_noise
 
 Resize = Literal["pad", "crop", "stretch"]
 
@@ -359,7 +361,7 @@ def test_class_numbers_beyond_the_colours_survive(tmp_path: Path) -> None:
     cell = "|".join(f"{number}={name}" for number, name in classes.items())
     lines = ["image,prompts,label,masks,mask_classes"]
     for number in range(4):
-        Image.new("L", (64, 64), number).save(tmp_path / f"x{number}.png")
+        write_noise(tmp_path / f"x{number}.png", number, side=64)
         lines.append(f"x{number}.png,a,b,m.png,{cell}")
     (tmp_path / "t.csv").write_text("\n".join(lines))
     from data.databases import ManifestFile

@@ -10,7 +10,7 @@ import pytest
 from data.databases import SimulatedDatabase
 from data.encode import encode
 from data.errors import DataError
-from data.manifest import PrepareConfig, prepare
+from data.prepare import PrepareConfig, prepare
 from data.shards import ShardSet
 from tests.data.conftest import RESOLUTION, SMALL_SHARDS
 from tests.data.fake_encoder import FINGERPRINT, FakeEncoder

@@ -1,0 +1,116 @@
+"""Every image of every database, read once: what cannot be used is named, the rest is hashed and looked at."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.databases import AnyDatabase, Row
+from data.errors import DataError
+from data.images import decode, mask_values
+from data.manifest import ManifestRow
+from data.quality.look import Look, look_at
+
+
+class MaskMismatchError(DataError):
+    """A mask does not belong to its image: another size, or values that mean no class."""
+
+
+@dataclass
+class Inspection:
+    """rows: by id, those whose files are right. looks: at them. undecodable, mismatched: id -> why it is left out."""
+
+    rows: dict[str, ManifestRow] = field(default_factory=dict)
+    looks: dict[str, Look] = field(default_factory=dict)
+    undecodable: dict[str, str] = field(default_factory=dict)
+    mismatched: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_seen(self) -> int:
+        """Images that the databases have."""
+        return len(self.rows) + len(self.undecodable) + len(self.mismatched)
+
+
+def inspect(
+    databases: Mapping[str, AnyDatabase], workspace: Path, progress: Callable[[int], None] | None = None
+) -> Inspection:
+    """Return what `databases` have, in their order; rows are without splits of our own.
+
+    workspace: a folder for the files that databases make. progress: called with the number of images read.
+    Raises: DataError if a database is not what it should be, or two images have one id.
+    """
+    found = Inspection()
+    # Decoding and NumPy let go of the interpreter.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for number, (row, result) in enumerate(pool.map(_result, _all_rows(databases, workspace)), start=1):
+            if isinstance(result, MaskMismatchError):
+                found.mismatched[row.id] = str(result)
+            elif isinstance(result, DataError):
+                found.undecodable[row.id] = str(result)
+            else:
+                found.rows[row.id], found.looks[row.id] = result
+            if progress is not None:
+                progress(number)
+    return found
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A database's row, and its id over all databases."""
+
+    id: str
+    database: str
+    row: Row
+
+
+def _all_rows(databases: Mapping[str, AnyDatabase], workspace: Path) -> Iterator[_Named]:
+    images: dict[str, Path] = {}
+    for name, database in databases.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise DataError(f"a database is named {name!r}, needed letters, digits, - and _: it names a folder")
+        for row in database.rows(workspace / name):
+            id_ = f"{name}/{row.id}"
+            if id_ in images:
+                raise DataError(f"{id_} comes twice: {images[id_]} and {row.image}; needed one id an image")
+            images[id_] = row.image
+            yield _Named(id_, name, row)
+
+
+def _result(named: _Named) -> tuple[_Named, tuple[ManifestRow, Look] | DataError]:
+    try:
+        return named, _inspect_row(named)
+    except DataError as error:
+        return named, error
+
+
+def _inspect_row(named: _Named) -> tuple[ManifestRow, Look]:
+    """Return a row with hashes and size, and a look at it. Raises: DataError if one of its files is not right."""
+    row = named.row
+    image, sha256 = decode(row.image)
+    values, masks_sha256 = [], []
+    for path in row.masks:
+        mask, mask_sha256 = decode(path)
+        values.append(_checked_values(path, mask, image, row.mask_classes))
+        masks_sha256.append(mask_sha256)
+    given = {column.name: getattr(row, column.name) for column in fields(Row)} | {"id": named.id}
+    found = {"sha256": sha256, "masks_sha256": tuple(masks_sha256), "width": image.width, "height": image.height}
+    paths = {"image": row.image.absolute(), "masks": tuple(path.absolute() for path in row.masks)}
+    complete = ManifestRow(**{**given, **found, **paths, "database": named.database, "cluster": named.id})
+    return complete, look_at(image, [mask != 0 for mask in values])
+
+
+def _checked_values(path: Path, mask: Image.Image, image: Image.Image, classes: Mapping[int, str]) -> NDArray[np.uint8]:
+    if mask.size != image.size:
+        sizes = f"{mask.width}x{mask.height}, its image {image.width}x{image.height}"
+        raise MaskMismatchError(f"{path} is {sizes} pixels")
+    values = mask_values(mask, classes)
+    if unknown := sorted(set(np.unique(values).tolist()) - {0} - classes.keys()):
+        known = ", ".join(f"{value} {name}" for value, name in classes.items())
+        raise MaskMismatchError(f"{path} has the value {unknown[0]}, known are {known}")
+    return values

@@ -1,0 +1,62 @@
+"""Where in a picture the scanner's image is: a sector or a rectangle, without the black and the text beside it."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
+
+# The area is found on a picture of at most this many pixels a side: its border matters, not its speckle.
+LONGEST_SIDE = 256
+# Grey levels that JPEG's noise and a screen's black stay below, once speckle is averaged.
+BLACK = 6.0
+# A region counts from this share of the picture on: less is text or a logo.
+SMALLEST_REGION_SHARE = 0.02
+
+# left, top, right and bottom in pixels, right and bottom exclusive
+Box = tuple[int, int, int, int]
+
+
+def image_area(grey_HW: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return where the scanner's image is, [H, W]: the convex hull of all large bright regions; all, if there is none.
+
+    The hull takes in shadows, which part a sector down to its bottom.
+    """
+    height, width = grey_HW.shape
+    scale = min(1.0, LONGEST_SIDE / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = np.asarray(Image.fromarray(grey_HW).resize(size, Image.Resampling.BOX), dtype=np.float32)
+    labels, _ = ndimage.label(ndimage.uniform_filter(small, size=5) > BLACK)
+    num_pixels = np.bincount(labels.ravel())
+    num_pixels[0] = 0
+    large = np.flatnonzero(num_pixels >= SMALLEST_REGION_SHARE * labels.size)
+    if large.size == 0:
+        return np.ones_like(grey_HW, dtype=np.bool_)
+    hull = convex_hull(np.isin(labels, large))
+    return np.asarray(Image.fromarray(hull).resize((width, height), Image.Resampling.NEAREST))
+
+
+def convex_hull(region_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the smallest convex region that holds another."""
+    rows, columns = np.nonzero(region_HW)
+    # Only the ends of each row can be corners.
+    corners = [(columns[rows == row][[0, -1]], row) for row in np.unique(rows)]
+    points = np.array([(column, row) for ends, row in corners for column in ends])
+    hull = Image.new("1", region_HW.shape[::-1])
+    try:
+        polygon = points[ConvexHull(points).vertices]
+    except QhullError:  # a single row or column
+        return region_HW
+    ImageDraw.Draw(hull).polygon([(int(x), int(y)) for x, y in polygon], fill=1, outline=1)
+    return np.asarray(hull)
+
+
+def bounding_box(area_HW: NDArray[np.bool_]) -> Box:
+    """Return the smallest box that holds an area which is not empty."""
+    rows, columns = np.flatnonzero(area_HW.any(axis=1)), np.flatnonzero(area_HW.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def share_outside(mask_HW: NDArray[np.bool_], area_HW: NDArray[np.bool_]) -> float:
+    """Return the share of a mask's pixels that lie outside an area; 0 for an empty mask."""
+    return float((mask_HW & ~area_HW).sum() / max(1, mask_HW.sum()))

@@ -1,0 +1,120 @@
+"""From looks at all images to the faults of each, and to what must not be parted."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from data.quality.likeness import alike_pairs
+from data.quality.look import Look
+from data.quality.rules import FLAGS_OF_DATABASES, Fault, QualityConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspected:
+    """An image as quality sees it. patient: unique over all databases, or None. size: pixels."""
+
+    id: str
+    label: str
+    sha256: str
+    patient: str | None
+    size: int
+    flags: tuple[str, ...]
+    look: Look
+
+
+@dataclass(frozen=True)
+class Faulty:
+    """What is wrong with an image.
+
+    detail: in words. others: ids of the images that it is like. is_best: of them and itself, it is the one to keep.
+    """
+
+    fault: Fault
+    detail: str
+    others: tuple[str, ...] = ()
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Findings:
+    """faults: of each image that has some. groups: id -> name of the group of images alike, where there are several."""
+
+    faults: Mapping[str, Sequence[Faulty]]
+    groups: Mapping[str, str]
+
+
+def find_faults(images: Sequence[Inspected], config: QualityConfig) -> Findings:
+    """Return what is wrong with `images`, and which of them are alike."""
+    faults: dict[str, list[Faulty]] = defaultdict(list)
+    groups = {}
+    for members in _groups(images, config.near_duplicate_bits):
+        name = min(member.sha256 for member in members)
+        for member in members:
+            groups[member.id] = name
+            faults[member.id] += _faults_of_copies(member, members)
+    for image in images:
+        faults[image.id] += _faults_alone(image, config)
+    return Findings({id_: found for id_, found in faults.items() if found}, groups)
+
+
+def _groups(images: Sequence[Inspected], max_distance: int) -> list[list[Inspected]]:
+    """Return the images alike, directly or over others, by whole picture or by the scanner's image in it."""
+    from scipy.cluster.hierarchy import DisjointSet
+
+    connected = DisjointSet(range(len(images)))
+    first_of: dict[str, int] = {}
+    for number, image in enumerate(images):
+        connected.merge(number, first_of.setdefault(image.sha256, number))
+    for likenesses in ([image.look.whole for image in images], [image.look.inner for image in images]):
+        for i, j in alike_pairs(likenesses, max_distance):
+            connected.merge(i, j)
+    subsets = [sorted(subset) for subset in connected.subsets() if len(subset) > 1]
+    return [[images[number] for number in subset] for subset in sorted(subsets)]
+
+
+def _rank(image: Inspected) -> tuple[bool, bool, int, str]:
+    """Return what sorts the best of images alike first."""
+    return image.look.overlays.has_marks, image.look.mask_share is None, -image.size, image.id
+
+
+def _faults_of_copies(image: Inspected, group: Sequence[Inspected]) -> list[Faulty]:
+    others = [other for other in group if other.id != image.id]
+    same = [other for other in others if other.sha256 == image.sha256]
+    # Frames of one examination are alike, and in one split anyway.
+    alike = [
+        other
+        for other in others
+        if other.sha256 != image.sha256 and (image.patient is None or other.patient != image.patient)
+    ]
+    contrary = [other for other in (*same, *alike) if other.label != image.label]
+    faults = []
+    if same:
+        faults.append(Faulty("duplicate", "the same file", _ids(same), image is min([image, *same], key=_rank)))
+    if alike:
+        faults.append(Faulty("near_duplicate", "alike", _ids(alike), image is min(group, key=_rank)))
+    if contrary:
+        labels = ", ".join(sorted({other.label for other in contrary}))
+        faults.append(Faulty("two_labels", f"{image.label} here, {labels} there", _ids(contrary)))
+    return faults
+
+
+def _ids(images: Sequence[Inspected]) -> tuple[str, ...]:
+    return tuple(image.id for image in images)
+
+
+def _faults_alone(image: Inspected, config: QualityConfig) -> list[Faulty]:
+    look = image.look
+    faults = [
+        Faulty(FLAGS_OF_DATABASES[flag], "the database says so") for flag in image.flags if flag in FLAGS_OF_DATABASES
+    ]
+    known = {fault.fault for fault in faults}
+    if look.overlays.has_doppler and "colour_doppler" not in known:
+        faults.append(Faulty("colour_doppler", f"{look.overlays.coloured_share:.1%} of the pixels have colour"))
+    if look.overlays.has_marks and "overlay" not in known:
+        what = f"{len(look.overlays.marks)} marks" if look.overlays.marks else "coloured marks"
+        faults.append(Faulty("overlay", what))
+    if look.mask_share == 0 and image.label != "normal":
+        faults.append(Faulty("empty_mask", f"no pixel of the mask is set, label {image.label}"))
+    if look.outside_share > config.outside_share:
+        faults.append(Faulty("mask_outside", f"{look.outside_share:.0%} of the mask lies beside the image"))
+    return faults
