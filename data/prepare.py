@@ -14,6 +14,8 @@ from data.errors import DataError
 from data.inspection import Inspection, inspect
 from data.manifest import PALETTE, Drawn, Manifest, ManifestRow
 from data.quality.faults import Findings, Inspected, find_faults
+from data.quality.look import Look
+from data.quality.report import Shown, write_report
 from data.quality.rules import FAULTS, Fault, QualityConfig
 from data.splits import Candidate, Split, assign, keyed_hash, known_split
 
@@ -57,14 +59,15 @@ class PrepareConfig(BaseModel):
 class PrepareReport:
     """What `prepare` did.
 
-    skipped: id -> why it was left out. num_new: rows that the stored manifest did not have. findings: faults of all
-    images that could be read. rows: of the manifest, by id. dropped: rows that a rule left out.
+    rows: of the manifest, by id. dropped: rows that a rule left out. findings, looks: of all images that could be read.
+    skipped: id -> why it was left out. num_new: rows that the stored manifest did not have.
     """
 
     manifest: Path
     rows: Mapping[str, ManifestRow]
     dropped: Mapping[str, ManifestRow]
     findings: Findings
+    looks: Mapping[str, Look]
     skipped: Mapping[str, str]
     num_new: int
     config: QualityConfig = field(default_factory=QualityConfig)
@@ -92,6 +95,26 @@ class PrepareReport:
         table = cells.unstack("split", fill_value=0).reindex(columns=["train", "validation", "test"], fill_value=0)
         table.loc[("all", ""), :] = table.sum()
         return table.astype(int).assign(all=lambda counts: counts.sum(axis=1))
+
+    def write_html(self, path: Path) -> None:
+        """Replace the report at `path`, with thumbnails of all that a rule concerns."""
+        rules = self.config.rules
+        images = []
+        for id_, faults in self.findings.faults.items():
+            if concerned := [faulty for faulty in faults if rules.action(faulty.fault) != "keep"]:
+                row = self.rows.get(id_) or self.dropped[id_]
+                done = "flagged" if id_ in self.rows else "dropped"
+                look = self.looks[id_]
+                images.append(Shown(id_, row.image, row.masks, row.mask_classes, look, concerned, done))
+        counts = [[*names, *numbers] for names, numbers in zip(*_cells(self.table()), strict=True)]
+        facts = {
+            "images": self.num_images,
+            "dropped": len(self.dropped),
+            "skipped": len(self.skipped),
+            "near-duplicates up to": f"{self.config.near_duplicate_bits} of 256 bits",
+            "crop": self.config.crop,
+        }
+        write_report(path, images, counts=counts, skipped=self.skipped, config=self.config, facts=facts)
 
     def __str__(self) -> str:
         lines = [self.table().to_string(), f"{self.num_images} images, {self.num_new} of them new: {self.manifest}"]
@@ -145,10 +168,16 @@ def prepare(
         rows={row.id: row for row in rows},
         dropped=dropped,
         findings=findings,
+        looks=found.looks,
         skipped=found.undecodable | found.mismatched,
         num_new=sum(row.id not in before for row in rows),
         config=config.quality,
     )
+
+
+def _cells(table: "pd.DataFrame") -> tuple[list[tuple[str, str]], list[list[int]]]:
+    """Return a table's row names and its numbers."""
+    return list(table.index), table.to_numpy().tolist()
 
 
 def _refuse(found: Inspection, faults: Mapping[str, str], what: str, setting: OnFault, name: str) -> None:

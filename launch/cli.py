@@ -42,13 +42,28 @@ def demo(
 
 
 @app.command()
+def databases(
+    name: Annotated[
+        str | None, typer.Argument(metavar="KIND", help="A kind, such as busi. Default: a list of all.")
+    ] = None,
+) -> None:
+    """List the databases that can be read; for one: layout, classes, licence, known faults."""
+    with one_line_errors():
+        from launch.databases import describe, listing
+
+        print(describe(name) if name else listing())
+
+
+@app.command()
 def prepare(config: Config, overrides: Overrides = None) -> None:
     """Scan databases: images, masks, prompts, splits by patient."""
     with one_line_errors():
         from launch.config import load_config
         from launch.prepare import prepare_databases
 
-        print(prepare_databases(load_config(config, overrides or ())))
+        settings = load_config(config, overrides or ())
+        print(prepare_databases(settings))
+        print(f"look at {settings.quality_report}")
 
 
 @app.command()

@@ -117,6 +117,11 @@ class RunConfig(BaseModel):
         return self.run / "manifest.parquet"
 
     @property
+    def quality_report(self) -> Path:
+        """The page that shows what `prepare` found in the images."""
+        return self.run / "quality" / "report.html"
+
+    @property
     def shards_path(self) -> Path:
         """The folder of latent shards."""
         return self.shards or self.run / "shards"

@@ -19,8 +19,12 @@ from models.stable_diffusion import encoder_fingerprint, load_encoder
 
 
 def prepare_databases(config: RunConfig) -> PrepareReport:
-    """Write the manifest of all databases of the run and return what was found."""
-    return prepare(config.databases, config.prepare, config.manifest_path, config.run / "images")
+    """Write the manifest of all databases of the run and the report of what was found, and return it."""
+    progress = Progress("prepare", "image")
+    report = prepare(config.databases, config.prepare, config.manifest_path, config.run / "images", progress.show)
+    progress.close()
+    report.write_html(config.quality_report)
+    return report
 
 
 def encode_databases(config: RunConfig) -> EncodeReport:

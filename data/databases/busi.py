@@ -25,7 +25,7 @@ class Busi(FolderDatabase):
         citation="Al-Dhabyani et al. 2020, doi:10.1016/j.dib.2019.104863",
         faults=(
             "235 duplicates and 8 lesions in both classes (Pawlowska et al. 2023, doi:10.1016/j.dib.2023.109247): "
-            "see prepare.rules",
+            "see prepare.quality.rules",
             "about 70 images of the axilla, 295 with text, callipers or other overlays (same source)",
         ),
     )

@@ -10,6 +10,8 @@ from scipy.spatial import ConvexHull, QhullError
 LONGEST_SIDE = 256
 # Grey levels that JPEG's noise and a screen's black stay below, once speckle is averaged.
 BLACK = 6.0
+# Speckle is averaged over so many pixels to each side.
+REACH = 2
 # A region counts from this share of the picture on: less is text or a logo.
 SMALLEST_REGION_SHARE = 0.02
 
@@ -26,7 +28,10 @@ def image_area(grey_HW: NDArray[np.uint8]) -> NDArray[np.bool_]:
     scale = min(1.0, LONGEST_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.asarray(Image.fromarray(grey_HW).resize(size, Image.Resampling.BOX), dtype=np.float32)
-    labels, _ = ndimage.label(ndimage.uniform_filter(small, size=5) > BLACK)
+    # Averaging moves a bright border outwards by its reach; the erosion moves it back.
+    is_bright = np.pad(ndimage.uniform_filter(small, size=2 * REACH + 1) > BLACK, REACH, mode="edge")
+    eroded = ndimage.binary_erosion(is_bright, structure=np.ones((2 * REACH + 1,) * 2, dtype=np.bool_))
+    labels, _ = ndimage.label(eroded[REACH:-REACH, REACH:-REACH])
     num_pixels = np.bincount(labels.ravel())
     num_pixels[0] = 0
     large = np.flatnonzero(num_pixels >= SMALLEST_REGION_SHARE * labels.size)

@@ -111,8 +111,8 @@ def _faults_alone(image: Inspected, config: QualityConfig) -> list[Faulty]:
     if look.overlays.has_doppler and "colour_doppler" not in known:
         faults.append(Faulty("colour_doppler", f"{look.overlays.coloured_share:.1%} of the pixels have colour"))
     if look.overlays.has_marks and "overlay" not in known:
-        what = f"{len(look.overlays.marks)} marks" if look.overlays.marks else "coloured marks"
-        faults.append(Faulty("overlay", what))
+        count = len(look.overlays.marks)
+        faults.append(Faulty("overlay", f"{count} mark{'s' * (count > 1)}" if count else "coloured marks"))
     if look.mask_share == 0 and image.label != "normal":
         faults.append(Faulty("empty_mask", f"no pixel of the mask is set, label {image.label}"))
     if look.outside_share > config.outside_share:

@@ -1,0 +1,206 @@
+"""Planted leaks and faults are caught, and nothing else is."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from data.databases import ManifestFile
+from data.manifest import Manifest
+from data.prepare import PrepareConfig, PrepareReport, prepare
+from tests.data.quality.planted import (
+    COPIES,
+    lettered,
+    picture,
+    smaller,
+    with_callipers,
+    with_doppler,
+    write_table,
+)
+
+NUM_SOURCES = 30
+
+
+def run(database: ManifestFile, folder: Path, **settings: object) -> PrepareReport:
+    # Splits of a third each: what is not tied is parted by chance two times in three.
+    config = {"validation_fraction": 0.33, "test_fraction": 0.33, **settings}
+    return prepare(
+        {"d": database}, PrepareConfig.model_validate(config), folder / "manifest.parquet", folder / "images"
+    )
+
+
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory: pytest.TempPathFactory) -> ManifestFile:
+    """Thirty images, of each a copy that is altered in one of six ways, and no word of patients."""
+    folder = tmp_path_factory.mktemp("leaky")
+    rows = []
+    for index in range(NUM_SOURCES):
+        kind = list(COPIES)[index % len(COPIES)]
+        image, _ = picture(index)
+        image.save(folder / f"{index}.png")
+        COPIES[kind](image).save(folder / f"{index} {kind}.png")
+        rows += [{"image": f"{index}.png"}, {"image": f"{index} {kind}.png"}]
+    return write_table(folder, rows)
+
+
+def splits_of_sources(folder: Path) -> dict[str, set[str | None]]:
+    splits = defaultdict(set)
+    for row in Manifest.read(folder / "manifest.parquet").rows:
+        splits[row.image.stem.split(" ")[0]].add(row.split)
+    return splits
+
+
+def test_altered_and_mirrored_copies_share_a_split(leaky: ManifestFile, tmp_path: Path) -> None:
+    report = run(leaky, tmp_path)
+    assert {len(splits) for splits in splits_of_sources(tmp_path).values()} == {1}
+    assert len({row.cluster for row in report.rows.values()}) == NUM_SOURCES, "and unlike images are not tied"
+    assert report.num_faulty("near_duplicate") == 2 * NUM_SOURCES
+
+
+def test_without_the_search_they_leak(leaky: ManifestFile, tmp_path: Path) -> None:
+    """That the test above could fail."""
+    run(leaky, tmp_path, quality={"near_duplicate_bits": 0})
+    assert any(len(splits) > 1 for splits in splits_of_sources(tmp_path).values())
+
+
+def test_dropped_copies_leave_the_best(leaky: ManifestFile, tmp_path: Path) -> None:
+    report = run(leaky, tmp_path, quality={"rules": {"near_duplicate": "drop"}})
+    assert report.num_images == len(report.dropped) == NUM_SOURCES
+    kept = {row.image.stem for row in report.rows.values()}
+    # A frame with words makes a picture larger, and worse.
+    assert not any("smaller" in name or "in a frame" in name for name in kept)
+    assert "30 dropped by these rules" in str(report)
+
+
+def test_images_of_one_patient_share_a_split_and_are_no_copies(tmp_path: Path) -> None:
+    rows = []
+    for index in range(40):
+        image, _ = picture(index % 20)
+        (image if index < 20 else smaller(image)).save(tmp_path / f"{index}.png")
+        rows.append({"image": f"{index}.png", "patient": f"P{index % 10}"})
+    report = run(write_table(tmp_path, rows), tmp_path)
+    by_patient = defaultdict(set)
+    for row in report.rows.values():
+        by_patient[row.patient].add(row.split)
+    assert {len(splits) for splits in by_patient.values()} == {1}
+    assert report.num_faulty("near_duplicate") == 0
+
+
+def test_a_copy_under_another_patients_name_ties_both(tmp_path: Path) -> None:
+    rows = []
+    for index in range(20):
+        image, _ = picture(index)
+        image.save(tmp_path / f"{index}.png")
+        rows.append({"image": f"{index}.png", "patient": f"P{index // 2}"})
+    image, _ = picture(0)
+    smaller(image).save(tmp_path / "copy.png")
+    report = run(write_table(tmp_path, [*rows, {"image": "copy.png", "patient": "P9"}]), tmp_path)
+    tied = {row.cluster for row in report.rows.values() if row.patient in ("P0", "P9")}
+    assert len(tied) == 1
+    assert {id_ for id_ in report.findings.faults if report.findings.faults[id_][0].fault == "near_duplicate"} == {
+        "d/0.png",
+        "d/copy.png",
+    }
+
+
+def test_copies_with_two_labels(tmp_path: Path) -> None:
+    rows = []
+    for index in range(12):
+        image, _ = picture(index)
+        image.save(tmp_path / f"{index}.png")
+        rows.append({"image": f"{index}.png"})
+    picture(3)[0].save(tmp_path / "same.png")
+    smaller(picture(4)[0]).save(tmp_path / "alike.png")
+    rows += [{"image": "same.png", "label": "malignant"}, {"image": "alike.png", "label": "malignant"}]
+    database = write_table(tmp_path, rows)
+    report = run(database, tmp_path)
+    found = {id_: f.detail for id_, of in report.findings.faults.items() for f in of if f.fault == "two_labels"}
+    assert found == {
+        "d/3.png": "benign here, malignant there",
+        "d/4.png": "benign here, malignant there",
+        "d/same.png": "malignant here, benign there",
+        "d/alike.png": "malignant here, benign there",
+    }
+    (tmp_path / "manifest.parquet").unlink()
+    dropping = run(database, tmp_path, quality={"rules": {"two_labels": "drop"}})
+    assert set(dropping.dropped) == found.keys()
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> ManifestFile:
+    """Images of 512 pixels: clean ones, and one for each mark; and masks that do not fit a sector."""
+    folder = tmp_path_factory.mktemp("marked")
+    rows = []
+    for index in range(6):
+        for preset in ("breast", "cardiac"):
+            picture(index, 512, preset)[0].save(folder / f"clean {preset} {index}.png")
+            rows.append({"image": f"clean {preset} {index}.png"})
+    lettered(picture(10, 512)[0], (150, 130)).save(folder / "letters.png")
+    with_callipers(picture(11, 512)[0]).save(folder / "callipers.png")
+    lettered(picture(12, 512, "cardiac")[0], (6, 6)).save(folder / "beside.png")
+    with_doppler(picture(13, 512)[0]).save(folder / "doppler.png")
+    rows += [{"image": f"{name}.png"} for name in ("letters", "callipers", "beside", "doppler")]
+    image, mask = picture(14, 512, "cardiac")
+    image.save(folder / "outside.png")
+    mask.paste(255, (0, 0, 80, 80))
+    mask.save(folder / "outside_mask.png")
+    image, mask = picture(15, 512, "cardiac")
+    image.save(folder / "fits.png")
+    mask.save(folder / "fits_mask.png")
+    picture(16, 512)[0].save(folder / "empty.png")
+    mask.point(lambda _: 0).save(folder / "empty_mask.png")
+    rows += [{"image": f"{name}.png", "masks": f"{name}_mask.png"} for name in ("outside", "fits", "empty")]
+    return write_table(folder, rows)
+
+
+def test_marks_colours_and_masks_that_do_not_fit(marked: ManifestFile, tmp_path: Path) -> None:
+    report = run(marked, tmp_path)
+    found = {id_.removeprefix("d/"): [f.fault for f in of] for id_, of in report.findings.faults.items()}
+    assert found == {
+        "letters.png": ["overlay"],
+        "callipers.png": ["overlay"],
+        "beside.png": ["overlay"],
+        "doppler.png": ["colour_doppler"],
+        "outside.png": ["mask_outside"],
+        "empty.png": ["empty_mask"],
+    }
+    for name, faults in found.items():
+        assert report.rows[f"d/{name}"].flags == tuple(faults)
+    (tmp_path / "manifest.parquet").unlink()
+    rules = {"overlay": "drop", "mask_outside": "keep"}
+    dropping = run(marked, tmp_path, quality={"rules": rules})
+    assert set(dropping.dropped) == {"d/letters.png", "d/callipers.png", "d/beside.png"}
+    assert dropping.rows["d/outside.png"].flags == ()
+
+
+def test_the_crop_is_the_scanners_image(marked: ManifestFile, tmp_path: Path) -> None:
+    report = run(marked, tmp_path, quality={"crop": "area"})
+    assert report.rows["d/letters.png"].crop is None, "the image fills the picture"
+    left, top, right, bottom = report.rows["d/beside.png"].crop or (0, 0, 512, 512)
+    sector = picture(12, 512, "cardiac")[0].point(lambda grey: 255 * (grey > 40)).getbbox()
+    assert sector is not None
+    # A few pixels: the area is found on a picture of half the size, and its speckle is averaged.
+    for found, expected in zip((left, top, right, bottom), sector, strict=True):
+        assert abs(found - expected) <= 24
+
+
+def test_the_report_shows_what_was_found(marked: ManifestFile, tmp_path: Path) -> None:
+    report = run(marked, tmp_path, quality={"rules": {"colour_doppler": "drop"}})
+    report.write_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == page.count("data:image/jpeg;base64,") == 6
+    assert page.count("dropped</span>") == 1
+    assert "prepare.quality.rules.colour_doppler=drop" in page
+    assert "http" not in page.replace("http-equiv", ""), "it needs no network"
+
+
+def test_names_in_the_report_are_escaped(tmp_path: Path) -> None:
+    rows = []
+    for index in range(8):
+        picture(index)[0].save(tmp_path / f"{index}.png")
+        rows.append({"image": f"{index}.png", "id": f"<script>{index}"})
+    report = run(write_table(tmp_path, [*rows, {"image": "0.png", "id": "copy"}]), tmp_path)
+    report.write_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "&lt;script&gt;0" in page
