@@ -1,12 +1,12 @@
 """BrEaST: breast lesions with a radiologist's BI-RADS descriptors, masks in the alpha channel."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from data.databases.base import About, FolderDatabase, Row, some_names
-from data.databases.birads import birads
+from data.databases.breast_descriptors import DESCRIPTORS, UNSAID, in_words
 from data.databases.class_mask import class_mask, from_alpha
 from data.databases.known_value import known_value
 from data.databases.named_files import named_files
@@ -14,36 +14,8 @@ from data.databases.table import read_rows
 from data.errors import DataError
 
 FOLDER = "BrEaST-Lesions_USG-images_and_masks"
-# Attribute -> its column.
-DESCRIPTORS = {
-    "tissue": "Tissue_composition",
-    "signs": "Signs",
-    "symptoms": "Symptoms",
-    "shape": "Shape",
-    "margin": "Margin",
-    "echogenicity": "Echogenicity",
-    "posterior": "Posterior_features",
-    "halo": "Halo",
-    "calcifications": "Calcifications",
-    "skin": "Skin_thickening",
-    "interpretation": "Interpretation",
-    "birads": "BIRADS",
-    "diagnosis": "Diagnosis",
-}
 COLUMNS = ("Image_filename", "Mask_tumor_filename", "Mask_other_filename", "Classification", *DESCRIPTORS.values())
 LABELS = ("benign", "malignant", "normal")
-UNSAID = ("", "no", "not applicable", "not available")
-# What a cell means in words, where it is no words by itself.
-WORDS = {
-    ("posterior", "combined"): "posterior enhancement and shadowing",
-    ("posterior", "enhancement"): "posterior enhancement",
-    ("posterior", "shadowing"): "posterior shadowing",
-    ("halo", "yes"): "echogenic halo",
-    ("skin", "yes"): "skin thickening",
-    ("calcifications", "in a mass"): "calcifications in a mass",
-    ("calcifications", "intraductal"): "intraductal calcifications",
-    ("calcifications", "indefinable"): "indefinable calcifications",
-}
 
 
 class Breast(FolderDatabase):
@@ -90,7 +62,7 @@ class Breast(FolderDatabase):
             label = known_value(row["Classification"], LABELS, f"{path}: Classification of {image}")
             if not _names(row["Mask_tumor_filename"]) and label != "normal":
                 raise DataError(f"{path} has no Mask_tumor_filename for {image}; needed one, for it is {label}")
-            attributes = _attributes(row, f"{path}: BIRADS of {image}")
+            attributes = in_words(row, f"{path}: BIRADS of {image}")
             yield Row(
                 id=image,
                 image=files[image],
@@ -116,16 +88,3 @@ class Breast(FolderDatabase):
 def _names(cell: str) -> list[str]:
     """Return the file names in a cell, without extension; & joins several."""
     return [Path(name.strip()).stem for name in cell.split("&") if name.strip().lower() not in UNSAID]
-
-
-def _attributes(row: Mapping[str, str], what: str) -> dict[str, str]:
-    """Return what the descriptors say in words."""
-    cells = {name: row[column].lower() for name, column in DESCRIPTORS.items()}
-    said = {name: _words(name, cell) for name, cell in cells.items() if cell not in UNSAID}
-    return said | ({"birads": birads(said["birads"], what)} if "birads" in said else {})
-
-
-def _words(name: str, cell: str) -> str:
-    """Return a cell in words: "not circumscribed - spiculated&angular" is "spiculated and angular"."""
-    words = cell.removeprefix("not circumscribed - ").replace("&", " and ").replace(":", ", ")
-    return WORDS.get((name, cell), words)

@@ -35,9 +35,9 @@ class BusUclm(FolderDatabase):
         licence="unclear: CC BY-NC 3.0 or CC BY 4.0, by version",
         citation="Vallez et al. 2025, doi:10.1038/s41597-025-04562-3",
         faults=(
-            "Doppler images, burned-in marks and two scans in one image have the flags doppler, marks, combined: "
-            "see prepare.rules",
-            "an image whose mask has not the colour of its label has the flag contradictory",
+            "Doppler images, burned-in marks and several scans in one image are flagged doppler, marks, combined: "
+            "see prepare.quality.rules; how the table says yes is read as 1, yes or true",
+            "an image whose mask has not the colour of its label is flagged contradictory",
             "frames of one patient follow each other in a scan and are much alike",
         ),
     )
