@@ -6,10 +6,30 @@ from pydantic import Field
 
 from data.databases.base import Database, Row, UserPath
 from data.databases.busi import Busi
+from data.databases.camus import Camus
+from data.databases.ddti import Ddti
+from data.databases.echonet import Echonet
+from data.databases.hc18 import Hc18
 from data.databases.manifest_file import ManifestFile
 from data.databases.simulated import SimulatedDatabase
+from data.databases.tn3k import Tn3k
 
 # A database of a config file: its `kind` says which model reads it.
-AnyDatabase = Annotated[Busi | ManifestFile | SimulatedDatabase, Field(discriminator="kind")]
+AnyDatabase = Annotated[
+    Busi | Camus | Ddti | Echonet | Hc18 | ManifestFile | SimulatedDatabase | Tn3k, Field(discriminator="kind")
+]
 
-__all__ = ["AnyDatabase", "Busi", "Database", "ManifestFile", "Row", "SimulatedDatabase", "UserPath"]
+__all__ = [
+    "AnyDatabase",
+    "Busi",
+    "Camus",
+    "Database",
+    "Ddti",
+    "Echonet",
+    "Hc18",
+    "ManifestFile",
+    "Row",
+    "SimulatedDatabase",
+    "Tn3k",
+    "UserPath",
+]
