@@ -65,16 +65,16 @@ class Camus(FolderDatabase):
             info = _info(patient / f"Info_{view}.cfg")
             for abbreviation, phase in PHASES.items():
                 name = f"{patient.name}_{view}_{abbreviation}"
-                sources = patient / f"{name}.nii.gz", patient / f"{name}_gt.nii.gz"
-                if missing := [path.name for path in sources if not path.is_file()]:
+                image, mask = patient / f"{name}.nii.gz", patient / f"{name}_gt.nii.gz"
+                if missing := [path.name for path in (image, mask) if not path.is_file()]:
                     raise DataError(f"camus: {patient} lacks {missing[0]}; needed both views and phases: copy it anew")
                 label, attributes = f"{chambers}-chamber {phase}", {"chambers": chambers, "phase": phase} | info
                 yield Row(
                     id=name,
-                    image=derived_png(workspace / f"{name}.png", sources, partial(_picture, *sources)),
+                    image=derived_png(workspace / f"{name}.png", [image], partial(_picture, image)),
                     prompts=self.fill_prompts(label=label, organ="heart", view=f"{chambers}-chamber", **attributes),
                     label=label,
-                    masks=(derived_png(workspace / f"{name}_mask.png", sources, partial(_mask, *sources)),),
+                    masks=(derived_png(workspace / f"{name}_mask.png", [image, mask], partial(_mask, image, mask)),),
                     mask_classes=CLASSES,
                     organ="heart",
                     view=f"{chambers}-chamber",
@@ -105,32 +105,19 @@ def _info(path: Path) -> dict[str, str]:
         "sex": {"F": "female", "M": "male"}.get(said.get("Sex", ""), ""),
         "age": said.get("Age", ""),
     }
-    try:
-        # The first downloads said LVef.
-        if percent := said.get("EF", said.get("LVef")):
-            words["ejection_fraction"] = ejection_fraction_words(float(percent))
-    except ValueError as error:
-        raise DataError(f"camus: {path} has EF '{percent}', needed a number") from error
+    # The first downloads said LVef.
+    if percent := said.get("EF", said.get("LVef")):
+        words["ejection_fraction"] = ejection_fraction_words(percent, path)
     return {name: word for name, word in words.items() if word}
 
 
-def _picture(image: Path, _: Path) -> NDArray[np.uint8]:
-    return _square(*read_picture(image), Image.Resampling.BILINEAR)
+def _picture(image: Path) -> NDArray[np.uint8]:
+    return read_picture(image, Image.Resampling.BILINEAR)
 
 
 def _mask(image: Path, mask: Path) -> NDArray[np.uint8]:
     """Return the classes within the sector: the convex hull of its pixels above 0, since tissue may be black too."""
-    picture, pixel_mm = read_picture(image)
-    classes, _ = read_picture(mask)
+    picture, classes = read_picture(image, Image.Resampling.BILINEAR), read_picture(mask, Image.Resampling.NEAREST)
     if classes.shape != picture.shape:
-        raise DataError(f"camus: {mask} is {classes.shape}, its image {picture.shape}: copy both anew")
-    return _square(classes * fill_outline(picture > 0), pixel_mm, Image.Resampling.NEAREST)
-
-
-def _square(values: NDArray[np.uint8], pixel_mm: tuple[float, float], how: Image.Resampling) -> NDArray[np.uint8]:
-    """Return [H, W] values with pixels as wide as high: those of the shorter side, so that nothing is lost."""
-    height, width = values.shape
-    width_mm, height_mm = pixel_mm
-    side = min(pixel_mm)
-    size = round(width * width_mm / side), round(height * height_mm / side)
-    return np.asarray(Image.fromarray(values).resize(size, how))
+        raise DataError(f"camus: {mask} is of another size than {image.name}: copy both anew")
+    return classes * fill_outline(picture > 0)

@@ -66,7 +66,11 @@ class Echonet(FolderDatabase):
             by_area = sorted(frames, key=lambda number: area(frames[number]))
             for phase, number in (("diastole", by_area[-1]), ("systole", by_area[0])):
                 label, id_ = f"four-chamber {phase}", f"{name}_{number:04d}"
-                attributes = {"chambers": "four", "phase": phase, "ejection_fraction": _words(table, listed["EF"])}
+                attributes = {
+                    "chambers": "four",
+                    "phase": phase,
+                    "ejection_fraction": ejection_fraction_words(listed["EF"], table),
+                }
                 image = derived_png(workspace / f"{id_}.png", [video], partial(read_frame, video, number))
                 make_mask = partial(_mask, image, frames[number])
                 yield Row(
@@ -109,10 +113,3 @@ def _between(lines: list[list[float]]) -> Polygon:
 
 def _mask(image: Path, polygon: Polygon) -> NDArray[np.uint8]:
     return fill_polygons([polygon], *decode(image)[0].size)
-
-
-def _words(table: Path, percent: str) -> str:
-    try:
-        return ejection_fraction_words(float(percent))
-    except ValueError as error:
-        raise DataError(f"echonet: {table} has EF '{percent}', needed a number") from error

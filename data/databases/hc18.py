@@ -1,26 +1,22 @@
 """HC18: the fetal head in its standard plane, outlined by an ellipse."""
 
-import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data.databases.base import About, FolderDatabase, Row, some_names
+from data.databases.base import About, FolderDatabase, Row
 from data.databases.derived import derived_png
 from data.databases.outline import fill_outline
 from data.databases.table import read_rows
 from data.errors import DataError
 from data.images import BINARY, decode, mask_values
 
-OUTLINE = "_Annotation"
+TABLES = {"training_set": "training_set_pixel_size_and_HC.csv", "test_set": "test_set_pixel_size.csv"}
 CIRCUMFERENCE = "head circumference (mm)"
-TABLES = {
-    "training_set": ("training_set_pixel_size_and_HC.csv", ("filename", CIRCUMFERENCE)),
-    "test_set": ("test_set_pixel_size.csv", ("filename",)),
-}
 
 
 class Hc18(FolderDatabase):
@@ -50,58 +46,62 @@ class Hc18(FolderDatabase):
         "Ultrasound image of a fetal head",
     )
     attributes: ClassVar[tuple[str, ...] | None] = ("trimester", "head_circumference")
-    needed: ClassVar[tuple[str, ...]] = ("training_set", TABLES["training_set"][0])
+    needed: ClassVar[tuple[str, ...]] = ("training_set", TABLES["training_set"])
 
     kind: Literal["hc18"] = "hc18"
 
     def rows(self, workspace: Path) -> Iterator[Row]:
         """Yield the training set, then the public test set if it is there; masks are made in the workspace."""
         self.check_layout()
-        for folder, split in (("training_set", None), ("test_set", "test")):
-            if not (self.root / folder).is_dir():
-                continue
-            for image, circumference_mm in self._images(folder):
-                masks: tuple[Path, ...] = ()
-                words: dict[str, str] = {}
-                if circumference_mm is not None:
-                    masks = (_mask(image, workspace),)
-                    words = {"trimester": _trimester(circumference_mm)}
-                    words["head_circumference"] = f"{circumference_mm:.0f} mm"
-                label = f"{words['trimester']} trimester" if words else "unknown"
-                yield Row(
-                    id=f"{folder}/{image.stem}",
-                    image=image,
-                    prompts=self.fill_prompts(label=label, organ="fetal head", **words),
-                    label=label,
-                    masks=masks,
-                    mask_classes={1: "head"} if masks else {},
-                    organ="fetal head",
-                    attributes=words,
-                    patient=f"{folder}/{image.stem.partition('_')[0]}",
-                    split=split,
-                    licence=self.about.licence,
-                )
+        yield from self._set("training_set", workspace)
+        if (self.root / "test_set").is_dir():
+            yield from self._set("test_set", workspace)
 
-    def _images(self, folder: str) -> list[tuple[Path, float | None]]:
-        """Return a set's images by name, with the head circumference in mm where its table has it."""
-        table, columns = TABLES[folder]
-        images = {path.name: path for path in (self.root / folder).glob("*.png") if not path.stem.endswith(OUTLINE)}
-        listed = {row["filename"]: row.get(CIRCUMFERENCE) for row in read_rows(self.root / table, columns)}
-        if not images:
-            raise self.error(f"{self.root / folder} has no '000_HC.png' (found {some_names(self.root / folder)})")
-        if odd := sorted(name for name in images if re.fullmatch(r"\d+_\d*HC\.png", name) is None):
-            raise DataError(f"hc18: {images[odd[0]]} is not named like '000_HC.png' or '000_2HC.png'")
-        if alone := sorted(listed.keys() - images.keys()):
-            raise DataError(f"hc18: {table} names {alone[0]}; needed that file in {folder}: copy it anew")
-        if alone := sorted(images.keys() - listed.keys()):
-            raise DataError(f"hc18: {table} has no line for {alone[0]}; needed one an image: copy the table anew")
-        for outline in (self.root / folder).glob(f"*{OUTLINE}.png"):
-            if (name := outline.name.replace(OUTLINE, "")) not in images:
-                raise DataError(f"hc18: {outline} belongs to no image; needed {name} beside it")
-        try:
-            return [(images[name], float(mm) if (mm := listed[name]) else None) for name in sorted(images)]
-        except ValueError as error:
-            raise DataError(f"hc18: {table} has a head circumference that is no number: {error}") from error
+    def _set(self, folder: str, workspace: Path) -> Iterator[Row]:
+        is_training = folder == "training_set"
+        for image, listed in self._images(folder, has_outlines=is_training):
+            words = _words(self.root / TABLES[folder], listed[CIRCUMFERENCE]) if is_training else {}
+            label = f"{words['trimester']} trimester" if is_training else "unknown"
+            outline = image.with_name(_outline(image.name))
+            mask = workspace / f"{image.stem}_mask.png"
+            yield Row(
+                id=f"{folder}/{image.stem}",
+                image=image,
+                prompts=self.fill_prompts(label=label, organ="fetal head", **words),
+                label=label,
+                masks=(derived_png(mask, [outline], partial(_mask, outline)),) if is_training else (),
+                mask_classes={1: "head"} if is_training else {},
+                organ="fetal head",
+                attributes=words,
+                patient=f"{folder}/{image.stem.partition('_')[0]}",
+                split=None if is_training else "test",
+                licence=self.about.licence,
+            )
+
+    def _images(self, folder: str, has_outlines: bool) -> list[tuple[Path, dict[str, str]]]:
+        """Return a set's images by name, with their lines of its table; no file is missing, and none is left over."""
+        table = self.root / TABLES[folder]
+        columns = ("filename", CIRCUMFERENCE) if has_outlines else ("filename",)
+        listed = {row["filename"]: row for row in read_rows(table, columns)}
+        needed = set(listed) | {_outline(name) for name in listed if has_outlines}
+        found = {path.name for path in (self.root / folder).glob("*.png")}
+        if missing := sorted(needed - found):
+            raise self.error(f"there is no {self.root / folder / missing[0]}, which {table.name} asks for")
+        if alone := sorted(found - needed):
+            raise self.error(f"{self.root / folder / alone[0]} belongs to no line of {table.name}")
+        return [(self.root / folder / name, listed[name]) for name in sorted(listed)]
+
+
+def _outline(name: str) -> str:
+    return name.replace(".png", "_Annotation.png")
+
+
+def _words(table: Path, circumference_mm: str) -> dict[str, str]:
+    try:
+        value = float(circumference_mm)
+    except ValueError as error:
+        raise DataError(f"hc18: {table} has {CIRCUMFERENCE} '{circumference_mm}', needed a number") from error
+    return {"trimester": _trimester(value), "head_circumference": f"{value:.0f} mm"}
 
 
 def _trimester(circumference_mm: float) -> str:
@@ -114,15 +114,7 @@ def _trimester(circumference_mm: float) -> str:
     return "first" if weeks < 14 else "second" if weeks < 28 else "third"
 
 
-def _mask(image: Path, workspace: Path) -> Path:
-    """Return the mask of the area within an image's outline."""
-    outline = image.with_name(f"{image.stem}{OUTLINE}.png")
-    if not outline.is_file():
-        raise DataError(f"hc18: {image} has no outline; needed {outline.name} beside it")
-    return derived_png(workspace / f"{image.stem}_mask.png", [outline], lambda: _filled(outline))
-
-
-def _filled(outline: Path) -> NDArray[np.uint8]:
+def _mask(outline: Path) -> NDArray[np.uint8]:
     mask = fill_outline(mask_values(decode(outline)[0], {BINARY: "head"}) == BINARY)
     if not mask.any():
         raise DataError(f"hc18: {outline} is empty; needed a white outline on black: copy it anew")

@@ -1,13 +1,13 @@
 """TN3K: thyroid nodules, split by their authors; TG3K: the gland without nodules, beside it."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from data.databases.base import About, FolderDatabase, Row, some_names
+from data.databases.base import About, FolderDatabase, Row
 from data.errors import DataError
 
 LABELS = {"0": "benign", "1": "malignant"}
@@ -23,6 +23,7 @@ class Tn3k(FolderDatabase):
             "tn3k/trainval-mask/0000.jpg",
             "tn3k/label4trainval.csv",
             "tn3k/{test-image,test-mask,label4test.csv}",
+            "tg3k/{thyroid-image,thyroid-mask}/0000.jpg (with gland)",
         ),
         labels="trainval: benign 1,905, malignant 974; test: 614 (0 benign, 1 malignant); TG3K: thyroid 3,585",
         masks="thyroid nodule; TG3K: thyroid gland (JPEG, cut at 128)",
@@ -46,33 +47,25 @@ class Tn3k(FolderDatabase):
     def rows(self, workspace: Path) -> Iterator[Row]:
         """Yield TN3K's images by part and number, then TG3K's if `gland` says so."""
         self.check_layout()
-        tn3k, tg3k = self.root / "tn3k", self.root / "tg3k"
         for part, split in (("trainval", "train"), ("test", "test")):
-            table = tn3k / f"label4{part}.csv"
-            labels = _labels(table)
-            for image, mask in self._pairs(tn3k / f"{part}-image", tn3k / f"{part}-mask"):
-                if image.name not in labels:
-                    raise DataError(f"tn3k: {table} has no line for {image.name}; needed '{image.name},0' or ',1'")
-                label = labels.pop(image.name)
-                yield self._row(f"{part}/{image.stem}", image, mask, label, "thyroid nodule", split)
-            if labels:
-                raise DataError(f"tn3k: {table} names {min(labels)}; needed that file in {part}-image: copy it anew")
+            labels = _labels(self.root / f"tn3k/label4{part}.csv")
+            for image, mask in self._pairs(f"tn3k/{part}-image", f"tn3k/{part}-mask", labels):
+                yield self._row(f"{part}/{image.stem}", image, mask, labels[image.name], "thyroid nodule", split)
         if self.gland:
-            for image, mask in self._pairs(tg3k / "thyroid-image", tg3k / "thyroid-mask"):
+            for image, mask in self._pairs("tg3k/thyroid-image", "tg3k/thyroid-mask"):
                 yield self._row(f"tg3k/{image.stem}", image, mask, "thyroid", "thyroid gland", "train")
 
-    def _pairs(self, images: Path, masks: Path) -> list[tuple[Path, Path]]:
-        """Return the images of a folder, each with its mask, by name."""
-        for folder in (images, masks):
-            if not folder.is_dir():
-                raise self.error(f"there is no folder {folder}")
-        names = {path.name for path in images.glob("*.jpg")}
-        if not names:
-            raise self.error(f"{images} has no '0000.jpg' (found {some_names(images)})")
-        if alone := sorted(names ^ {path.name for path in masks.glob("*.jpg")}):
-            has, lacks = (images, masks) if alone[0] in names else (masks, images)
-            raise DataError(f"tn3k: {has / alone[0]} has no counterpart; needed {lacks / alone[0]}")
-        return [(images / name, masks / name) for name in sorted(names)]
+    def _pairs(self, images: str, masks: str, labels: Iterable[str] | None = None) -> list[tuple[Path, Path]]:
+        """Return the images of a folder with their masks, by name; the labels' names are the same."""
+        names = {folder: {path.name for path in (self.root / folder).glob("*.jpg")} for folder in (images, masks)}
+        names |= {"the CSV of labels": set(labels)} if labels is not None else {}
+        if not names[images]:
+            raise self.error(f"{self.root / images} has no '0000.jpg'")
+        for place, others in names.items():
+            if odd := sorted(names[images] ^ others):
+                has, lacks = (images, place) if odd[0] in names[images] else (place, images)
+                raise DataError(f"tn3k: {odd[0]} is in {has}, but not in {lacks}; needed in both: copy it anew")
+        return [(self.root / images / name, self.root / masks / name) for name in sorted(names[images])]
 
     def _row(self, id_: str, image: Path, mask: Path, label: str, mask_class: str, split: str) -> Row:
         pathology = label if label in LABELS.values() else None
