@@ -13,8 +13,10 @@ def fill_outline(drawn: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """
     from scipy.spatial import ConvexHull, QhullError
 
-    rows, columns = np.nonzero(drawn)
-    points = np.stack((columns, rows), axis=1)
+    # The ends of the rows have the same hull as all pixels, which may be hundreds of thousands.
+    rows = np.flatnonzero(drawn.any(axis=1))
+    left, right = drawn[rows].argmax(axis=1), drawn.shape[1] - 1 - drawn[rows, ::-1].argmax(axis=1)
+    points = np.stack((np.concatenate((left, right)), np.concatenate((rows, rows))), axis=1)
     try:
         corners = points[ConvexHull(points).vertices]
     except (QhullError, ValueError):

@@ -15,15 +15,13 @@ def read_frame(path: Path, number: int) -> NDArray[np.uint8]:
     Raises: DataError if the video cannot be decoded, or ends before.
     """
     import av
-    from PIL import Image
 
     try:
         with av.open(str(path)) as video:
             frame = next(islice(video.decode(video=0), number, None), None)
-            # Over RGB: a direct conversion to grey takes the luminance's narrow range (16..235) for the full one.
-            picture = None if frame is None else frame.to_ndarray(format="rgb24")
+            grey = None if frame is None else frame.to_ndarray(format="gray")
     except Exception as error:  # PyAV raises FFmpegError, OSError, ValueError, IndexError ... on damaged files
-        raise DataError(f"{path} cannot be decoded as a video: {error}") from error
-    if picture is None:
-        raise DataError(f"{path} ends before frame {number}, which its table names; needed the whole video")
-    return np.asarray(Image.fromarray(picture).convert("L"))
+        raise DataError(f"{path} cannot be decoded as a video: {error}: copy it anew") from error
+    if grey is None:
+        raise DataError(f"{path} ends before frame {number}, which its table names: copy it anew")
+    return np.asarray(grey, dtype=np.uint8)

@@ -123,12 +123,13 @@ def test_a_damaged_video(root: Path) -> None:
     video = root / "Videos" / f"{echonet.name(3)}.avi"
     video.write_bytes(b"RIFF" + bytes(500))
     assert refusal(root).startswith(f"{video} cannot be decoded as a video: ")
+    assert refusal(root).endswith(": copy it anew")
 
 
 def test_a_video_that_ends_early(root: Path) -> None:
     video = root / "Videos" / f"{echonet.name(3)}.avi"
     echonet.write_avi(video, echonet.frames(3)[:2])
-    assert refusal(root) == f"{video} ends before frame 3, which its table names; needed the whole video"
+    assert refusal(root) == f"{video} ends before frame 3, which its table names: copy it anew"
 
 
 def test_a_table_lacks_a_column(root: Path) -> None:
