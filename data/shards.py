@@ -37,16 +37,22 @@ ENCODE_AGAIN = "run `sonoshard encode` again"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a sample lies. prompts: numbers of its prompts in ShardSet.prompts. has_hint: whether it has a mask."""
+    """Where a sample lies.
+
+    cluster: who shares its split (a patient, copies of a file). prompts: numbers of its prompts in ShardSet.prompts.
+    has_hint: whether it has a mask. image_sha256: of the image file. sha256: of the sample's bytes in the tar.
+    """
 
     id: str
     label: str
     patient: str | None
+    cluster: str
     prompts: tuple[int, ...]
     has_hint: bool
     shard: str
     offsets: tuple[int, ...]
     bytes: tuple[int, ...]
+    image_sha256: str
     sha256: str
 
 
@@ -78,11 +84,13 @@ class Entries(Sequence[Entry]):
             id=cell["id"],
             label=cell["label"],
             patient=cell["patient"],
+            cluster=cell["cluster"],
             prompts=tuple(cell["prompts"]),
             has_hint=cell["has_hint"],
             shard=cell["shard"],
             offsets=tuple(cell[f"{kind}_offset"] for kind in kinds),
             bytes=tuple(cell[f"{kind}_bytes"] for kind in kinds),
+            image_sha256=cell["image_sha256"],
             sha256=cell["sha256"],
         )
 
