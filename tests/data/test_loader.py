@@ -47,7 +47,7 @@ def test_a_global_batch_does_not_depend_on_ranks_and_micro_batch(
 
 
 def test_dropped_captions_are_the_empty_prompt_at_the_configured_rate(shards: ShardSet) -> None:
-    count, rate = 2000, 0.1
+    count, rate = 20_000, 0.1
     batch = loader(shards, BatchSlicing(1, 1, 0, 1), AugmentConfig(caption_dropout=rate)).batch(range(count))
     is_empty = [np.array_equal(text, shards.text[shards.empty_prompt_index]) for text in batch.text_BLD]
     assert is_empty == list(batch.is_dropped)
