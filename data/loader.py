@@ -2,18 +2,35 @@
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from data.augment import AugmentConfig
+from data.databases import UserPath
 from data.order import Order
 from data.randomness import Draws, Stream, draw
 from data.shards import Entry, ShardSet
 
 # B samples, C latent channels, h w latent height and width, L prompt tokens, D text width
+
+
+class LoaderConfig(BaseModel):
+    """How training reads the shards."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage_to: UserPath | None = Field(
+        None,
+        description="Folder on each node's own disk, such as ${oc.env:SLURM_TMPDIR}, that the shards are copied to"
+        " before the first step, once a node. None: they are read where they are.",
+    )
+    check_hashes: bool = Field(
+        False, description="Compare each sample with its hash whenever it is read; sizes are compared in any case."
+    )
 
 
 @dataclass(frozen=True)
@@ -59,9 +76,17 @@ class Loader:
     """The training batches of one rank in one stage."""
 
     def __init__(
-        self, shards: ShardSet, order: Order, slicing: BatchSlicing, augment: AugmentConfig, seed: int
+        self,
+        shards: ShardSet,
+        order: Order,
+        slicing: BatchSlicing,
+        augment: AugmentConfig,
+        seed: int,
+        parts: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> None:
+        """Load what `order` says. parts: the numbers of each database's samples that it orders. None: all."""
         self._shards = shards
+        self._parts = parts or {}
         self._order = order
         self._slicing = slicing
         self._augment = augment
@@ -70,8 +95,12 @@ class Loader:
     def ids(self, step: int) -> list[str]:
         """Return the ids of all samples of global step `step` (counted from 0), over all ranks, in order."""
         first = step * self._slicing.global_size
-        places = map(self._order.place, range(first, first + self._slicing.global_size))
-        return [self._shards.entries(place.database, "train")[place.sample].id for place in places]
+        return [self._entry(position).id for position in range(first, first + self._slicing.global_size)]
+
+    def shares(self, num_steps: int) -> dict[str, float]:
+        """Return the fraction of the samples of the first `num_steps` global steps that each database had."""
+        num_samples = num_steps * self._slicing.global_size
+        return {name: count / num_samples for name, count in self._order.dealt(num_samples).items()}
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield this rank's micro batches of steps first_step up to last_step (exclusive), in order, read ahead."""
@@ -84,14 +113,19 @@ class Loader:
         filling = _Filling(self._shards, len(positions))
         for position in positions:
             draws = draw(self._seed, Stream.TRAINING, position, self._shards.latent_shape)
-            place = self._order.place(position)
             filling.add(
-                self._shards.entries(place.database, "train")[place.sample],
+                self._entry(position),
                 draws,
                 is_mirrored=draws.flip < self._augment.flip,
                 is_dropped=draws.caption < self._augment.caption_dropout,
             )
         return filling.batch()
+
+    def _entry(self, position: int) -> Entry:
+        place = self._order.place(position)
+        part = self._parts.get(place.database)
+        number = place.sample if part is None else part[place.sample]
+        return self._shards.entries(place.database, "train")[number]
 
 
 def validation_batches(

@@ -5,7 +5,7 @@ import io
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, overload
 
@@ -26,6 +26,7 @@ from data.shard_index import (
     read_text,
     tar_path,
 )
+from data.splits import keyed_hash
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -130,8 +131,11 @@ class Record:
 class ShardSet:
     """A folder of latent shards, opened for reading. It may be pickled to other processes, which open it anew."""
 
-    def __init__(self, path: Path, contents: Contents, facts: Mapping[str, ShardFacts]) -> None:
+    def __init__(
+        self, path: Path, contents: Contents, facts: Mapping[str, ShardFacts], check_hashes: bool = False
+    ) -> None:
         self.path = path
+        self._check_hashes = check_hashes
         self.palette = contents.palette
         self.fingerprint = contents.fingerprint
         self._facts = dict(facts)
@@ -140,10 +144,13 @@ class ShardSet:
         self.prompts, self._text = read_text(path / TEXT_FILE)
 
     @classmethod
-    def open(cls, path: Path, expected_fingerprint: Mapping[str, str] | None = None) -> Self:
+    def open(
+        cls, path: Path, expected_fingerprint: Mapping[str, str] | None = None, *, check_hashes: bool = False
+    ) -> Self:
         """Return the shards in a folder, after a look at every file's size.
 
         expected_fingerprint: parts that must be as here, such as the encoder's own; None: whatever made them is fine.
+        check_hashes: compare each sample with its hash whenever it is read.
         Raises: DataError that names the part or the file which is wrong.
         """
         contents = Contents.read(path)
@@ -152,7 +159,7 @@ class ShardSet:
         facts = {name: _checked_facts(path, name, contents) for name in contents.shards}
         if not (path / TEXT_FILE).is_file():
             raise DataError(f"{path / TEXT_FILE} is missing: {ENCODE_AGAIN}")
-        return cls(path, contents, facts)
+        return cls(path, contents, facts, check_hashes)
 
     @property
     def databases(self) -> dict[str, tuple[str, ...]]:
@@ -187,8 +194,28 @@ class ShardSet:
             self._entries[database, split] = Entries(self._table(database, split))
         return self._entries[database, split]
 
+    def part(self, database: str, fraction: float, seed: int) -> NDArray[np.int64]:
+        """Return the sorted numbers of a part of the training samples that divides no patient.
+
+        Whole clusters are taken in an order that `seed` keys until there are `fraction` of all images, in (0, 1]; so
+        a smaller part lies within a larger one, 1 is all, and none is empty.
+        """
+        clusters = self.entries(database, "train").clusters()
+        names, of_image, counts = np.unique(clusters, return_inverse=True, return_counts=True)
+        order = np.array(sorted(range(len(names)), key=lambda number: keyed_hash(str(names[number]), seed)))
+        # The cluster with which there are enough is the last one; a product such as 0.1 * 3 may be a little too large.
+        num_taken = 1 + int(np.searchsorted(np.cumsum(counts[order]), fraction * len(clusters) - 1e-6))
+        is_taken = np.zeros(len(names), dtype=bool)
+        is_taken[order[:num_taken]] = True
+        return np.flatnonzero(is_taken[of_image])
+
     def read(self, entry: Entry, mirrored: bool, *, choice: int = 0) -> Record:
-        """Return a sample, or its mirror image. choice: which of its prompts, modulo their number."""
+        """Return a sample, or its mirror image. choice: which of its prompts, modulo their number.
+
+        Raises: DataError, where the hashes are checked, if a byte of it is not what was written.
+        """
+        if self._check_hashes:
+            self.check(entry)
         facts = self._facts[entry.shard]
         content = self._map(entry.shard)
         hint, _, moments = entry.offsets
@@ -219,7 +246,7 @@ class ShardSet:
             )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self).open, (self.path,)
+        return partial(type(self).open, check_hashes=self._check_hashes), (self.path,)
 
     def _table(self, database: str, split: str) -> "pa.Table":
         """Return the index of a split, with the prompts as numbers."""
