@@ -2,18 +2,35 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from data.augment import AugmentConfig
-from data.order import Order, Place
+from data.databases import UserPath
+from data.order import Order
 from data.randomness import Draws, Stream, draw
-from data.shards import Record, ShardSet
+from data.shards import Entry, ShardSet
 
 # B samples, C latent channels, h w latent height and width, L prompt tokens, D text width
+
+
+class LoaderConfig(BaseModel):
+    """How training reads the shards."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage_to: UserPath | None = Field(
+        None,
+        description="Folder on each node's own disk, such as ${oc.env:SLURM_TMPDIR}, that the shards are copied to"
+        " before the first step, once a node. None: they are read where they are.",
+    )
+    check_hashes: bool = Field(
+        False, description="Compare each sample with its hash whenever it is read; sizes are compared in any case."
+    )
 
 
 @dataclass(frozen=True)
@@ -59,9 +76,17 @@ class Loader:
     """The training batches of one rank in one stage."""
 
     def __init__(
-        self, shards: ShardSet, order: Order, slicing: BatchSlicing, augment: AugmentConfig, seed: int
+        self,
+        shards: ShardSet,
+        order: Order,
+        slicing: BatchSlicing,
+        augment: AugmentConfig,
+        seed: int,
+        parts: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> None:
+        """Load what `order` says. parts: the numbers of each database's samples that it orders. None: all."""
         self._shards = shards
+        self._parts = parts or {}
         self._order = order
         self._slicing = slicing
         self._augment = augment
@@ -70,8 +95,12 @@ class Loader:
     def ids(self, step: int) -> list[str]:
         """Return the ids of all samples of global step `step` (counted from 0), over all ranks, in order."""
         first = step * self._slicing.global_size
-        places = map(self._order.place, range(first, first + self._slicing.global_size))
-        return [self._shards.entries(place.database, "train")[place.sample].id for place in places]
+        return [self._entry(position).id for position in range(first, first + self._slicing.global_size)]
+
+    def shares(self, num_steps: int) -> dict[str, float]:
+        """Return the fraction of the samples of the first `num_steps` global steps that each database had."""
+        num_samples = num_steps * self._slicing.global_size
+        return {name: count / num_samples for name, count in self._order.dealt(num_samples).items()}
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield this rank's micro batches of steps first_step up to last_step (exclusive), in order, read ahead."""
@@ -79,18 +108,24 @@ class Loader:
         micro_batches = range(self._slicing.accumulation_steps)
         return read_ahead(self.batch(self._slicing.positions(step, m)) for step in steps for m in micro_batches)
 
-    def batch(self, positions: Iterable[int]) -> Batch:
+    def batch(self, positions: Sequence[int]) -> Batch:
         """Return the samples at `positions` of the run."""
-        drawn = [draw(self._seed, Stream.TRAINING, position, self._shards.latent_shape) for position in positions]
-        places = [self._order.place(position) for position in positions]
-        records = [self._read(place, draws) for place, draws in zip(places, drawn, strict=True)]
-        is_dropped = tuple(draws.caption < self._augment.caption_dropout for draws in drawn)
-        return _stack(self._shards, records, drawn, is_dropped, is_repeat=(False,) * len(records))
+        filling = _Filling(self._shards, len(positions))
+        for position in positions:
+            draws = draw(self._seed, Stream.TRAINING, position, self._shards.latent_shape)
+            filling.add(
+                self._entry(position),
+                draws,
+                is_mirrored=draws.flip < self._augment.flip,
+                is_dropped=draws.caption < self._augment.caption_dropout,
+            )
+        return filling.batch()
 
-    def _read(self, place: Place, draws: Draws) -> Record:
-        entry = self._shards.entries(place.database, "train")[place.sample]
-        choice = int(draws.prompt * len(entry.prompts))
-        return self._shards.read(entry, mirrored=draws.flip < self._augment.flip, choice=choice)
+    def _entry(self, position: int) -> Entry:
+        place = self._order.place(position)
+        part = self._parts.get(place.database)
+        number = place.sample if part is None else part[place.sample]
+        return self._shards.entries(place.database, "train")[number]
 
 
 def validation_batches(
@@ -110,46 +145,79 @@ def validation_batches(
     mine = [slicing.rank + slicing.world_size * number for number in range(share)]
     for start in range(0, share, slicing.micro_size):
         numbers = mine[start : start + slicing.micro_size]
-        records, drawn = [], []
+        filling = _Filling(shards, len(numbers))
         for number in numbers:
             sample, stratum = divmod(number % count, timesteps_per_sample)
             quantile = (stratum + sample * 0.6180339887498949 % 1) / timesteps_per_sample
             draws = draw(seed, Stream.VALIDATION, number % count, shards.latent_shape)
-            drawn.append(replace(draws, timestep=quantile, posterior=np.zeros_like(draws.posterior)))
-            records.append(shards.read(entries[sample], mirrored=False))
-        is_repeat = tuple(number >= count for number in numbers)
-        yield _stack(shards, records, drawn, is_dropped=(False,) * len(records), is_repeat=is_repeat)
+            fixed = replace(draws, timestep=quantile, prompt=0.0, posterior=np.zeros_like(draws.posterior))
+            filling.add(entries[sample], fixed, is_repeat=number >= count)
+        yield filling.batch()
 
 
-def _stack(
-    shards: ShardSet,
-    records: list[Record],
-    drawn: list[Draws],
-    is_dropped: tuple[bool, ...],
-    is_repeat: tuple[bool, ...],
-) -> Batch:
-    prompts = [
-        shards.empty_prompt_index if dropped else record.prompt_index
-        for record, dropped in zip(records, is_dropped, strict=True)
-    ]
-    return Batch(
-        latents_BChw=np.stack([posterior_sample(r.moments, d.posterior) for r, d in zip(records, drawn, strict=True)]),
-        noise_BChw=np.stack([draws.noise for draws in drawn]),
-        timestep_B=np.array([draws.timestep for draws in drawn]),
-        text_BLD=shards.text[prompts],
-        ids=tuple(record.id for record in records),
-        is_dropped=is_dropped,
-        is_repeat=is_repeat,
-    )
+class _Filling:
+    """A batch in the making: a sample is written where it stays, since copies of a batch cost more than its reading."""
+
+    def __init__(self, shards: ShardSet, size: int) -> None:
+        self._shards = shards
+        self._latents_BChw = np.empty((size, *shards.latent_shape), dtype=np.float32)
+        self._noise_BChw = np.empty_like(self._latents_BChw)
+        self._text_BLD = np.empty((size, *shards.text.shape[1:]), dtype=np.float32)
+        self._timesteps: list[float] = []
+        self._ids: list[str] = []
+        self._is_dropped: list[bool] = []
+        self._is_repeat: list[bool] = []
+
+    def add(
+        self,
+        entry: Entry,
+        draws: Draws,
+        *,
+        is_mirrored: bool = False,
+        is_dropped: bool = False,
+        is_repeat: bool = False,
+    ) -> None:
+        """Add a sample with its draws."""
+        number = len(self._ids)
+        record = self._shards.read(entry, mirrored=is_mirrored, choice=int(draws.prompt * len(entry.prompts)))
+        posterior_sample(record.moments, draws.posterior, out=self._latents_BChw[number])
+        self._noise_BChw[number] = draws.noise
+        prompt = self._shards.empty_prompt_index if is_dropped else record.prompt_index
+        self._text_BLD[number] = self._shards.text[prompt]
+        self._timesteps.append(draws.timestep)
+        self._ids.append(entry.id)
+        self._is_dropped.append(is_dropped)
+        self._is_repeat.append(is_repeat)
+
+    def batch(self) -> Batch:
+        """Return the batch once all its samples are in."""
+        return Batch(
+            latents_BChw=self._latents_BChw,
+            noise_BChw=self._noise_BChw,
+            timestep_B=np.array(self._timesteps),
+            text_BLD=self._text_BLD,
+            ids=tuple(self._ids),
+            is_dropped=tuple(self._is_dropped),
+            is_repeat=tuple(self._is_repeat),
+        )
 
 
-def posterior_sample(moments: NDArray[np.float32], normal: NDArray[np.float32]) -> NDArray[np.float32]:
+def posterior_sample(
+    moments: NDArray[np.float32], normal: NDArray[np.float32], out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Return mean + standard deviation * `normal`, [C, h, w], of the VAE's moments [2 C, h, w] (mean, log-variance).
 
-    The log-variance is clipped to [-30, 20], as diffusers' DiagonalGaussianDistribution does.
+    The log-variance is clipped to [-30, 20], as diffusers' DiagonalGaussianDistribution does. out: written to.
     """
-    mean, log_variance = np.split(moments, 2)
-    return mean + np.exp(0.5 * np.clip(log_variance, -30.0, 20.0)) * normal
+    channels = len(moments) // 2
+    mean, log_variance = moments[:channels], moments[channels:]
+    drawn = np.maximum(log_variance, np.float32(-30), out=out)
+    np.minimum(drawn, np.float32(20), out=drawn)
+    drawn *= np.float32(0.5)
+    np.exp(drawn, out=drawn)
+    drawn *= normal
+    drawn += mean
+    return drawn
 
 
 def read_ahead(batches: Iterator[Batch], depth: int = 4) -> Iterator[Batch]:

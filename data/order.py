@@ -51,7 +51,7 @@ class Order:
         Raises: DataError if a database is empty or has no share.
         """
         self._names = sorted(sizes)
-        self._sizes = dict(sizes)
+        self.sizes = dict(sizes)
         self._seed = seed
         shares = {name: float((weights or sizes)[name]) for name in self._names}
         for name in self._names:
@@ -69,15 +69,22 @@ class Order:
         databases, ranks = self._cycle(cycle)
         number = int(databases[offset])
         name = self._names[number]
-        epoch, index = divmod(cycle * self._counts[number] + int(ranks[offset]), self._sizes[name])
+        epoch, index = divmod(cycle * self._counts[number] + int(ranks[offset]), self.sizes[name])
         return Place(name, int(self._permutation(number, epoch)[index]), epoch)
 
     def shares(self) -> dict[str, float]:
         """Return the fraction of positions that each database gets."""
         return {name: count / CYCLE for name, count in zip(self._names, self._counts, strict=True)}
 
+    def dealt(self, num_positions: int) -> dict[str, int]:
+        """Return how many of the first `num_positions` each database gets."""
+        cycles, rest = divmod(num_positions, CYCLE)
+        in_rest = np.bincount(self._cycle(cycles)[0][:rest], minlength=len(self._names))
+        counts = zip(self._names, self._counts, in_rest, strict=True)
+        return {name: cycles * in_cycle + int(further) for name, in_cycle, further in counts}
+
     def _permute(self, number: int, epoch: int) -> NDArray[np.int64]:
-        return permutation(self._sizes[self._names[number]], self._seed, number, epoch)
+        return permutation(self.sizes[self._names[number]], self._seed, number, epoch)
 
     def _deal_cycle(self, cycle: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return for each offset of a cycle the database's number, and how often it came before in the cycle."""

@@ -22,7 +22,7 @@ from data.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 CONTENTS_FILE = "fingerprint.json"
 TEXT_FILE = "text.safetensors"
 EMPTY_PROMPT = ""
@@ -163,6 +163,7 @@ def _schema() -> "pa.Schema":
     """Return the columns of an index; offset and bytes are of a member's content in the tar."""
     import pyarrow as pa
 
-    columns = {name: pa.string() for name in ("key", "id", "database", "split", "label", "patient", "sha256")}
+    texts = ("key", "id", "database", "split", "label", "patient", "cluster", "image_sha256", "sha256")
+    columns = {name: pa.string() for name in texts}
     places = {f"{member.split('.')[0]}_{what}": pa.int64() for member in MEMBERS for what in ("offset", "bytes")}
     return pa.schema({**columns, "prompts": pa.list_(pa.string()), "has_hint": pa.bool_(), **places})

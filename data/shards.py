@@ -5,7 +5,7 @@ import io
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, overload
 
@@ -26,36 +26,56 @@ from data.shard_index import (
     read_text,
     tar_path,
 )
+from data.splits import keyed_hash
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # Open maps at a time: each holds a file descriptor, of which a process often has 1024.
 MAX_MAPS = 256
+# Columns of the index that an entry has as they are, and the parts of the names of the others.
+TEXTS = ("id", "label", "patient", "cluster", "image_sha256", "sha256")
+KINDS = tuple(member.split(".")[0] for member in MEMBERS)
+WHAT = ("offset", "bytes")
 ENCODE_AGAIN = "run `sonoshard encode` again"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a sample lies. prompts: numbers of its prompts in ShardSet.prompts. has_hint: whether it has a mask."""
+    """Where a sample lies.
+
+    cluster: who shares its split (a patient, copies of a file). prompts: numbers of its prompts in ShardSet.prompts.
+    has_hint: whether it has a mask. image_sha256: of the image file. sha256: of the sample's bytes in the tar.
+    """
 
     id: str
     label: str
     patient: str | None
+    cluster: str
     prompts: tuple[int, ...]
     has_hint: bool
     shard: str
     offsets: tuple[int, ...]
     bytes: tuple[int, ...]
+    image_sha256: str
     sha256: str
 
 
 class Entries(Sequence[Entry]):
-    """The samples of a split in stable order. They stay in Arrow's columns: 100,000 of them need some 20 MB."""
+    """The samples of a split in stable order. They stay in columns: 100,000 of them need some 40 MB."""
 
     def __init__(self, table: "pa.Table") -> None:
-        self._columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+        columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         self._length = len(table)
+        self._texts = {name: columns[name] for name in TEXTS}
+        # In NumPy's arrays a number costs a tenth of what it costs in Arrow's, which makes an object of each first.
+        places = [np.column_stack([columns[f"{kind}_{what}"].to_numpy() for kind in KINDS]) for what in WHAT]
+        self._offsets, self._bytes = places
+        self._has_hint = columns["has_hint"].to_numpy(zero_copy_only=False)
+        self._first_prompt = columns["prompts"].offsets.to_numpy()
+        self._prompts = columns["prompts"].values.to_numpy()
+        self._shards = columns["shard"].dictionary.to_pylist()
+        self._shard = columns["shard"].indices.to_numpy()
 
     def __len__(self) -> int:
         return self._length
@@ -71,23 +91,23 @@ class Entries(Sequence[Entry]):
             return [self[place] for place in range(*index.indices(self._length))]
         if not -self._length <= index < self._length:
             raise IndexError(f"entry {index} of {self._length}")
-        index %= self._length
-        cell = {name: column[index].as_py() for name, column in self._columns.items()}
-        kinds = [member.split(".")[0] for member in MEMBERS]
+        index = int(index) % self._length
+        texts = {name: column[index].as_py() for name, column in self._texts.items()}
         return Entry(
-            id=cell["id"],
-            label=cell["label"],
-            patient=cell["patient"],
-            prompts=tuple(cell["prompts"]),
-            has_hint=cell["has_hint"],
-            shard=cell["shard"],
-            offsets=tuple(cell[f"{kind}_offset"] for kind in kinds),
-            bytes=tuple(cell[f"{kind}_bytes"] for kind in kinds),
-            sha256=cell["sha256"],
+            **texts,
+            prompts=tuple(self._prompts[self._first_prompt[index] : self._first_prompt[index + 1]].tolist()),
+            has_hint=bool(self._has_hint[index]),
+            shard=self._shards[self._shard[index]],
+            offsets=tuple(self._offsets[index].tolist()),
+            bytes=tuple(self._bytes[index].tolist()),
         )
 
     def __iter__(self) -> Iterator[Entry]:
         return (self[index] for index in range(self._length))
+
+    def clusters(self) -> NDArray[np.object_]:
+        """Return the cluster of every sample."""
+        return self._texts["cluster"].to_numpy(zero_copy_only=False)
 
 
 @dataclass(frozen=True)
@@ -111,8 +131,11 @@ class Record:
 class ShardSet:
     """A folder of latent shards, opened for reading. It may be pickled to other processes, which open it anew."""
 
-    def __init__(self, path: Path, contents: Contents, facts: Mapping[str, ShardFacts]) -> None:
+    def __init__(
+        self, path: Path, contents: Contents, facts: Mapping[str, ShardFacts], check_hashes: bool = False
+    ) -> None:
         self.path = path
+        self._check_hashes = check_hashes
         self.palette = contents.palette
         self.fingerprint = contents.fingerprint
         self._facts = dict(facts)
@@ -121,10 +144,13 @@ class ShardSet:
         self.prompts, self._text = read_text(path / TEXT_FILE)
 
     @classmethod
-    def open(cls, path: Path, expected_fingerprint: Mapping[str, str] | None = None) -> Self:
+    def open(
+        cls, path: Path, expected_fingerprint: Mapping[str, str] | None = None, *, check_hashes: bool = False
+    ) -> Self:
         """Return the shards in a folder, after a look at every file's size.
 
         expected_fingerprint: parts that must be as here, such as the encoder's own; None: whatever made them is fine.
+        check_hashes: compare each sample with its hash whenever it is read.
         Raises: DataError that names the part or the file which is wrong.
         """
         contents = Contents.read(path)
@@ -133,7 +159,7 @@ class ShardSet:
         facts = {name: _checked_facts(path, name, contents) for name in contents.shards}
         if not (path / TEXT_FILE).is_file():
             raise DataError(f"{path / TEXT_FILE} is missing: {ENCODE_AGAIN}")
-        return cls(path, contents, facts)
+        return cls(path, contents, facts, check_hashes)
 
     @property
     def databases(self) -> dict[str, tuple[str, ...]]:
@@ -168,8 +194,28 @@ class ShardSet:
             self._entries[database, split] = Entries(self._table(database, split))
         return self._entries[database, split]
 
+    def part(self, database: str, fraction: float, seed: int) -> NDArray[np.int64]:
+        """Return the sorted numbers of a part of the training samples that divides no patient.
+
+        Whole clusters are taken in an order that `seed` keys until there are `fraction` of all images, in (0, 1]; so
+        a smaller part lies within a larger one, 1 is all, and none is empty.
+        """
+        clusters = self.entries(database, "train").clusters()
+        names, of_image, counts = np.unique(clusters, return_inverse=True, return_counts=True)
+        order = np.array(sorted(range(len(names)), key=lambda number: keyed_hash(str(names[number]), seed)))
+        # The cluster with which there are enough is the last one; a product such as 0.1 * 3 may be a little too large.
+        num_taken = 1 + int(np.searchsorted(np.cumsum(counts[order]), fraction * len(clusters) - 1e-6))
+        is_taken = np.zeros(len(names), dtype=bool)
+        is_taken[order[:num_taken]] = True
+        return np.flatnonzero(is_taken[of_image])
+
     def read(self, entry: Entry, mirrored: bool, *, choice: int = 0) -> Record:
-        """Return a sample, or its mirror image. choice: which of its prompts, modulo their number."""
+        """Return a sample, or its mirror image. choice: which of its prompts, modulo their number.
+
+        Raises: DataError, where the hashes are checked, if a byte of it is not what was written.
+        """
+        if self._check_hashes:
+            self.check(entry)
         facts = self._facts[entry.shard]
         content = self._map(entry.shard)
         hint, _, moments = entry.offsets
@@ -200,7 +246,7 @@ class ShardSet:
             )
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self).open, (self.path,)
+        return partial(type(self).open, check_hashes=self._check_hashes), (self.path,)
 
     def _table(self, database: str, split: str) -> "pa.Table":
         """Return the index of a split, with the prompts as numbers."""

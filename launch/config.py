@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from data.augment import AugmentConfig
 from data.databases import AnyDatabase, UserPath
 from data.encode import EncodeConfig
+from data.loader import LoaderConfig
 from data.prepare import PrepareConfig
 from distributed.config import CheckpointConfig, EmaConfig, OptimizerConfig, Precision, ZeroConfig
 from launch.errors import ConfigError
@@ -77,6 +78,13 @@ class StageConfig(BaseModel):
     databases: list[str] = Field(min_length=1, description="Names from `databases` to train on.")
     weights: dict[str, Weight] | None = Field(None, description="Relative shares of them. None: as their sizes are.")
     steps: int = Field(gt=0, description="Optimizer steps.")
+    fraction: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of each database's training images that is trained on, by patient: whole patients in an"
+        " order that `seed` keys, so that a smaller share lies within a larger one.",
+    )
 
 
 class RunConfig(BaseModel):
@@ -91,6 +99,7 @@ class RunConfig(BaseModel):
     databases: dict[str, AnyDatabase] = Field(min_length=1)
     prepare: PrepareConfig = PrepareConfig()
     encode: EncodeConfig = EncodeConfig()
+    loader: LoaderConfig = LoaderConfig()
     augment: AugmentConfig = AugmentConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

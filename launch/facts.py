@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data.order import Order, hash64
 from data.shards import ShardSet
 from launch.config import RunConfig, StageConfig
@@ -19,7 +22,14 @@ def stage_seed(config: RunConfig, stage: StageConfig) -> int:
 
 def stage_order(config: RunConfig, stage: StageConfig, shards: ShardSet) -> Order:
     """Return the order of a stage's training samples."""
-    return Order(_training_sizes(stage, shards), stage_seed(config, stage), stage.weights)
+    return Order(_training_sizes(config, stage, shards), stage_seed(config, stage), stage.weights)
+
+
+def stage_parts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, NDArray[np.int64]]:
+    """Return the numbers of each database's training samples that a stage trains on, where these are not all."""
+    if stage.fraction == 1:
+        return {}
+    return {name: shards.part(name, stage.fraction, config.seed) for name in stage.databases}
 
 
 def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, Any]:
@@ -34,7 +44,8 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         "stage": stage.name,
         "seed": config.seed,
         "batch.global_size": config.batch.global_size,
-        "samples": _training_sizes(stage, shards),
+        "fraction": stage.fraction,
+        "samples": _training_sizes(config, stage, shards),
         "weights": stage.weights,
         "augment": config.augment.model_dump(mode="json"),
         "objective": config.objective.model_dump(mode="json"),
@@ -45,8 +56,9 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
     }
 
 
-def _training_sizes(stage: StageConfig, shards: ShardSet) -> dict[str, int]:
-    return {name: len(shards.entries(name, "train")) for name in stage.databases}
+def _training_sizes(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, int]:
+    parts = stage_parts(config, stage, shards)
+    return {name: len(parts.get(name, shards.entries(name, "train"))) for name in stage.databases}
 
 
 def refuse_other_facts(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:

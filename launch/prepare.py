@@ -87,7 +87,7 @@ def _check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str
     samples = stage.steps * config.batch.global_size
     sources = []
     for name, share in order.shares().items():
-        count = len(shards.entries(name, "train"))
+        count = order.sizes[name]
         num_held_out = len(shards.entries(name, "validation"))
         sources.append(f"{name} ({count} images, {samples * share / count:.1f} epochs, {num_held_out} to validate)")
     line = f"stage {stage.name}: {stage.steps} steps on {', '.join(sources)}"

@@ -19,7 +19,7 @@ from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
 from launch.activations import measured_activation_bytes
 from launch.config import RunConfig, StageConfig
-from launch.facts import refuse_other_facts, stage_order, stage_seed
+from launch.facts import refuse_other_facts, stage_order, stage_parts, stage_seed
 from launch.memory import compared, predict
 from launch.preview import Preview
 from launch.record import config_text, versions
@@ -50,7 +50,8 @@ class Stage:
         self.facts, self.rank, self.stop = facts, rank, stop
         self.slicing = BatchSlicing(config.batch.global_size, config.batch.micro_size, rank.index, rank.world_size)
         order = stage_order(config, stage, shards)
-        self.loader = Loader(shards, order, self.slicing, config.augment, stage_seed(config, stage))
+        parts = stage_parts(config, stage, shards)
+        self.loader = Loader(shards, order, self.slicing, config.augment, stage_seed(config, stage), parts)
         unet = load_unet(config.model, training_dtype(config.precision)).to(training_device(rank))
         self.activation_bytes = measured_activation_bytes(config, unet)
         self.engine = Engine(
@@ -187,6 +188,7 @@ class Stage:
                 "train/dropped_captions": trained.num_dropped / self.slicing.global_size,
                 "throughput/samples_per_s": self.slicing.global_size / step_s,
                 "throughput/data_wait_s": wait_s,
+                **{f"data/share/{name}": share for name, share in self.loader.shares(self.step).items()},
                 **{f"memory_mb/{kind}": value / 1e6 for kind, value in memory.items()},
             },
             self.loader.ids(self.step - 1),

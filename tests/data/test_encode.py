@@ -60,6 +60,7 @@ def test_every_image_is_encoded_with_its_mirror_image(busi_manifest: Path, busi_
         for entry in shards.entries("busi", split):
             row = rows[entry.id]
             assert (row.split, row.label) == (split, entry.label)
+            assert (row.sha256, row.cluster, row.patient) == (entry.image_sha256, entry.cluster, entry.patient)
             for mirrored in (False, True):
                 record = shards.read(entry, mirrored=mirrored)
                 # Not exact: averages of another memory layout are summed in another order.

@@ -47,7 +47,7 @@ def test_a_global_batch_does_not_depend_on_ranks_and_micro_batch(
 
 
 def test_dropped_captions_are_the_empty_prompt_at_the_configured_rate(shards: ShardSet) -> None:
-    count, rate = 2000, 0.1
+    count, rate = 20_000, 0.1
     batch = loader(shards, BatchSlicing(1, 1, 0, 1), AugmentConfig(caption_dropout=rate)).batch(range(count))
     is_empty = [np.array_equal(text, shards.text[shards.empty_prompt_index]) for text in batch.text_BLD]
     assert is_empty == list(batch.is_dropped)
@@ -117,6 +117,37 @@ def test_validation_takes_the_same_samples_timesteps_and_noise_on_any_ranks(shar
     quantiles = sorted(quantile for _, quantile, _ in seen(1))
     # Four strata, each with all three samples.
     assert [int(quantile * 4) for quantile in quantiles] == sorted([0, 1, 2, 3] * 3)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_a_stage_on_a_part_sees_each_of_its_samples_once_an_epoch(shards: ShardSet, num_ranks: int) -> None:
+    """The training split lies in three shards of 4, 4 and 3 samples."""
+    part = shards.part("busi", 0.6, seed=1)
+    order = Order({"busi": len(part)}, seed=5)
+    seen = [
+        id_
+        for step in range(len(part))
+        for rank in range(num_ranks)
+        for batch in Loader(
+            shards, order, BatchSlicing(4, 1, rank, num_ranks), AugmentConfig(), 5, {"busi": part}
+        ).batches(step, step + 1)
+        for id_ in batch.ids
+    ]
+    entries = shards.entries("busi", "train")
+    assert len({entry.shard for entry in entries}) == 3
+    assert len(part) == 7
+    for epoch in range(4):
+        assert sorted(seen[7 * epoch : 7 * (epoch + 1)]) == sorted(entries[int(number)].id for number in part)
+
+
+def test_shares_are_of_all_samples_so_far(shards: ShardSet) -> None:
+    order = Order({"busi": 11, "other": 33}, seed=5, weights={"busi": 3.0, "other": 1.0})
+    of_stage = Loader(shards, order, BatchSlicing(8, 4, 0, 2), AugmentConfig(), seed=5)
+    places = [order.place(position) for position in range(8 * 50)]
+    assert of_stage.shares(50) == {
+        name: sum(place.database == name for place in places) / len(places) for name in ("busi", "other")
+    }
+    assert of_stage.shares(128 * 3) == {"busi": 0.75, "other": 0.25}, "after whole cycles"
 
 
 def test_an_error_while_reading_ahead_is_raised_where_its_batch_is_due(shards: ShardSet) -> None:

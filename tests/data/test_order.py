@@ -1,6 +1,7 @@
 """The order is a pure function of seed and position: every sample once an epoch, shares as weighted."""
 
 from collections import Counter
+from itertools import product
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import DataError
-from data.order import CYCLE, Order, hash64, permutation
+from data.loader import BatchSlicing
+from data.order import CYCLE, Order, Place, hash64, permutation
 
 SIZES = st.dictionaries(st.sampled_from(["busi", "camus", "hc18"]), st.integers(1, 300), min_size=1)
 
@@ -24,6 +26,51 @@ def test_every_sample_comes_once_an_epoch(sizes: dict[str, int], seed: int) -> N
         last = max(place.epoch for place in places)
         for epoch in range(last):
             assert sorted(p.sample for p in places if p.epoch == epoch) == list(range(size))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=SIZES,
+    seed=st.integers(0, 2**63),
+    weights=st.lists(st.floats(0.1, 10), min_size=3, max_size=3),
+    world_sizes=st.lists(st.sampled_from([1, 2, 4]), min_size=1, max_size=3),
+    micro_size=st.sampled_from([1, 2]),
+    steps_between_resumes=st.integers(1, 100),
+)
+def test_every_sample_comes_once_an_epoch_over_all_ranks_and_resumes(
+    sizes: dict[str, int],
+    seed: int,
+    weights: list[float],
+    world_sizes: list[int],
+    micro_size: int,
+    steps_between_resumes: int,
+) -> None:
+    """Each resume has another number of ranks; only what the step was is carried over."""
+    global_size, num_steps = 8, 300
+    named = dict(zip(sizes, weights, strict=False))
+    seen: Counter[Place] = Counter()
+    for attempt, first_step in enumerate(range(0, num_steps, steps_between_resumes)):
+        world_size = world_sizes[attempt % len(world_sizes)]
+        steps = range(first_step, min(first_step + steps_between_resumes, num_steps))
+        for rank in range(world_size):
+            order = Order(sizes, seed, named)
+            slicing = BatchSlicing(global_size, micro_size, rank, world_size)
+            for step, micro_batch in product(steps, range(slicing.accumulation_steps)):
+                seen.update(map(order.place, slicing.positions(step, micro_batch)))
+    assert set(seen.values()) == {1}
+    assert Counter(place.database for place in seen) == Order(sizes, seed, named).dealt(num_steps * global_size)
+    for name, size in sizes.items():
+        epochs = Counter(place.epoch for place in seen if place.database == name)
+        for epoch in range(max(epochs, default=0)):
+            assert epochs[epoch] == size, "all of them, since none is there twice"
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=SIZES, seed=st.integers(0, 2**63), num_positions=st.integers(0, 3 * CYCLE))
+def test_what_was_dealt_is_known_without_dealing(sizes: dict[str, int], seed: int, num_positions: int) -> None:
+    order = Order(sizes, seed)
+    dealt = Counter(order.place(position).database for position in range(num_positions))
+    assert order.dealt(num_positions) == {name: dealt[name] for name in sizes}
 
 
 def test_the_place_of_a_position_does_not_depend_on_what_was_asked_before() -> None:

@@ -1,13 +1,19 @@
 """A folder of shards is opened only if it is whole and of the right encoder; a sample is one random access."""
 
 import pickle
+import re
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
-from data.databases import SimulatedDatabase
+from data.databases import ManifestFile, SimulatedDatabase
 from data.encode import encode
 from data.errors import DataError
 from data.prepare import PrepareConfig, prepare
@@ -123,7 +129,7 @@ def test_no_shards_at_all(tmp_path: Path) -> None:
     assert refusal(tmp_path) == message
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": 1, "fingerprint": {}, "palette": [], "shards": 5}'])
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": 2, "fingerprint": {}, "palette": [], "shards": 5}'])
 def test_a_damaged_fingerprint(folder: Path, content: str) -> None:
     (folder / "fingerprint.json").write_text(content)
     message = f"{folder}/fingerprint.json is damaged: remove it and run `sonoshard encode` again"
@@ -132,8 +138,8 @@ def test_a_damaged_fingerprint(folder: Path, content: str) -> None:
 
 def test_another_version(folder: Path) -> None:
     path = folder / "fingerprint.json"
-    path.write_text(path.read_text().replace('"version": 1', '"version": 99'))
-    assert refusal(folder) == f"{path} has version 99, needed 1: encode into another folder"
+    path.write_text(path.read_text().replace('"version": 2', '"version": 99'))
+    assert refusal(folder) == f"{path} has version 99, needed 2: encode into another folder"
 
 
 def test_an_unknown_database_or_split(busi_shards: Path) -> None:
@@ -167,3 +173,55 @@ def test_at_most_a_few_tars_are_open(folder: Path, monkeypatch: pytest.MonkeyPat
     moments = [shards.read(entry, mirrored=False).moments for entry in [*entries, *entries]]
     assert np.array_equal(moments[: len(entries)], moments[len(entries) :])
     assert moments[0].shape[-1] == RESOLUTION // 8
+
+
+def test_with_hashes_checked_a_flipped_bit_is_found_where_it_is_read(folder: Path) -> None:
+    entry = ShardSet.open(folder).entries("busi", "train")[1]
+    tar = folder / f"{entry.shard}.tar"
+    content = bytearray(tar.read_bytes())
+    content[entry.offsets[2] + 200] ^= 1
+    tar.write_bytes(content)
+    ShardSet.open(folder).read(entry, mirrored=False)
+    for shards in (checking := ShardSet.open(folder, check_hashes=True), pickle.loads(pickle.dumps(checking))):
+        shards.read(shards.entries("busi", "train")[0], mirrored=False)
+        with pytest.raises(DataError, match=f"^{tar} is damaged at {re.escape(entry.id)}: remove it and run"):
+            shards.read(entry, mirrored=False)
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Training images of patients with one, two or three images each."""
+    path = tmp_path_factory.mktemp("patients")
+    lines = ["image,prompts,label,patient"]
+    for number in range(120):
+        Image.new("L", (8, 8), number).save(path / f"{number}.png")
+        lines.append(f"{number}.png,a scan,x,p{int((2 * number) ** 0.9)}")
+    (path / "table.csv").write_text("\n".join(lines))
+    databases: dict[str, Any] = {"table": ManifestFile(path=path / "table.csv")}
+    prepare(databases, PrepareConfig(), path / "manifest.parquet", path)
+    encode(path / "manifest.parquet", FakeEncoder(), SMALL_SHARDS, 8, path / "shards")
+    return ShardSet.open(path / "shards")
+
+
+@settings(max_examples=60, deadline=None)
+@given(smaller=st.floats(1e-6, 1), larger=st.floats(1e-6, 1), seed=st.integers(0, 2**63))
+def test_a_part_divides_no_patient_and_lies_within_a_larger_one(
+    patients: ShardSet, smaller: float, larger: float, seed: int
+) -> None:
+    smaller, larger = sorted((smaller, larger))
+    owners = [entry.patient for entry in patients.entries("table", "train")]
+    few, many = patients.part("table", smaller, seed), patients.part("table", larger, seed)
+    assert list(few) == sorted(set(few))
+    assert set(few) <= set(many)
+    assert len(few) > 0
+    taken = Counter(owners[number] for number in few)
+    assert all(owners.count(owner) == count for owner, count in taken.items()), "whole patients"
+    # Enough, by less than one patient too many; a fraction is only as exact as floating point.
+    assert -1e-5 < len(few) - smaller * len(owners) < max(Counter(owners).values())
+
+
+def test_a_part_is_keyed_and_all_is_all(patients: ShardSet) -> None:
+    size = len(patients.entries("table", "train"))
+    assert patients.part("table", 1.0, 0).tolist() == list(range(size))
+    assert patients.part("table", 0.3, 0).tolist() != patients.part("table", 0.3, 1).tolist()
+    assert patients.part("table", 0.3, 0).tolist() == patients.part("table", 0.3, 0).tolist()
