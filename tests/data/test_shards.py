@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from data.databases import ManifestFile, SimulatedDatabase
 from data.encode import encode
@@ -194,7 +193,7 @@ def patients(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     path = tmp_path_factory.mktemp("patients")
     lines = ["image,prompts,label,patient"]
     for number in range(120):
-        Image.new("L", (8, 8), number).save(path / f"{number}.png")
+        write_noise(path / f"{number}.png", number, side=8)
         lines.append(f"{number}.png,a scan,x,p{int((2 * number) ** 0.9)}")
     (path / "table.csv").write_text("\n".join(lines))
     databases: dict[str, Any] = {"table": ManifestFile(path=path / "table.csv")}
