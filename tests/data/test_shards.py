@@ -19,6 +19,7 @@ from data.prepare import PrepareConfig, prepare
 from data.shards import ShardSet
 from tests.data.conftest import RESOLUTION, SMALL_SHARDS
 from tests.data.fake_encoder import FINGERPRINT, FakeEncoder
+from tests.data.noise_image import write_noise
 
 
 @pytest.fixture
