@@ -1,6 +1,7 @@
 """What comes before training: scanning databases, encoding them, and checking all that can be checked without a GPU."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,7 @@ from distributed.config import refuse_impossible
 from distributed.engine import training_dtype
 from launch.config import RunConfig, StageConfig
 from launch.facts import refuse_other_facts, stage_facts, stage_order
+from launch.lineage import refuse_leaks
 from launch.progress import Progress
 from models.base import resolution_of
 from models.saving import read_record
@@ -83,6 +85,10 @@ def _check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str
     for name, found in already.items():
         if found is not None:
             refuse_other_facts(found, facts, config.stage_path(stage) / name)
+    number = config.stages.index(stage)
+    base = config.model.base if number == 0 else str(config.stage_model(config.stages[number - 1]))
+    if number == 0 or Path(base).is_dir():  # of the stage before, if it is done
+        refuse_leaks(config, stage, shards, base)
     order = stage_order(config, stage, shards)
     samples = stage.steps * config.batch.global_size
     sources = []

@@ -20,6 +20,7 @@ from distributed.rank import Rank, from_first_rank, raise_together
 from launch.activations import measured_activation_bytes
 from launch.config import RunConfig, StageConfig
 from launch.facts import refuse_other_facts, stage_order, stage_parts, stage_seed
+from launch.lineage import files_of_lineage
 from launch.memory import compared, predict
 from launch.preview import Preview
 from launch.record import config_text, versions
@@ -267,7 +268,8 @@ class Stage:
         if weights is not None:
             record = {"steps": self.step, **self.facts, "base": self.config.model.base, **versions()}
             try:
-                save_pipeline(self.config.model, weights, self.config.stage_model(self.stage), record)
+                lineage = files_of_lineage(self.config.stage_path(self.stage))
+                save_pipeline(self.config.model, weights, self.config.stage_model(self.stage), record, lineage)
             except (OSError, SafetensorError) as failure:
                 error = f"could not write the model: {failure}; the last checkpoint in {self.checkpoints} is whole"
         raise_together(error, self.rank)

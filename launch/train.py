@@ -2,11 +2,14 @@
 
 import gc
 from contextlib import ExitStack
+from functools import partial
 
+from data.shards import ShardSet
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank
-from launch.config import RunConfig
+from launch.config import RunConfig, StageConfig
 from launch.facts import refuse_other_facts, stage_facts
+from launch.lineage import refuse_leaks, write_lineage
 from launch.lock import locked
 from launch.prepare import open_shards
 from launch.record import write_record
@@ -34,6 +37,7 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
         if config.is_finished(stage_config):
             refuse_other_facts(read_record(model_folder) or {}, facts, model_folder)
         else:
+            from_first_rank(rank, partial(_keep_to_lineage, config, stage_config, shards, base.base))
             started = config.model_copy(update={"model": base})
             stage = Stage(started, stage_config, shards, facts, rank, stop)
             try:
@@ -48,3 +52,8 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
                 raise StoppedOnRequest
         # The next stage trains on from this one's averaged weights.
         base = base.model_copy(update={"base": str(model_folder), "single_file_config": None})
+
+
+def _keep_to_lineage(config: RunConfig, stage: StageConfig, shards: ShardSet, base: str) -> None:
+    refuse_leaks(config, stage, shards, base)
+    write_lineage(config, stage, shards, base)

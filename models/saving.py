@@ -21,12 +21,16 @@ RECORD_FILE = "sonoshard.json"
 
 
 def save_pipeline(
-    config: ModelConfig, unet_weights: Mapping[str, Tensor], folder: Path, record: Mapping[str, Any]
+    config: ModelConfig,
+    unet_weights: Mapping[str, Tensor],
+    folder: Path,
+    record: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write the base of `config` with the UNet's weights replaced, float32 safetensors, whole or not at all.
 
     unet_weights: every parameter by its name, on the CPU. record: how they were trained, as JSON; `read_record`
-    gives it back. An older model in `folder` is replaced.
+    gives it back. files: more to lie beside it. An older model in `folder` is replaced.
     """
     import torch
 
@@ -36,6 +40,8 @@ def save_pipeline(
     shutil.rmtree(partial, ignore_errors=True)
     load_pipeline(config, "cpu", torch.float32, unet=unet).save_pretrained(partial)
     (partial / RECORD_FILE).write_text(json.dumps(dict(record), indent=1) + "\n", encoding="utf-8")
+    for name, content in (files or {}).items():
+        (partial / name).write_bytes(content)
     for path in [*partial.rglob("*"), partial]:
         _flush(path)
     if folder.exists():

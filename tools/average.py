@@ -19,6 +19,7 @@ from distributed.synthesis import Profile, synthesise
 from launch.config import RunConfig, StageConfig
 from launch.errors import ConfigError
 from launch.facts import refuse_other_facts
+from launch.lineage import files_of_lineage
 from launch.record import versions
 from models.base import noise_schedule
 from models.saving import save_pipeline
@@ -75,7 +76,8 @@ def write_average(
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     weights = summed_weights(config, parts)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    save_pipeline(config.model, weights, folder, _record(config, stage, found, length, parts, error))
+    lineage = files_of_lineage(config.stage_path(stage))
+    save_pipeline(config.model, weights, folder, _record(config, stage, found, length, parts, error), lineage)
     return (
         f"average of length {length:g} in {found.folder.name}: {_origin(parts, error)}\n"
         f"{folder}   (a diffusers folder; a run starts from it with model.base={folder})"

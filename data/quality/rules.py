@@ -10,7 +10,12 @@ Fault = Literal[
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 # What databases say of an image themselves, and the fault that it is.
-FLAGS_OF_DATABASES: dict[str, Fault] = {"doppler": "colour_doppler", "marks": "overlay", "combined": "combined"}
+FLAGS_OF_DATABASES: dict[str, Fault] = {
+    "doppler": "colour_doppler",
+    "marks": "overlay",
+    "combined": "combined",
+    "contradictory": "two_labels",
+}
 
 
 class Rules(BaseModel):
@@ -27,7 +32,10 @@ class Rules(BaseModel):
         description="Alike but for size, compression, brightness, marks or a mirror, and not known to be of the same "
         "patient; drop leaves the best of them: without overlays, then the largest.",
     )
-    two_labels: Action = Field("flag", description="Duplicates or near-duplicates with different labels; drop: all.")
+    two_labels: Action = Field(
+        "flag",
+        description="Duplicates or near-duplicates with different labels, or a mask that contradicts the label; drop: all.",
+    )
     overlay: Action = Field("flag", description="Letters, callipers or other marks drawn over the image or beside it.")
     colour_doppler: Action = Field("flag", description="Colours over a part of the image.")
     combined: Action = Field("flag", description="Several views in one picture, where the database says so.")
