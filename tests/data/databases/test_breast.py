@@ -10,7 +10,7 @@ from PIL import Image
 
 from data.databases import Breast, Row
 from data.errors import DataError
-from tests.data.databases.fixtures.breast import FOLDER, write_breast
+from tests.data.databases.fixtures.breast import FOLDER, SEED, write_breast
 from tests.data.databases.fixtures.pictures import lesion, pictures
 from tests.data.databases.fixtures.row_mask import row_mask
 
@@ -89,7 +89,7 @@ def test_prompts_are_those_that_the_descriptors_fill(root: Path) -> None:
 
 def test_masks_are_in_the_alpha_channel_and_united(root: Path) -> None:
     rows = rows_of(root)
-    for row, made in zip(rows, pictures([row.label for row in rows]), strict=True):
+    for row, made in zip(rows, pictures([row.label for row in rows], SEED), strict=True):
         if row.label == "normal":
             assert (row.masks, row.mask_classes) == ((), {})
         else:

@@ -8,7 +8,7 @@ import pytest
 
 from data.databases import BusBra
 from data.errors import DataError
-from tests.data.databases.fixtures.bus_bra import write_bus_bra
+from tests.data.databases.fixtures.bus_bra import SEED, write_bus_bra
 from tests.data.databases.fixtures.pictures import lesion, pictures
 from tests.data.databases.fixtures.row_mask import row_mask
 
@@ -58,7 +58,7 @@ def test_rows_are_views_of_cases(root: Path) -> None:
 
 def test_masks_are_those_of_their_images(root: Path) -> None:
     rows = list(BusBra(root=root).rows(root / "unused"))
-    for row, made in zip(rows, pictures([row.label for row in rows]), strict=True):
+    for row, made in zip(rows, pictures([row.label for row in rows], SEED), strict=True):
         assert np.array_equal(row_mask(row), lesion(made))
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from data.databases import Mmotu
 from data.databases.mmotu import LABELS
 from data.errors import DataError
-from tests.data.databases.fixtures.mmotu import write_mmotu
+from tests.data.databases.fixtures.mmotu import SEED, write_mmotu
 from tests.data.databases.fixtures.pictures import lesion, pictures
 from tests.data.databases.fixtures.row_mask import row_mask
 
@@ -46,7 +46,7 @@ def test_rows_are_the_lists(root: Path) -> None:
 
 def test_what_is_painted_has_the_class_of_the_label(root: Path) -> None:
     rows = list(Mmotu(root=root).rows(root.parent / "workspace"))
-    for row, made in zip(rows, pictures(["benign", "malignant"] * 12), strict=True):
+    for row, made in zip(rows, pictures(["benign", "malignant"] * 12, SEED), strict=True):
         number = LABELS.index(row.label) + 1
         assert np.array_equal(row_mask(row, LABELS), number * lesion(made))
 
@@ -55,7 +55,7 @@ def test_a_mask_without_a_palette_is_read(root: Path) -> None:
     path = root / "annotations" / "1_binary.PNG"
     with Image.open(path) as mask:
         mask.convert("RGB").save(path)
-    made = next(pictures(["benign"]))
+    made = next(pictures(["benign"], SEED))
     assert np.array_equal(row_mask(next(Mmotu(root=root).rows(root / "w")), LABELS), lesion(made))
 
 

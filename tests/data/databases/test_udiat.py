@@ -11,7 +11,7 @@ from data.databases import Udiat
 from data.errors import DataError
 from tests.data.databases.fixtures.pictures import lesion, pictures
 from tests.data.databases.fixtures.row_mask import row_mask
-from tests.data.databases.fixtures.udiat import write_udiat
+from tests.data.databases.fixtures.udiat import SEED, write_udiat
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_rows_are_the_table_with_six_digits(root: Path) -> None:
 
 def test_masks_are_cut_in_the_middle(root: Path) -> None:
     rows = list(Udiat(root=root).rows(root / "unused"))
-    for row, made in zip(rows, pictures([row.label for row in rows]), strict=True):
+    for row, made in zip(rows, pictures([row.label for row in rows], SEED), strict=True):
         assert np.array_equal(row_mask(row), lesion(made))
 
 
