@@ -26,7 +26,10 @@ TITLES: dict[Fault, tuple[str, str]] = {
         "Near-duplicates",
         "Alike but for size, compression, brightness, marks or a mirror. They share a split, whatever the rule.",
     ),
-    "two_labels": ("Two labels", "Copies of one picture that have different labels."),
+    "two_labels": (
+        "Two labels",
+        "Copies of one picture that have different labels, or a mask that contradicts its image's label.",
+    ),
     "overlay": ("Overlays", "Letters, callipers or other marks, in yellow boxes."),
     "colour_doppler": ("Colour Doppler", "Colours over a part of the image."),
     "combined": ("Combined", "Several views in one picture, as the database says."),

@@ -34,7 +34,7 @@ class Rules(BaseModel):
     )
     two_labels: Action = Field(
         "flag",
-        description="Duplicates or near-duplicates with different labels, or a mask that contradicts the label; drop: all.",
+        description="Copies with different labels (drop: all of them), or a mask that contradicts its image's label.",
     )
     overlay: Action = Field("flag", description="Letters, callipers or other marks drawn over the image or beside it.")
     colour_doppler: Action = Field("flag", description="Colours over a part of the image.")

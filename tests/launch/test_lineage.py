@@ -1,0 +1,81 @@
+"""A run that starts from another run's model keeps to what that one trained on and held out."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from launch.config import RunConfig, load_config
+from launch.errors import ConfigError
+from launch.lineage import Lineage, files_of_lineage, write_lineage
+from launch.prepare import check_run, encode_databases, open_shards, prepare_databases
+
+
+@pytest.fixture
+def earlier(fresh: Path) -> Path:
+    """The model of a finished stage, as far as lineage goes: the base, with the lineage that the stage writes."""
+    config = load_config(fresh)
+    (stage,) = config.stages
+    write_lineage(config, stage, open_shards(config), config.model.base)
+    model = Path(shutil.copytree(fresh.parent / "model", fresh.parent / "earlier"))
+    for name, content in files_of_lineage(config.stage_path(stage)).items():
+        (model / name).write_bytes(content)
+    return model
+
+
+def next_run(fresh: Path, earlier: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return a run from the earlier model, with a manifest and shards of its own."""
+    config = load_config(fresh, [f"run={fresh.parent / 'next'}", f"model.base={earlier}", *overrides])
+    prepare_databases(config)
+    encode_databases(config)
+    return config
+
+
+def test_with_the_same_splits_it_goes_on(fresh: Path, earlier: Path) -> None:
+    assert "stage busi: 20 steps" in check_run(next_run(fresh, earlier), 1)
+
+
+def test_with_splits_drawn_anew_it_is_refused(fresh: Path, earlier: Path) -> None:
+    config = next_run(fresh, earlier, ["prepare.seed=1"])
+    refused = (
+        rf"^stage busi would train on \d+ images that were held out from the model it starts from, {earlier} \(such"
+    )
+    with pytest.raises(ConfigError, match=refused):
+        check_run(config, 1)
+
+
+def test_what_was_trained_on_cannot_be_held_out(fresh: Path, earlier: Path) -> None:
+    # All that was held out stays held out, and more: what is trained on is a part of what was.
+    config = load_config(fresh)
+    shards = open_shards(config)
+    held_out = [e.id for split in ("validation", "test") for e in shards.entries("busi", split)]
+    rows = ["image,prompts,label,split"]
+    for split in ("train", "validation", "test"):
+        for number, entry in enumerate(shards.entries("busi", split)):
+            where = "test" if entry.id in held_out or number < 2 else "train" if number % 2 else "validation"
+            name = entry.id.removeprefix("busi/")
+            rows.append(f"{name.split()[0]}/{name}.png,a,{entry.label},{where}")
+    root = fresh.parent / "Dataset_BUSI_with_GT"
+    (root / "table.csv").write_text("\n".join(rows), encoding="utf-8")
+    text = fresh.read_text(encoding="utf-8").replace(
+        f"kind: busi, root: {root}", f"kind: manifest, path: {root}/table.csv"
+    )
+    fresh.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"would hold out \d+ images that were trained on by the model it starts"):
+        check_run(next_run(fresh, earlier), 1)
+
+
+def test_a_part_leaves_the_rest_out_of_both(fresh: Path) -> None:
+    config = load_config(fresh, ["stages.0.fraction=0.5"])
+    shards = open_shards(config)
+    part = Lineage.of_stage(config, config.stages[0], shards)
+    whole = Lineage.of_stage(load_config(fresh), config.stages[0].model_copy(update={"fraction": 1.0}), shards)
+    assert set(part.trained.tolist()) < set(whole.trained.tolist())
+    assert part.held_out.tolist() == whole.held_out.tolist()
+
+
+def test_it_names_nobody(fresh: Path, earlier: Path) -> None:
+    content = (earlier / "lineage.safetensors").read_bytes()
+    assert b"busi" not in content
+    assert b"patient" not in content
