@@ -19,23 +19,23 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.durable import replacing
+from data.embeddings import ARRAY_FILE, write_embeddings
 from data.errors import DataError
 from data.images import class_numbers, decode
-from data.manifest import Manifest, ManifestRow
+from data.manifest import ManifestRow
+from data.manifest_slices import ManifestSlices
 from data.shard_index import (
     CONTENTS_FILE,
-    EMPTY_PROMPT,
     MEMBERS,
-    TEXT_FILE,
     Contents,
     PlannedShard,
     ShardFacts,
     index_path,
-    read_facts,
-    read_text,
+    read_index,
     tar_path,
     write_index,
 )
+from data.shard_lock import writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,30 +111,43 @@ def encode(
     """Make `out` hold the latent shards of `manifest` at `resolution` pixels; finished shards are kept.
 
     progress: called with the samples done and all there are. part, num_parts: of the shards, every num_parts-th from
-    `part` on is made; the parts need not run at the same time, and part 0 writes the rest of the folder.
-    A shard is made again when its rows have changed. Memory needed: one batch, whatever the manifest's size.
-    Raises: DataError, before anything is written, if `out` holds shards that another encoder or other settings made.
+    `part` on is made; the parts need not run at the same time, and part 0 embeds the prompts.
+    A shard is made again when its rows have changed. Memory needed: one batch and the rows of one shard, whatever the
+    manifest's size. Raises: DataError, before anything is written, if `out` holds shards that another encoder or other
+    settings made; where another process writes the same shard.
     """
     if resolution % 8 or resolution <= 0:
         low = max(8, resolution // 8 * 8)
         raise DataError(f"resolution={resolution} is not a multiple of 8; nearest that work: {low}, {low + 8}")
-    stored = Manifest.read(manifest)
-    groups = _shards_of(stored, config.samples_per_shard)
-    contents = Contents(
-        fingerprint=fingerprint(encoder, config, resolution),
-        palette=stored.palette,
-        shards={name: _planned(rows, stored.palette) for name, rows in groups.items()},
-    )
-    if (out / CONTENTS_FILE).exists():
-        Contents.read(out).refuse_other(contents.fingerprint, out, "encode into another folder, or remove this one")
-    if part == 0:
-        contents.write(out)
-        _remove_unplanned(out, contents)
-        prompts = {EMPTY_PROMPT, *(prompt for row in stored.rows for prompt in row.prompts)}
-        _write_text(out / TEXT_FILE, sorted(prompts), encoder, 16 * config.batch_size)
+    with ManifestSlices.open(manifest, config.samples_per_shard) as rows:
+        return _encode(rows, encoder, config, resolution, out, progress, part, num_parts)
 
-    mine = list(groups)[part::num_parts]
-    num_samples = sum(len(groups[name]) for name in mine)
+
+def _encode(
+    stored: ManifestSlices,
+    encoder: Encoder,
+    config: EncodeConfig,
+    resolution: int,
+    out: Path,
+    progress: Callable[[int, int], None] | None,
+    part: int,
+    num_parts: int,
+) -> EncodeReport:
+    contents = Contents(fingerprint(encoder, config, resolution), stored.palette, _planned(stored))
+    with writing(out, CONTENTS_FILE, wait=True):
+        _write_contents(out, contents)
+    if part == 0:
+        with writing(out, ARRAY_FILE):
+            write_embeddings(
+                out,
+                stored.prompts(),
+                lambda prompts: encoder.embed(prompts).float().cpu().numpy(),
+                batch_size=16 * config.batch_size,
+                fingerprint_sha256=contents.fingerprint_sha256,
+            )
+
+    mine = list(stored.sizes)[part::num_parts]
+    num_samples = sum(stored.sizes[name] for name in mine)
     num_done = 0
     made, kept = [], []
 
@@ -145,12 +158,13 @@ def encode(
             progress(num_done, num_samples)
 
     for name in mine:
-        if _is_finished(out, name, contents):
-            kept.append(name)
-            count(len(groups[name]))
-        else:
-            _write_shard(out, name, groups[name], contents, encoder, config, resolution, count)
-            made.append(name)
+        with writing(out, f"{name}.tar"):
+            if _is_finished(out, name, contents):
+                kept.append(name)
+                count(stored.sizes[name])
+            else:
+                _write_shard(out, name, stored.rows(name), contents, encoder, config, resolution, count)
+                made.append(name)
     return EncodeReport(out, tuple(made), tuple(kept), num_samples)
 
 
@@ -159,10 +173,8 @@ def refuse_stale(shards: Path, manifest: Path, config: EncodeConfig) -> None:
 
     Images that were withdrawn, or that another draw of the splits holds out, must not be trained on.
     """
-    stored = Manifest.read(manifest)
-    planned = {
-        name: _planned(rows, stored.palette) for name, rows in _shards_of(stored, config.samples_per_shard).items()
-    }
+    with ManifestSlices.open(manifest, config.samples_per_shard) as stored:
+        planned = _planned(stored)
     if Contents.read(shards).shards != planned:
         raise DataError(f"{manifest} has changed since {shards} was encoded: run `sonoshard encode` again")
 
@@ -179,20 +191,12 @@ def fingerprint(encoder: Encoder, config: EncodeConfig, resolution: int) -> dict
     return {**encoder.fingerprint, **preprocessing}
 
 
-def _shards_of(manifest: Manifest, samples_per_shard: int) -> dict[str, Sequence[ManifestRow]]:
-    """Return the rows of every shard by its name, in the manifest's order: new rows only touch the last shards."""
-    groups: dict[str, list[ManifestRow]] = {}
-    for row in manifest.rows:
-        groups.setdefault(f"{row.database}/{row.split}", []).append(row)
-    return {
-        f"{group}-{start // samples_per_shard:06d}": rows[start : start + samples_per_shard]
-        for group, rows in sorted(groups.items())
-        for start in range(0, len(rows), samples_per_shard)
-    }
+def _planned(stored: ManifestSlices) -> dict[str, PlannedShard]:
+    """Return what tells of each shard whether it holds its rows: files by their hashes, so that folders may move."""
+    return {name: _planned_shard(stored.rows(name), stored.palette) for name in stored.sizes}
 
 
-def _planned(rows: Sequence[ManifestRow], palette: Sequence[str]) -> PlannedShard:
-    """Return what tells whether a shard holds these rows: files by their hashes, so that folders may move."""
+def _planned_shard(rows: Sequence[ManifestRow], palette: Sequence[str]) -> PlannedShard:
     digest = hashlib.sha256()
     for row in rows:
         classes = {value: palette.index(name) for value, name in row.mask_classes.items()}
@@ -210,15 +214,27 @@ def _facts(row: ManifestRow) -> dict[str, Any]:
 
 
 def _is_finished(out: Path, name: str, contents: Contents) -> bool:
-    facts = read_facts(index_path(out, name))
+    try:
+        facts, _ = read_index(index_path(out, name))
+    except (FileNotFoundError, DataError):
+        return False
     tar = tar_path(out, name)
     return (
-        facts is not None
-        and facts.rows_sha256 == contents.shards[name].rows_sha256
+        facts.rows_sha256 == contents.shards[name].rows_sha256
         and facts.fingerprint_sha256 == contents.fingerprint_sha256
         and tar.is_file()
         and tar.stat().st_size == facts.tar_bytes
     )
+
+
+def _write_contents(out: Path, contents: Contents) -> None:
+    """Make the folder say what it must hold, and take out of it what it must not."""
+    stored = Contents.read(out) if (out / CONTENTS_FILE).exists() else None
+    if stored is not None:
+        stored.refuse_other(contents.fingerprint, out, "encode into another folder, or remove this one")
+    if stored != contents:
+        contents.write(out)
+    _remove_unplanned(out, contents)
 
 
 def _remove_unplanned(out: Path, contents: Contents) -> None:
@@ -359,19 +375,3 @@ def _npy(array: NDArray[np.generic]) -> bytes:
     content = io.BytesIO()
     np.save(content, array, allow_pickle=False)
     return content.getvalue()
-
-
-def _write_text(path: Path, prompts: list[str], encoder: Encoder, batch_size: int) -> None:
-    """Make the file at `path` hold the embeddings of `prompts`, [P, L, D] float32; those that it has are kept."""
-    from safetensors.numpy import save_file
-
-    known = dict(zip(*read_text(path), strict=True)) if path.exists() else {}
-    if list(known) == prompts:
-        return
-    new = [prompt for prompt in prompts if prompt not in known]
-    for start in range(0, len(new), batch_size):
-        batch = new[start : start + batch_size]
-        known |= zip(batch, encoder.embed(batch).float().cpu().numpy(), strict=True)
-    with replacing(path) as temporary:
-        text_PLD = np.stack([known[prompt] for prompt in prompts])
-        save_file({"embeddings": text_PLD}, temporary, metadata={"prompts": json.dumps(prompts)})

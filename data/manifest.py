@@ -15,8 +15,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION = 2
-# The mask classes that the built-in databases know, at numbers that never change; others are appended as they come.
-PALETTE = ("background", "lesion", "left ventricle", "myocardium", "left atrium", "head")
+# The mask classes of all databases that have an adapter, at numbers that never change, so that a ControlNet trained on
+# one reads the hints of another; those of manifest files are appended as they come.
+PALETTE = (
+    "background",
+    "lesion",
+    *("left ventricle", "myocardium", "left atrium"),
+    "head",
+    *("thyroid nodule", "thyroid gland"),
+    *("chocolate cyst", "serous cystadenoma", "teratoma", "theca cell tumor"),
+    *("simple cyst", "normal ovary", "mucinous cystadenoma", "high-grade serous cystadenoma"),
+)
 METADATA_KEY = b"sonoshard"
 
 

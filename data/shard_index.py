@@ -1,7 +1,7 @@
 """The files of a folder of latent shards: what is in it, and the index beside each tar.
 
 fingerprint.json            what encoded them, and the shards that there must be
-text.safetensors            embeddings of all prompts and of the empty one
+text.npy, text.parquet      embeddings of all prompts and of the empty one
 busi/train-000000.tar       WebDataset: KEY.hint.png, KEY.json, KEY.moments.npy for each sample
 busi/train-000000.parquet   where in the tar each sample's members lie; written last: a tar without it is unfinished
 """
@@ -13,20 +13,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from data.durable import replacing
 from data.errors import DataError
+from data.hashed_table import read_table, write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION = 2
 CONTENTS_FILE = "fingerprint.json"
-TEXT_FILE = "text.safetensors"
 EMPTY_PROMPT = ""
-METADATA_KEY = b"sonoshard"
 # The members of a sample, in the order that they have in the tar.
 MEMBERS = ("hint.png", "json", "moments.npy")
 
@@ -117,46 +113,30 @@ def index_path(folder: Path, shard: str) -> Path:
 def write_index(path: Path, samples: Sequence[Mapping[str, Any]], facts: ShardFacts) -> None:
     """Replace the index at `path`; samples: a mapping with the columns of the index for each sample of the tar."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    about = {"version": VERSION, **asdict(facts)}
-    schema = _schema().with_metadata({METADATA_KEY: json.dumps(about).encode()})
-    with replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(samples), schema=schema), temporary, compression="zstd")
+    write_table(path, pa.Table.from_pylist(list(samples), schema=_schema()), {"version": VERSION, **asdict(facts)})
 
 
-def read_facts(path: Path) -> ShardFacts | None:
-    """Return an index's facts without reading its rows; None if there is none, or none of this version."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def read_index(path: Path) -> tuple[ShardFacts, "pa.Table"]:
+    """Return an index's facts and its rows.
 
-    try:
-        about = json.loads((pq.read_schema(path).metadata or {})[METADATA_KEY])
-        if about.pop("version") != VERSION:
-            return None
-        return ShardFacts(**about | {"moments_shape": tuple(about["moments_shape"])})
-    except (FileNotFoundError, pa.ArrowInvalid, KeyError):
-        return None
+    Raises: FileNotFoundError; DataError if a byte of it is not what was written.
+    """
+    about, table = read_table(path)
+    if about.pop("version") != VERSION:
+        raise DataError(f"{path} is of another version: remove it and run `sonoshard encode` again")
+    return ShardFacts(**about | {"moments_shape": tuple(about["moments_shape"])}), table
 
 
 def read_samples(paths: Sequence[Path], shards: Sequence[str]) -> "pa.Table":
     """Return the rows of several indexes, one after another, with the shard's name as a further column."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     tables = []
     for path, shard in zip(paths, shards, strict=True):
-        table = pq.read_table(path).replace_schema_metadata(None)
+        _, table = read_index(path)
         tables.append(table.append_column("shard", pa.array([shard] * len(table)).dictionary_encode()))
     return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-
-
-def read_text(path: Path) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the prompts of a text.safetensors and their embeddings, [P, L, D] float32."""
-    from safetensors import safe_open
-
-    with safe_open(path, "np") as stored:
-        return json.loads(stored.metadata()["prompts"]), stored.get_tensor("embeddings")
 
 
 def _schema() -> "pa.Schema":

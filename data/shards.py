@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from data.embeddings import PROMPTS_FILE, read_embeddings
 from data.errors import DataError
+from data.hashed_table import ENCODE_AGAIN
 from data.shard_index import (
     EMPTY_PROMPT,
     MEMBERS,
-    TEXT_FILE,
     Contents,
     ShardFacts,
     index_path,
-    read_facts,
+    read_index,
     read_samples,
-    read_text,
     tar_path,
 )
 from data.splits import keyed_hash
@@ -37,7 +37,6 @@ MAX_MAPS = 256
 TEXTS = ("id", "label", "patient", "cluster", "image_sha256", "sha256")
 KINDS = tuple(member.split(".")[0] for member in MEMBERS)
 WHAT = ("offset", "bytes")
-ENCODE_AGAIN = "run `sonoshard encode` again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,11 @@ class Record:
 
 
 class ShardSet:
-    """A folder of latent shards, opened for reading. It may be pickled to other processes, which open it anew."""
+    """A folder of latent shards, opened for reading. It may be pickled to other processes, which open it anew.
+
+    text: embeddings of `prompts`, [P, L, D], mapped into memory. empty_prompt_index: the number of the empty prompt,
+    for caption dropout and guidance.
+    """
 
     def __init__(
         self, path: Path, contents: Contents, facts: Mapping[str, ShardFacts], check_hashes: bool = False
@@ -141,7 +144,8 @@ class ShardSet:
         self._facts = dict(facts)
         self._entries: dict[tuple[str, str], Entries] = {}
         self._map = lru_cache(maxsize=MAX_MAPS)(self._open_map)
-        self.prompts, self._text = read_text(path / TEXT_FILE)
+        self.prompts, self.text = read_embeddings(path)
+        self.empty_prompt_index = self.prompts.index(EMPTY_PROMPT)
 
     @classmethod
     def open(
@@ -156,9 +160,7 @@ class ShardSet:
         contents = Contents.read(path)
         mend = "encode into another folder with this model, or train with that one"
         contents.refuse_other(expected_fingerprint or {}, path, mend)
-        facts = {name: _checked_facts(path, name, contents) for name in contents.shards}
-        if not (path / TEXT_FILE).is_file():
-            raise DataError(f"{path / TEXT_FILE} is missing: {ENCODE_AGAIN}")
+        facts = _checked_facts(path, contents)
         return cls(path, contents, facts, check_hashes)
 
     @property
@@ -172,16 +174,6 @@ class ShardSet:
         """Channels, height and width of a latent, [C, h, w]."""
         _, moments, height, width = next(iter(self._facts.values())).moments_shape
         return moments // 2, height, width
-
-    @property
-    def text(self) -> NDArray[np.float32]:
-        """Embeddings of `prompts`, [P, L, D]."""
-        return self._text
-
-    @property
-    def empty_prompt_index(self) -> int:
-        """The number of the empty prompt, for caption dropout and guidance."""
-        return self.prompts.index(EMPTY_PROMPT)
 
     def entries(self, database: str, split: str) -> Entries:
         """Return the samples of a split, in an order that stays. Raises: DataError if there are none."""
@@ -256,9 +248,9 @@ class ShardSet:
         shards = [name for name in self._facts if _group(name) == (database, split)]
         table = read_samples([index_path(self.path, name) for name in shards], shards)
         texts = table.column("prompts").combine_chunks()
-        numbers = pc.index_in(texts.flatten(), value_set=pa.array(self.prompts))
+        numbers = pc.index_in(texts.flatten(), value_set=self.prompts.column)
         if numbers.null_count:
-            raise DataError(f"{self.path / TEXT_FILE} lacks a prompt of {database}: {ENCODE_AGAIN}")
+            raise DataError(f"{self.path / PROMPTS_FILE} lacks a prompt of {database}: {ENCODE_AGAIN}")
         column = pa.ListArray.from_arrays(texts.offsets, numbers)
         return table.set_column(table.column_names.index("prompts"), "prompts", column)
 
@@ -267,14 +259,34 @@ class ShardSet:
             return mmap.mmap(tar.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _checked_facts(path: Path, name: str, contents: Contents) -> ShardFacts:
+def _checked_facts(path: Path, contents: Contents) -> dict[str, ShardFacts]:
+    """Return every shard's facts. Raises: DataError that names the first which is not whole, and counts the others."""
+    facts: dict[str, ShardFacts] = {}
+    faults: list[str] = []
+    for name in contents.shards:
+        try:
+            facts[name] = checked_shard(path, name, contents)
+        except DataError as fault:
+            faults.append(str(fault))
+    if len(faults) > 1:
+        first = faults[0].rpartition(": ")[0]
+        raise DataError(
+            f"{len(faults)} of the {len(contents.shards)} shards in {path} are missing or not whole, the first of them:"
+            f" {first}: {ENCODE_AGAIN}, all its parts"
+        )
+    if faults:
+        raise DataError(faults[0])
+    return facts
+
+
+def checked_shard(path: Path, name: str, contents: Contents) -> ShardFacts:
     """Return a shard's facts. Raises: DataError if it is missing, cut off, unfinished or of other rows."""
-    tar = tar_path(path, name)
-    facts = read_facts(index_path(path, name))
+    tar, index = tar_path(path, name), index_path(path, name)
     if not tar.is_file():
         raise DataError(f"{tar} is missing: {ENCODE_AGAIN}")
-    if facts is None:
+    if not index.is_file():
         raise DataError(f"{tar} is unfinished, it has no index: {ENCODE_AGAIN}")
+    facts, _ = read_index(index)
     if tar.stat().st_size != facts.tar_bytes:
         raise DataError(f"{tar} has {tar.stat().st_size} bytes, needed {facts.tar_bytes}: {ENCODE_AGAIN}")
     if facts.rows_sha256 != contents.shards[name].rows_sha256:

@@ -1,6 +1,6 @@
 """The images that TensorBoard shows while training: always the same prompts from the same noise."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,9 +55,8 @@ class Preview:
         # Waits on the CPU between previews, in the dtype of training: the decoder of SD 1.5 in bf16 is 100 MB.
         self._vae = load_vae(config.model, "cpu", engine.dtype)
         del self._vae.encoder
-        known = {prompt: shards.text[number] for number, prompt in enumerate(shards.prompts)}
         self.prompts = config.preview.prompts or prompts_of_labels(shards, stage.databases)
-        self._text_PLD, self._empty_LD = self._embeddings(config, known)
+        self._text_PLD, self._empty_LD = self._embeddings(config, shards)
 
     def draw(self) -> dict[str, NDArray[np.uint8]]:
         """Return one image [H, W, 3] a prompt with the module's present weights; on the first rank. Collective."""
@@ -84,11 +83,11 @@ class Preview:
         by_number = {number: image for part in drawn for number, image in part.items()}
         return {prompt: by_number[number] for number, prompt in enumerate(self.prompts)}
 
-    def _embeddings(self, config: RunConfig, known: Mapping[str, NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
+    def _embeddings(self, config: RunConfig, shards: ShardSet) -> tuple[Tensor, Tensor]:
         """Return the embeddings of the prompts and of the empty one; the text encoder is loaded only for new ones."""
         wanted = ["", *self.prompts]
-        if all(prompt in known for prompt in wanted):
-            text = torch.from_numpy(np.stack([known[prompt] for prompt in wanted]))
+        if all(prompt in shards.prompts for prompt in wanted):
+            text = torch.from_numpy(shards.text[[shards.prompts.index(prompt) for prompt in wanted]])
         else:
             text = text_embeddings(*load_text_encoder(config.model, "cpu", torch.float32), wanted)
         return text[1:], text[0]

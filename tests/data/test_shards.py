@@ -100,14 +100,25 @@ def test_a_missing_tar(folder: Path) -> None:
     assert refusal(folder) == f"{folder}/busi/test-000000.tar is missing: run `sonoshard encode` again"
 
 
-@pytest.mark.parametrize("content", [None, b"nothing"])
-def test_a_tar_without_its_index(folder: Path, content: bytes | None) -> None:
-    index = folder / "busi" / "train-000000.parquet"
-    index.unlink()
-    if content is not None:
-        index.write_bytes(content)
+def test_a_tar_without_its_index(folder: Path) -> None:
+    (folder / "busi" / "train-000000.parquet").unlink()
     message = f"{folder}/busi/train-000000.tar is unfinished, it has no index: run `sonoshard encode` again"
     assert refusal(folder) == message
+
+
+def test_a_damaged_index(folder: Path) -> None:
+    index = folder / "busi" / "train-000000.parquet"
+    index.write_bytes(b"nothing")
+    assert refusal(folder) == f"{index} is damaged: remove it and run `sonoshard encode` again"
+
+
+def test_several_shards_that_are_missing_are_counted(folder: Path) -> None:
+    for name in ("train-000002.tar", "validation-000000.parquet"):
+        (folder / "busi" / name).unlink()
+    assert refusal(folder) == (
+        f"2 of the 5 shards in {folder} are missing or not whole, the first of them: {folder}/busi/train-000002.tar is"
+        " missing: run `sonoshard encode` again, all its parts"
+    )
 
 
 def test_a_stale_index(folder: Path) -> None:
@@ -119,9 +130,17 @@ def test_a_stale_index(folder: Path) -> None:
     )
 
 
-def test_missing_text(folder: Path) -> None:
-    (folder / "text.safetensors").unlink()
-    assert refusal(folder) == f"{folder}/text.safetensors is missing: run `sonoshard encode` again"
+@pytest.mark.parametrize("name", ["text.npy", "text.parquet"])
+def test_missing_text(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    assert refusal(folder) == f"{folder}/{name} is missing: run `sonoshard encode` again"
+
+
+def test_text_that_is_cut_off(folder: Path) -> None:
+    path = folder / "text.npy"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    assert refusal(folder) == f"{path} has {size - 1} bytes, needed {size}: run `sonoshard encode` again"
 
 
 def test_no_shards_at_all(tmp_path: Path) -> None:

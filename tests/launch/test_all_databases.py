@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from data.manifest import PALETTE
 from launch.config import load_config
 from launch.databases import kinds
 from launch.prepare import encode_databases, prepare_databases
@@ -61,3 +62,11 @@ def test_every_kind_trains(tmp_path: Path) -> None:
     steps = read_steps(config.stage_path(config.stages[0]) / "steps.jsonl")
     assert len(steps) == 10
     assert {id_.split("/")[0] for step in steps for id_ in step["ids"]} == databases.keys()
+
+
+def test_every_mask_class_has_its_number_beforehand(tmp_path: Path) -> None:
+    names = set()
+    for kind, model in kinds().items():
+        database = model.model_validate(settings_of(kind, tmp_path / kind))
+        names |= {name for row in database.rows(tmp_path / "work" / kind) for name in row.mask_classes.values()}
+    assert names <= set(PALETTE)

@@ -1,0 +1,167 @@
+"""The text embeddings of a folder of shards: one array that is mapped into memory, and the prompts beside it.
+
+text.npy       embeddings, [P, L, D] float32, sorted by their prompts; read page by page, whatever its size
+text.parquet   the prompts, and the hash of text.npy; written last: a text.npy without it is unfinished
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.durable import replacing
+from data.errors import DataError
+from data.hashed_table import ENCODE_AGAIN, read_table, write_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# P prompts, L prompt tokens, D text width
+
+ARRAY_FILE = "text.npy"
+PROMPTS_FILE = "text.parquet"
+VERSION = 1
+
+
+class Prompts(Sequence[str]):
+    """Sorted distinct prompts. They stay in Arrow's column: 100,000 of 60 letters need 7 MB, as a list 13."""
+
+    def __init__(self, column: "pa.Array") -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        return self.column[index].to_pylist() if isinstance(index, slice) else self.column[int(index)].as_py()
+
+    def __contains__(self, prompt: object) -> bool:
+        return self._number(prompt) is not None
+
+    def index(self, prompt: str, start: int = 0, stop: int | None = None) -> int:
+        """Return the number of a prompt. Raises: ValueError if there is none."""
+        assert (start, stop) == (0, None)
+        if (number := self._number(prompt)) is None:
+            raise ValueError(f"no embedding of {prompt!r}")
+        return number
+
+    def _number(self, prompt: object) -> int | None:
+        number: int = self.column.index(prompt).as_py()
+        return number if number >= 0 else None
+
+
+def write_embeddings(
+    folder: Path,
+    prompts: "pa.Array",
+    embed: Callable[[list[str]], NDArray[np.float32]],
+    *,
+    batch_size: int,
+    fingerprint_sha256: str,
+) -> None:
+    """Make the folder hold the embeddings of `prompts`, which are sorted and distinct.
+
+    embed: the embeddings of some prompts, [p, L, D]. fingerprint_sha256: of the encoder; embeddings that it made are
+    copied over. Memory needed: one batch. A kill at any time leaves what was there, or nothing.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    old = _usable(folder, fingerprint_sha256)
+    if old is not None and old[0].column.equals(prompts):
+        return
+    places = pc.index_in(prompts, value_set=old[0].column if old else pa.array([], pa.string()))
+    with replacing(folder / ARRAY_FILE) as temporary:
+        array = None
+        for start in range(0, len(prompts), batch_size):
+            batch, known = prompts[start : start + batch_size], places[start : start + batch_size]
+            is_new = known.is_null().to_numpy(zero_copy_only=False)
+            values = old[1][known.fill_null(0).to_numpy()] if old else None
+            if is_new.any():
+                made = embed(batch.filter(pa.array(is_new)).to_pylist())
+                values = np.empty((len(batch), *made.shape[1:]), dtype=np.float32) if values is None else values
+                values[is_new] = made
+            assert values is not None
+            if array is None:
+                shape = (len(prompts), *values.shape[1:])
+                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            array[start : start + len(values)] = values
+        assert array is not None, "the empty prompt is always there"
+        array.flush()
+        with temporary.open("rb") as finished:
+            digest = hashlib.file_digest(finished, "sha256").hexdigest()
+        about = {
+            "version": VERSION,
+            "fingerprint_sha256": fingerprint_sha256,
+            "array_sha256": digest,
+            "array_bytes": temporary.stat().st_size,
+        }
+        # The array's next bytes are never taken for those of the old prompts.
+        (folder / PROMPTS_FILE).unlink(missing_ok=True)
+    write_table(folder / PROMPTS_FILE, pa.table({"prompt": prompts}), about)
+
+
+def read_embeddings(folder: Path) -> tuple[Prompts, NDArray[np.float32]]:
+    """Return the prompts and their embeddings, [P, L, D], mapped into memory.
+
+    Raises: DataError if one of the two files is missing, damaged or of another size; the array's bytes are not looked
+    at, see `check_embeddings`.
+    """
+    prompts, about = _read_prompts(folder)
+    path = folder / ARRAY_FILE
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {ENCODE_AGAIN}")
+    if path.stat().st_size != about["array_bytes"]:
+        raise DataError(f"{path} has {path.stat().st_size} bytes, needed {about['array_bytes']}: {ENCODE_AGAIN}")
+    try:
+        # Not np.memmap itself, whose every slice costs a microsecond more.
+        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except ValueError as error:
+        raise DataError(_damaged(path)) from error
+    if array.ndim != 3 or array.dtype != np.float32 or len(array) != len(prompts):
+        raise DataError(_damaged(path))
+    return prompts, array
+
+
+def check_embeddings(folder: Path) -> None:
+    """Raise DataError if a byte of the folder's embeddings is not what was written."""
+    _, about = _read_prompts(folder)
+    path = folder / ARRAY_FILE
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {ENCODE_AGAIN}")
+    with path.open("rb") as array:
+        if hashlib.file_digest(array, "sha256").hexdigest() != about["array_sha256"]:
+            raise DataError(_damaged(path))
+
+
+def _read_prompts(folder: Path) -> tuple[Prompts, dict[str, object]]:
+    path = folder / PROMPTS_FILE
+    if not path.is_file():
+        raise DataError(f"{path} is missing: {ENCODE_AGAIN}")
+    about, table = read_table(path)
+    if about["version"] != VERSION:
+        raise DataError(f"{path} has version {about['version']}, needed {VERSION}: remove it and {ENCODE_AGAIN}")
+    return Prompts(table.column("prompt").combine_chunks()), about
+
+
+def _usable(folder: Path, fingerprint_sha256: str) -> tuple[Prompts, NDArray[np.float32]] | None:
+    """Return the embeddings that a folder has of this encoder, if it has any that are whole."""
+    try:
+        found = read_embeddings(folder)
+        if _read_prompts(folder)[1]["fingerprint_sha256"] == fingerprint_sha256:
+            return found
+    except DataError:
+        pass
+    return None
+
+
+def _damaged(path: Path) -> str:
+    return f"{path} is damaged: remove it and {ENCODE_AGAIN}"
