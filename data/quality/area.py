@@ -2,9 +2,10 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
+
+from data.databases.outline import fill_outline
 
 # The area is found on a picture of at most this many pixels a side: its border matters, not its speckle.
 LONGEST_SIDE = 256
@@ -37,23 +38,8 @@ def image_area(grey_HW: NDArray[np.uint8]) -> NDArray[np.bool_]:
     large = np.flatnonzero(num_pixels >= SMALLEST_REGION_SHARE * labels.size)
     if large.size == 0:
         return np.ones_like(grey_HW, dtype=np.bool_)
-    hull = convex_hull(np.isin(labels, large))
-    return np.asarray(Image.fromarray(hull).resize((width, height), Image.Resampling.NEAREST))
-
-
-def convex_hull(region_HW: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the smallest convex region that holds another."""
-    rows, columns = np.nonzero(region_HW)
-    # Only the ends of each row can be corners.
-    corners = [(columns[rows == row][[0, -1]], row) for row in np.unique(rows)]
-    points = np.array([(column, row) for ends, row in corners for column in ends])
-    hull = Image.new("1", region_HW.shape[::-1])
-    try:
-        polygon = points[ConvexHull(points).vertices]
-    except QhullError:  # a single row or column
-        return region_HW
-    ImageDraw.Draw(hull).polygon([(int(x), int(y)) for x, y in polygon], fill=1, outline=1)
-    return np.asarray(hull)
+    hull = Image.fromarray(fill_outline(np.isin(labels, large)))
+    return np.asarray(hull.resize((width, height), Image.Resampling.NEAREST), dtype=np.bool_)
 
 
 def bounding_box(area_HW: NDArray[np.bool_]) -> Box:
