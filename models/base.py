@@ -39,7 +39,14 @@ class ModelConfig(BaseModel):
         "None: what the base was made for.",
     )
     prediction_type: PredictionType | None = Field(
-        None, description="What the UNet predicts: the noise or the velocity. None: as the base's scheduler says."
+        None,
+        description="What the UNet learns to predict: the noise (epsilon) or the velocity (v_prediction); a base that "
+        "predicts the other is converted by the training itself. None: as the base's scheduler says.",
+    )
+    zero_terminal_snr: bool | None = Field(
+        None,
+        description="Rescale the noise levels so that the last timestep is noise alone: only then do images become as "
+        "dark as ultrasound's (arXiv:2305.08891). Needs v_prediction. None: as the base's scheduler says.",
     )
     single_file_config: str | None = Field(
         None,
@@ -133,6 +140,7 @@ def noise_schedule(config: ModelConfig) -> NoiseSchedule:
         base.part_config("scheduler"),
         scaling_factor=base.part_config("vae").get("scaling_factor", 0.18215),  # AutoencoderKL's default
         prediction_type=config.prediction_type,
+        zero_terminal_snr=config.zero_terminal_snr,
     )
 
 

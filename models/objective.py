@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +26,25 @@ class ObjectiveConfig(BaseModel):
         description="Signal-to-noise ratio above which a timestep counts no more (min-SNR, arXiv:2303.09556), a ratio. "
         "None: the plain mean squared error of the prediction.",
     )
+    noise_offset: float = Field(
+        0.0,
+        ge=0,
+        description="Standard deviation of a noise that is the same for all pixels of a channel, beside the usual one: "
+        "the model learns to change an image's mean brightness. 0: none. Often 0.05 to 0.1; zero terminal SNR is its "
+        "better founded kin.",
+    )
+    timesteps: Literal["uniform", "logit_normal"] = Field(
+        "uniform",
+        description="Which timesteps training draws. logit_normal (arXiv:2403.03206): those around the mean more often."
+        " Validation always takes all of them evenly.",
+    )
+    timesteps_mean: float = Field(0.0, description="Of logit_normal, in logits: 0 is the middle; more is noisier.")
+    timesteps_std: float = Field(1.0, gt=0, description="Of logit_normal, in logits.")
+
+    @property
+    def for_validation(self) -> ObjectiveConfig:
+        """The same loss at evenly spread timesteps, with plain noise, so that runs can be compared."""
+        return self.model_copy(update={"timesteps": "uniform", "noise_offset": 0.0})
 
 
 def denoising_loss(
@@ -90,6 +109,30 @@ def min_snr_weight(snr_B: Tensor, gamma: float, prediction_type: PredictionType)
     if prediction_type == "epsilon":
         return (gamma / snr_B).clamp(max=1)
     return snr_B.clamp(max=gamma) / (snr_B + 1)
+
+
+def with_offset(noise_BCHW: Tensor, offset_BC: Tensor, noise_offset: float) -> Tensor:
+    """Return noise + noise_offset * offset, the same for all pixels of a channel; both are standard normal.
+
+    Source: Guttenberg 2023, "Diffusion with offset noise"; examined by Lin et al. 2023 (arXiv:2305.08891), section 5.
+    """
+    return noise_BCHW + noise_offset * offset_BC[:, :, None, None]
+
+
+def sampled_quantile(u_B: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Return the quantile of the timestep that uniform `u_B` in [0, 1) draws, [B] float64 in [0, 1).
+
+    logit_normal: sigmoid(mean + std * z) with the normal quantile z of u.
+    Source: Esser et al. 2024 (arXiv:2403.03206), section 3.1.
+    """
+    import torch
+
+    if config.timesteps == "uniform":
+        return u_B
+    normal_B = torch.special.ndtri(u_B.double())
+    # At u = 0 the sigmoid is 0; near 1 it may round up to 1.
+    largest = 1 - torch.finfo(torch.float64).eps
+    return torch.sigmoid(config.timesteps_mean + config.timesteps_std * normal_B).clamp(max=largest)
 
 
 def timesteps_from_quantile(u_B: Tensor, schedule: NoiseSchedule) -> Tensor:

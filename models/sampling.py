@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,6 +36,12 @@ class SamplingConfig(BaseModel):
     guidance: float = Field(
         5.0, ge=1, description="Classifier-free guidance scale, a factor. 1: none, and half the work."
     )
+    guidance_rescale: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How far guidance is kept from brightening the image, 0 to 1; 0.7 goes with zero terminal SNR.",
+    )
 
 
 def sample(
@@ -44,6 +51,7 @@ def sample(
     *,
     steps: int = 25,
     guidance: float = 5.0,
+    guidance_rescale: float = 0.0,
     sampler: Sampler = "dpmsolver++",
     height: int | None = None,
     width: int | None = None,
@@ -67,6 +75,7 @@ def sample(
         seeds,
         steps=steps,
         guidance=guidance,
+        guidance_rescale=guidance_rescale,
         sampler=sampler,
         height=height,
         width=width,
@@ -84,6 +93,7 @@ def sample_from_embeddings(
     *,
     steps: int = 25,
     guidance: float = 5.0,
+    guidance_rescale: float = 0.0,
     sampler: Sampler = "dpmsolver++",
     height: int | None = None,
     width: int | None = None,
@@ -112,7 +122,9 @@ def sample_from_embeddings(
                 stop = start + batch_size
                 noise_BCHW = torch.stack([_noise(seed, latent_shape) for seed in seeds[start:stop]])
                 solver = make_solver(schedule, sampler)
-                latents_BCHW = _denoise(unet, solver, noise_BCHW, text_NLD[start:stop], empty_LD, steps, guidance)
+                solver.set_timesteps(steps, device=next(unet.parameters()).device)
+                guide = partial(guided, guidance=guidance, rescale=guidance_rescale) if guidance != 1 else None
+                latents_BCHW = _denoise(unet, solver, noise_BCHW, text_NLD[start:stop], empty_LD, guide)
                 images.append(_decode(vae, latents_BCHW / schedule.scaling_factor))
     finally:
         unet.train(was_training)
@@ -132,35 +144,52 @@ def make_solver(schedule: NoiseSchedule, sampler: Sampler) -> Any:
 
     # Where T holds no signal at all, the first step must be taken at T (Lin et al. 2023, arXiv:2305.08891, 3.3), and
     # Karras' levels, which begin at its noise-to-signal ratio, would spend most steps where nothing happens.
-    starts_at_zero_snr = bool(schedule.alpha_bar_T[-1] <= 1e-6)
-    spacing = {"timestep_spacing": "trailing"} if starts_at_zero_snr else {}
+    spacing = {"timestep_spacing": "trailing"} if schedule.has_zero_terminal_snr else {}
     config = {**schedule.scheduler_config, **spacing, "prediction_type": schedule.prediction_type}
     if sampler == "ddim":
         return DDIMScheduler.from_config(config, clip_sample=False, steps_offset=1)  # latents are not within [-1, 1]
     return DPMSolverMultistepScheduler.from_config(
-        config, algorithm_type="dpmsolver++", use_karras_sigmas=not starts_at_zero_snr
+        config, algorithm_type="dpmsolver++", use_karras_sigmas=not schedule.has_zero_terminal_snr
     )
 
 
+def guided(without_BCHW: Tensor, with_BCHW: Tensor, guidance: float, rescale: float) -> Tensor:
+    """Return the guided prediction of those without and with the prompt, [B, C, H, W].
+
+    rescale: how far each sample's standard deviation is brought back to that of the prediction with the prompt, 0 to 1.
+    Source: Ho & Salimans 2022 (arXiv:2207.12598), equation 6; Lin et al. 2023 (arXiv:2305.08891), section 3.4.
+    """
+    output_BCHW = without_BCHW + guidance * (with_BCHW - without_BCHW)
+    if rescale == 0:
+        return output_BCHW
+    over = (1, 2, 3)
+    rescaled_BCHW = output_BCHW * (with_BCHW.std(over, keepdim=True) / output_BCHW.std(over, keepdim=True))
+    return rescale * rescaled_BCHW + (1 - rescale) * output_BCHW
+
+
 def _denoise(
-    unet: Module, solver: Any, noise_BCHW: Tensor, text_BLD: Tensor, empty_LD: Tensor, steps: int, guidance: float
+    unet: Module,
+    solver: Any,
+    noise_BCHW: Tensor,
+    text_BLD: Tensor,
+    empty_LD: Tensor,
+    guide: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> Tensor:
+    """Return the latents at the end of the solver's timesteps. guide: None takes the prediction with the prompt."""
     import torch
 
     parameter = next(unet.parameters())
     device, dtype = parameter.device, parameter.dtype
     text_BLD = text_BLD.to(device, dtype)
     empty_BLD = empty_LD.to(device, dtype).expand_as(text_BLD)
-    solver.set_timesteps(steps, device=device)
     latents_BCHW = noise_BCHW.to(device) * solver.init_noise_sigma
     for timestep in solver.timesteps:
         input_BCHW = solver.scale_model_input(latents_BCHW, timestep).to(dtype)
-        if guidance == 1:
+        if guide is None:
             output_BCHW = unet(input_BCHW, timestep, text_BLD).sample.float()
         else:
             both = unet(torch.cat([input_BCHW, input_BCHW]), timestep, torch.cat([empty_BLD, text_BLD])).sample.float()
-            without_BCHW, with_BCHW = both.chunk(2)
-            output_BCHW = without_BCHW + guidance * (with_BCHW - without_BCHW)
+            output_BCHW = guide(*both.chunk(2))
         latents_BCHW = solver.step(output_BCHW, timestep, latents_BCHW).prev_sample
     return latents_BCHW
 

@@ -37,20 +37,33 @@ class NoiseSchedule:
         *,
         scaling_factor: float,
         prediction_type: PredictionType | None = None,
+        zero_terminal_snr: bool | None = None,
     ) -> NoiseSchedule:
-        """Return the schedule of a diffusers scheduler's config, of whatever class; None takes its prediction type.
+        """Return the schedule of a diffusers scheduler's config, of whatever class; None: as the config says.
 
-        The values are DDPMScheduler's own, so every beta schedule that it knows is right here too.
+        The values are DDPMScheduler's own, so every beta schedule that it knows is right here too. zero_terminal_snr:
+        whether the noise levels are rescaled so that at T no signal is left, as Lin et al. 2023 (arXiv:2305.08891),
+        algorithm 1, do; samplers must then begin at T, and the config says so to them.
+        Raises: ModelError for a prediction that training does not know, or noise predicted where there is only noise.
         """
         from diffusers import DDPMScheduler
 
-        changes = {} if prediction_type is None else {"prediction_type": prediction_type}
+        changes: dict[str, Any] = {} if prediction_type is None else {"prediction_type": prediction_type}
+        if zero_terminal_snr is not None:
+            changes["rescale_betas_zero_snr"] = zero_terminal_snr
+        if zero_terminal_snr:
+            changes["timestep_spacing"] = "trailing"
         ddpm = DDPMScheduler.from_config(dict(scheduler_config), **changes)
         found = ddpm.config.prediction_type
         if found not in ("epsilon", "v_prediction"):
             raise ModelError(
                 f"the base's scheduler has prediction_type={found!r}; training knows 'epsilon' and 'v_prediction': "
                 "choose another base, or set model.prediction_type"
+            )
+        if ddpm.config.rescale_betas_zero_snr and found == "epsilon":
+            raise ModelError(
+                "with zero terminal SNR the last timestep is all noise, which prediction_type='epsilon' learns nothing "
+                "from: set model.prediction_type=v_prediction, or model.zero_terminal_snr=false"
             )
         # diffusers notes which values were defaults, and would put another class's defaults in their place.
         explicit = {key: value for key, value in ddpm.config.items() if key != "_use_default_values"}
@@ -60,6 +73,11 @@ class NoiseSchedule:
     def num_timesteps(self) -> int:
         """T, the number of timesteps that the base was trained with."""
         return len(self.alpha_bar_T)
+
+    @property
+    def has_zero_terminal_snr(self) -> bool:
+        """Whether the last timestep is noise alone."""
+        return bool(self.alpha_bar_T[-1] <= 1e-6)
 
     def alpha_bar(self, timesteps_B: Tensor) -> Tensor:
         """Return the share of the image's variance left at each sample's timestep, [B] float32, on its device."""

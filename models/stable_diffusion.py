@@ -126,7 +126,11 @@ def load_pipeline(
     base = open_base(config)
     schedule = noise_schedule(config)
     scheduler_config = base.part_config("scheduler")
+    changes: dict[str, Any] = {"prediction_type": schedule.prediction_type}
     scheduler_class = getattr(diffusers, str(scheduler_config.get("_class_name")), diffusers.DDPMScheduler)
+    if schedule.has_zero_terminal_snr:  # which PNDM, of Stable Diffusion 1.5, knows nothing of
+        scheduler_class, scheduler_config = diffusers.DDIMScheduler, dict(schedule.scheduler_config)
+        changes["clip_sample"] = False  # latents are not within [-1, 1]
     tokenizer, text_encoder = load_text_encoder(config, device, dtype)
     return diffusers.StableDiffusionPipeline(
         vae=load_vae(config, device, dtype),
@@ -135,7 +139,7 @@ def load_pipeline(
         unet=_load_part(base, "unet", diffusers.UNet2DConditionModel, dtype).eval().to(device)
         if unet is None
         else unet,
-        scheduler=scheduler_class.from_config(scheduler_config, prediction_type=schedule.prediction_type),
+        scheduler=scheduler_class.from_config(scheduler_config, **changes),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -17,8 +17,10 @@ from models.objective import (
     denoising_loss,
     diffusion_loss,
     min_snr_weight,
+    sampled_quantile,
     timesteps_from_quantile,
     velocity_target,
+    with_offset,
 )
 from models.schedule import NoiseSchedule, PredictionType
 from models.stable_diffusion import load_unet
@@ -146,3 +148,42 @@ def test_a_quantile_outside_is_refused(u: float) -> None:
 def test_wrong_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         ObjectiveConfig.model_validate(settings)
+
+
+def test_offset_noise_is_the_formula() -> None:
+    noise, offset = torch.randn(2, 4, 3, 3), torch.randn(2, 4)
+    with_it = with_offset(noise, offset, 0.1)
+    for sample in range(2):
+        for channel in range(4):
+            # float32: two roundings.
+            expected = noise[sample, channel] + 0.1 * offset[sample, channel]
+            torch.testing.assert_close(with_it[sample, channel], expected, rtol=1e-6, atol=1e-7)
+
+
+def test_offset_noise_has_its_variance() -> None:
+    torch.manual_seed(0)
+    means = with_offset(torch.randn(4000, 4, 8, 8), torch.randn(4000, 4), 0.5).mean(dim=(2, 3))
+    # 1/64 of the usual noise and 0.25 of the offset: 16,000 values, 5 standard errors of a variance.
+    assert means.var().item() == pytest.approx(1 / 64 + 0.25, rel=5 * (2 / 16000) ** 0.5)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-1.0, 0.5), (2.0, 2.0)])
+def test_timesteps_of_a_logit_normal(mean: float, std: float) -> None:
+    config = ObjectiveConfig(timesteps="logit_normal", timesteps_mean=mean, timesteps_std=std)
+    u = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+    quantile = sampled_quantile(u, config)
+    assert bool((quantile.diff() >= 0).all())
+    logits = torch.logit(quantile[100:-100])
+    # Without the outermost 0.2 % the deviation of a normal distribution is 1.2 % smaller.
+    assert logits.mean().item() == pytest.approx(mean, abs=1e-6)
+    assert logits.std().item() == pytest.approx(std, rel=0.02)
+    edges = sampled_quantile(torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), config)
+    assert bool(((edges >= 0) & (edges < 1)).all())
+
+
+def test_uniform_timesteps_are_the_draws_and_validation_is_uniform() -> None:
+    config = ObjectiveConfig(timesteps="logit_normal", noise_offset=0.1, min_snr_gamma=3)
+    u = torch.rand(8, dtype=torch.float64)
+    assert torch.equal(sampled_quantile(u, config.for_validation), u)
+    assert config.for_validation.noise_offset == 0
+    assert config.for_validation.min_snr_gamma == 3

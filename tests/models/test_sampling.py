@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from pydantic import ValidationError
 
 from models.base import ModelConfig, noise_schedule
 from models.errors import ModelError
-from models.sampling import Sampler, SamplingConfig, make_solver, sample, sample_from_embeddings
+from models.sampling import Sampler, SamplingConfig, guided, make_solver, sample, sample_from_embeddings
 from models.schedule import NoiseSchedule, PredictionType
 from models.stable_diffusion import load_encoder, load_pipeline, load_vae
 
@@ -127,3 +128,23 @@ def test_config_fields_are_keywords_of_sample(pipeline: StableDiffusionPipeline)
     assert sample(pipeline, ["tumor"], [0], **settings.model_dump()).shape == (1, 64, 64, 3)
     with pytest.raises(ValidationError):
         SamplingConfig.model_validate({"sampler": "euler"})
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7, 1.0])
+def test_guidance_and_its_rescaling_are_those_of_diffusers(rescale: float) -> None:
+    torch.manual_seed(0)
+    without, with_prompt = torch.randn(2, 3, 4, 8, 8).unbind()
+    plain = without + 5 * (with_prompt - without)
+    expected = rescale_noise_cfg(plain, with_prompt, guidance_rescale=rescale)
+    torch.testing.assert_close(guided(without, with_prompt, 5, rescale), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_of_zero_terminal_snr_draws_with_diffusers_alone(config: ModelConfig) -> None:
+    changed = config.model_copy(update={"prediction_type": "v_prediction", "zero_terminal_snr": True})
+    pipeline = load_pipeline(changed, "cpu", torch.float32)
+    assert pipeline.scheduler.alphas_cumprod[-1] < 1e-6
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline("a breast", num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="np")
+    assert np.isfinite(drawn.images).all()
+    assert pipeline.scheduler.timesteps[0] == 999

@@ -55,3 +55,24 @@ def test_the_setting_wins_over_the_scheduler() -> None:
 def test_another_prediction_type_is_refused() -> None:
     with pytest.raises(ModelError, match=r"prediction_type='sample'; training knows .* set model\.prediction_type"):
         NoiseSchedule.from_scheduler_config(DDPMScheduler(prediction_type="sample").config, scaling_factor=1)
+
+
+@pytest.mark.parametrize("settings", SCHEDULES[:2], ids=lambda settings: str(settings["beta_schedule"]))
+def test_rescaling_to_zero_terminal_snr_is_algorithm_1(settings: dict[str, Any]) -> None:
+    config = DDPMScheduler(**settings).config
+    before = NoiseSchedule.from_scheduler_config(config, scaling_factor=1).alpha_bar_T.double().sqrt()
+    schedule = NoiseSchedule.from_scheduler_config(
+        config, scaling_factor=1, prediction_type="v_prediction", zero_terminal_snr=True
+    )
+    # Lin et al. 2023, section 3.1: shifted so that the last is 0, scaled so that the first stays.
+    expected = ((before - before[-1]) * before[0] / (before[0] - before[-1])) ** 2
+    # float32 products of 1000 terms.
+    torch.testing.assert_close(schedule.alpha_bar_T.double(), expected, rtol=1e-3, atol=1e-6)
+    assert schedule.has_zero_terminal_snr
+    assert schedule.scheduler_config["timestep_spacing"] == "trailing"
+    assert not NoiseSchedule.from_scheduler_config(config, scaling_factor=1).has_zero_terminal_snr
+
+
+def test_zero_terminal_snr_with_noise_predicted_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"learns nothing from: set model\.prediction_type=v_prediction, or"):
+        NoiseSchedule.from_scheduler_config(DDPMScheduler().config, scaling_factor=1, zero_terminal_snr=True)
