@@ -149,6 +149,17 @@ def average(
         print(write_average(settings, stage_name=stage, length=length, checkpoint=checkpoint, out=out))
 
 
+@app.command()
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="Folders: shards, checkpoints, stages, runs, or above them.")],
+) -> None:
+    """Check the hashes of shards and checkpoints; 1 if any is damaged."""
+    with one_line_errors():
+        from tools.verify import verify as verify_paths
+
+        sys.exit(verify_paths(paths))
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what the user can mend into one line on stderr and exit code 2."""

@@ -199,7 +199,7 @@ def stopped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped
 
 
 @pytest.mark.slow
-def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped) -> None:
+def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped, tmp_path: Path) -> None:
     assert stopped.exit_code == 75, stopped.lines
     num_done = len(stopped.done)
     assert 3 <= num_done < 20
@@ -213,10 +213,13 @@ def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped) 
     assert [step["step"] for step in stopped.steps()] == list(range(1, 21))
     assert stopped.steps()[:num_done] == stopped.done
     assert ", finished" in stopped.again().stdout
-    longer = stopped.again("stages.0.steps=22")
+    disk = tmp_path / "disk"
+    longer = stopped.again("stages.0.steps=22", f"loader.stage_to={disk}", "loader.check_hashes=true")
     assert longer.returncode == 0, longer.stderr
     assert "resumed after step 20" in longer.stderr
     assert [step["step"] for step in stopped.steps()] == list(range(1, 23))
+    (copy,) = disk.iterdir()
+    assert (copy / "busi" / "train-000000.tar").is_file()
 
 
 @pytest.mark.slow
