@@ -5,7 +5,9 @@ text.parquet   the prompts, and the hash of text.npy; written last: a text.npy w
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -59,6 +61,16 @@ class Prompts(Sequence[str]):
         return number if number >= 0 else None
 
 
+@dataclass(frozen=True)
+class EmbeddingsFacts:
+    """What a folder's text.parquet says of its text.npy, [P, L, D]. fingerprint_sha256: of the encoder that made it."""
+
+    fingerprint_sha256: str
+    array_sha256: str
+    array_bytes: int
+    shape: tuple[int, int, int]
+
+
 def write_embeddings(
     folder: Path,
     prompts: "pa.Array",
@@ -98,15 +110,10 @@ def write_embeddings(
         array.flush()
         with temporary.open("rb") as finished:
             digest = hashlib.file_digest(finished, "sha256").hexdigest()
-        about = {
-            "version": VERSION,
-            "fingerprint_sha256": fingerprint_sha256,
-            "array_sha256": digest,
-            "array_bytes": temporary.stat().st_size,
-        }
+        facts = EmbeddingsFacts(fingerprint_sha256, digest, temporary.stat().st_size, array.shape)
         # The array's next bytes are never taken for those of the old prompts.
         (folder / PROMPTS_FILE).unlink(missing_ok=True)
-    write_table(folder / PROMPTS_FILE, pa.table({"prompt": prompts}), about)
+    write_table(folder / PROMPTS_FILE, pa.table({"prompt": prompts}), {"version": VERSION, **asdict(facts)})
 
 
 def read_embeddings(folder: Path) -> tuple[Prompts, NDArray[np.float32]]:
@@ -115,48 +122,50 @@ def read_embeddings(folder: Path) -> tuple[Prompts, NDArray[np.float32]]:
     Raises: DataError if one of the two files is missing, damaged or of another size; the array's bytes are not looked
     at, see `check_embeddings`.
     """
-    prompts, about = _read_prompts(folder)
+    prompts, facts = _read_prompts(folder)
     path = folder / ARRAY_FILE
     if not path.is_file():
         raise DataError(f"{path} is missing: {ENCODE_AGAIN}")
-    if path.stat().st_size != about["array_bytes"]:
-        raise DataError(f"{path} has {path.stat().st_size} bytes, needed {about['array_bytes']}: {ENCODE_AGAIN}")
-    try:
-        # Not np.memmap itself, whose every slice costs a microsecond more.
-        array = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except ValueError as error:
-        raise DataError(_damaged(path)) from error
-    if array.ndim != 3 or array.dtype != np.float32 or len(array) != len(prompts):
-        raise DataError(_damaged(path))
-    return prompts, array
+    if path.stat().st_size != facts.array_bytes:
+        raise DataError(f"{path} has {path.stat().st_size} bytes, needed {facts.array_bytes}: {ENCODE_AGAIN}")
+    # NumPy's header, which comes first, is left to others: reading a damaged one raises whatever Python's parser does.
+    header_bytes = facts.array_bytes - 4 * math.prod(facts.shape)
+    mapped = np.memmap(path, np.float32, mode="r", offset=header_bytes, shape=facts.shape)
+    # Not np.memmap itself, whose every slice costs a microsecond more.
+    return prompts, np.asarray(mapped)
 
 
 def check_embeddings(folder: Path) -> None:
     """Raise DataError if a byte of the folder's embeddings is not what was written."""
-    _, about = _read_prompts(folder)
+    facts = embeddings_facts(folder)
     path = folder / ARRAY_FILE
     if not path.is_file():
         raise DataError(f"{path} is missing: {ENCODE_AGAIN}")
     with path.open("rb") as array:
-        if hashlib.file_digest(array, "sha256").hexdigest() != about["array_sha256"]:
+        if hashlib.file_digest(array, "sha256").hexdigest() != facts.array_sha256:
             raise DataError(_damaged(path))
 
 
-def _read_prompts(folder: Path) -> tuple[Prompts, dict[str, object]]:
+def embeddings_facts(folder: Path) -> EmbeddingsFacts:
+    """Return what a folder says of its embeddings. Raises: DataError if its prompts are missing or damaged."""
+    return _read_prompts(folder)[1]
+
+
+def _read_prompts(folder: Path) -> tuple[Prompts, EmbeddingsFacts]:
     path = folder / PROMPTS_FILE
     if not path.is_file():
         raise DataError(f"{path} is missing: {ENCODE_AGAIN}")
     about, table = read_table(path)
-    if about["version"] != VERSION:
-        raise DataError(f"{path} has version {about['version']}, needed {VERSION}: remove it and {ENCODE_AGAIN}")
-    return Prompts(table.column("prompt").combine_chunks()), about
+    if (version := about.pop("version")) != VERSION:
+        raise DataError(f"{path} has version {version}, needed {VERSION}: remove it and {ENCODE_AGAIN}")
+    return Prompts(table.column("prompt").combine_chunks()), EmbeddingsFacts(**about | {"shape": tuple(about["shape"])})
 
 
 def _usable(folder: Path, fingerprint_sha256: str) -> tuple[Prompts, NDArray[np.float32]] | None:
     """Return the embeddings that a folder has of this encoder, if it has any that are whole."""
     try:
         found = read_embeddings(folder)
-        if _read_prompts(folder)[1]["fingerprint_sha256"] == fingerprint_sha256:
+        if embeddings_facts(folder).fingerprint_sha256 == fingerprint_sha256:
             return found
     except DataError:
         pass

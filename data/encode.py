@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 import PIL
@@ -68,6 +68,12 @@ class EncodeConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    resolutions: list[Annotated[int, Field(gt=0, multiple_of=8)]] | None = Field(
+        None,
+        min_length=1,
+        description="Heights and widths in pixels to encode at, each into a folder of its own; a run trains on those of"
+        " model.resolution. None: that of the model.",
+    )
     resize: Literal["pad", "crop", "stretch"] = Field(
         "pad",
         description="How an image becomes square: pad (black borders; keeps the geometry, which is physical), crop "

@@ -50,7 +50,7 @@ class Contents:
     @property
     def fingerprint_sha256(self) -> str:
         """The fingerprint as one hash, for the shards to carry."""
-        return hashlib.sha256(json.dumps(dict(self.fingerprint), sort_keys=True).encode()).hexdigest()
+        return _hash(dict(self.fingerprint))
 
     def write(self, folder: Path) -> None:
         """Replace the folder's fingerprint.json."""
@@ -61,7 +61,7 @@ class Contents:
             "shards": {name: asdict(shard) for name, shard in self.shards.items()},
         }
         with replacing(folder / CONTENTS_FILE) as path:
-            path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps({**about, "sha256": _hash(about)}, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -73,12 +73,16 @@ class Contents:
             about = json.loads(path.read_text(encoding="utf-8"))
             if about["version"] != VERSION:
                 raise DataError(f"{path} has version {about['version']}, needed {VERSION}: encode into another folder")
+            if about.pop("sha256") != _hash(about):
+                raise ValueError("of another content")
             return cls(
                 fingerprint=dict(about["fingerprint"]),
                 palette=tuple(about["palette"]),
                 shards={name: PlannedShard(**shard) for name, shard in about["shards"].items()},
             )
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except DataError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is damaged: remove it and run `sonoshard encode` again") from error
 
     def refuse_other(self, expected: Mapping[str, str], folder: Path, mend: str) -> None:
@@ -86,6 +90,10 @@ class Contents:
         for part, needed in expected.items():
             if (found := self.fingerprint.get(part, "nothing")) != needed:
                 raise DataError(f"the shards in {folder} were made with {part} {found}, needed {needed}: {mend}")
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,8 @@ def join_process_group() -> None:
     deepspeed.init_distributed(verbose=False)
 
 
-def raise_together(error: str | None, rank: Rank) -> None:
-    """Raise RuntimeError with the first error of any rank, on every rank; nothing if there is none. Collective.
+def raise_together(error: str | None, rank: Rank, kind: type[Exception] = RuntimeError) -> None:
+    """Raise `kind` with the first error of any rank, on every rank; nothing if there is none. Collective.
 
     An exception on one rank alone would leave the others waiting in their next collective.
     """
@@ -86,7 +86,7 @@ def raise_together(error: str | None, rank: Rank) -> None:
     dist.all_gather_object(errors, error)
     for index, message in enumerate(errors):
         if message is not None:
-            raise RuntimeError(f"rank {index}: {message}")
+            raise kind(f"rank {index}: {message}")
 
 
 def from_first_rank(rank: Rank, function: Callable[[], T]) -> T:

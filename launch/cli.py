@@ -1,5 +1,6 @@
 """The front door: `sonoshard COMMAND`. Heavy imports happen inside the commands, so that help answers at once."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,13 +68,31 @@ def prepare(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def encode(config: Config, overrides: Overrides = None) -> None:
+def encode(
+    config: Config,
+    overrides: Overrides = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes to start here; each takes a share of the part.")] = 1,
+    part: Annotated[
+        int | None, typer.Option(min=0, help="Which part to encode, from 0. Default: by the place in a SLURM job.")
+    ] = None,
+    parts: Annotated[int | None, typer.Option(min=1, help="How many parts there are, encoded at any time.")] = None,
+) -> None:
     """Encode what was prepared into latent shards; may be interrupted."""
     with one_line_errors():
         from launch.config import load_config
-        from launch.prepare import encode_databases
+        from launch.parts import part_of_job
 
-        print(encode_databases(load_config(config, overrides or ())))
+        settings = load_config(config, overrides or ())
+        own, num_parts = part_of_job(part, parts, os.environ)
+        if nproc == 1:
+            from launch.prepare import encode_databases
+
+            print(encode_databases(settings, own, num_parts))
+        else:
+            from launch.spawn import run_ranks
+
+            arguments = [str(config), str(own), str(num_parts), *(overrides or ())]
+            sys.exit(run_ranks(["-m", "launch.encode_process", *arguments], nproc))
 
 
 @app.command()
@@ -143,6 +162,17 @@ def average(
 
         settings = load_config(config, overrides or ())
         print(write_average(settings, stage_name=stage, length=length, checkpoint=checkpoint, out=out))
+
+
+@app.command()
+def verify(
+    paths: Annotated[list[Path], typer.Argument(help="Folders: shards, checkpoints, stages, runs, or above them.")],
+) -> None:
+    """Check the hashes of shards and checkpoints; 1 if any is damaged."""
+    with one_line_errors():
+        from tools.verify import verify as verify_paths
+
+        sys.exit(verify_paths(paths))
 
 
 @contextmanager

@@ -94,7 +94,10 @@ class RunConfig(BaseModel):
 
     run: UserPath = Field(description="Folder that everything of this run goes to.")
     seed: int = Field(0, ge=0, lt=2**63, description="Of the order of samples and of all their random numbers.")
-    shards: UserPath | None = Field(None, description="Folder of latent shards, shared by runs. None: RUN/shards.")
+    shards: UserPath | None = Field(
+        None,
+        description="Folder of latent shards, shared by runs: in it, one folder for each resolution. None: RUN/shards.",
+    )
     model: ModelConfig
     databases: dict[str, AnyDatabase] = Field(min_length=1)
     prepare: PrepareConfig = PrepareConfig()
@@ -132,7 +135,7 @@ class RunConfig(BaseModel):
 
     @property
     def shards_path(self) -> Path:
-        """The folder of latent shards."""
+        """The folder of latent shards, with a folder in it for each resolution."""
         return self.shards or self.run / "shards"
 
     def stage_path(self, stage: StageConfig) -> Path:

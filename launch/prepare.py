@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from data.encode import EncodeReport, encode, refuse_stale
+from data.encode import encode, refuse_stale
+from data.errors import DataError
 from data.prepare import PrepareReport, prepare
 from data.shards import ShardSet
 from distributed.checkpoint import newest_position
@@ -29,19 +30,48 @@ def prepare_databases(config: RunConfig) -> PrepareReport:
     return report
 
 
-def encode_databases(config: RunConfig) -> EncodeReport:
-    """Encode the manifest into latent shards with the base model's VAE and text encoder; both leave memory after."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def encode_databases(config: RunConfig, part: int = 0, num_parts: int = 1, process: int = 0) -> str:
+    """Encode the manifest into latent shards with the base model's VAE and text encoder; both leave memory after.
+
+    part, num_parts: of the shards of each resolution. process: of those on this machine; it picks the GPU, and the
+    first one shows how far it is. Returns what was made, a line a resolution.
+    """
+    device = torch.device("cuda", process % torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
     encoder = load_encoder(config.model, device, torch.float32)
-    progress = Progress("encode", "image")
+    lines = []
+    for resolution in config.encode.resolutions or [resolution_of(config.model)]:
+        progress = Progress(f"encode {resolution} px", "image")
 
-    def show(done: int, total: int) -> None:
-        progress.total = total
-        progress.show(done)
+        def show(done: int, total: int, progress: Progress = progress) -> None:
+            progress.total = total
+            progress.show(done)
 
-    report = encode(config.manifest_path, encoder, config.encode, resolution_of(config.model), config.shards_path, show)
-    progress.close()
-    return report
+        report = encode(
+            config.manifest_path,
+            encoder,
+            config.encode,
+            resolution,
+            config.shards_path / str(resolution),
+            show if process == 0 else None,
+            part=part,
+            num_parts=num_parts,
+        )
+        progress.close()
+        lines.append(str(report))
+    return "\n".join(lines)
+
+
+def shards_folder(config: RunConfig) -> Path:
+    """Return the folder of the run's shards at its resolution. Raises: DataError if there are only others."""
+    folder = config.shards_path / str(resolution_of(config.model))
+    others = sorted((int(path.name) for path in config.shards_path.glob("*") if path.name.isdecimal()), reverse=True)
+    if others and not folder.is_dir():
+        there_are = ", ".join(map(str, others))
+        raise DataError(
+            f"{config.shards_path} has no shards of {folder.name} pixels; it has {there_are}: set model.resolution to"
+            f" one of them, or run `sonoshard encode` with encode.resolutions=[{folder.name}]"
+        )
+    return folder
 
 
 def open_shards(config: RunConfig) -> ShardSet:
@@ -51,9 +81,10 @@ def open_shards(config: RunConfig) -> ShardSet:
     that lie elsewhere may have been encoded from another run's manifest: then there is nothing to compare.
     """
     expected = {**encoder_fingerprint(config.model), "resolution": str(resolution_of(config.model))}
-    shards = ShardSet.open(config.shards_path, expected)
+    folder = shards_folder(config)
+    shards = ShardSet.open(folder, expected, check_hashes=config.loader.check_hashes)
     if config.manifest_path.exists():
-        refuse_stale(config.shards_path, config.manifest_path, config.encode)
+        refuse_stale(folder, config.manifest_path, config.encode)
     return shards
 
 

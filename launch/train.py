@@ -4,9 +4,11 @@ import gc
 from contextlib import ExitStack
 from functools import partial
 
+from data.errors import DataError
+from data.node_copy import copied_to_node
 from data.shards import ShardSet
 from distributed.preemption import StoppedOnRequest, StopRequest
-from distributed.rank import Rank, from_first_rank
+from distributed.rank import Rank, from_first_rank, raise_together
 from launch.config import RunConfig, StageConfig
 from launch.facts import refuse_other_facts, stage_facts
 from launch.lineage import refuse_leaks, write_lineage
@@ -27,9 +29,23 @@ def train(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
         _train_stages(config, rank, stop)
 
 
+def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
+    """Return the shards, or their copy on this rank's node where the configuration wants one. Collective."""
+    if config.loader.stage_to is None:
+        return shards
+    error = None
+    try:
+        copy = copied_to_node(shards.path, config.loader.stage_to)
+        shards = ShardSet.open(copy, check_hashes=config.loader.check_hashes)
+    except (DataError, OSError) as failure:
+        error = str(failure)
+    raise_together(error, rank, DataError)
+    return shards
+
+
 def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
     # Hashing the base model takes seconds on a slow file system: the first rank does it, the others only open files.
-    shards = from_first_rank(rank, lambda: open_shards(config))
+    shards = _on_own_disk(config, from_first_rank(rank, lambda: open_shards(config)), rank)
     base = config.model
     for number, stage_config in enumerate(config.stages):
         facts = stage_facts(config, stage_config, shards)

@@ -17,6 +17,7 @@ from distributed.preemption import StopRequest
 from distributed.rank import from_first_rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import load_config
 from launch.failure import end_at_once
+from launch.prepare import shards_folder
 from launch.step import TrainedStep, train_step
 from launch.train import train
 from tests.launch.conftest import own_run
@@ -45,7 +46,7 @@ def main(config_path: Path, failed: Path, skipped: Path, sample: str) -> None:
     rank = rank_from_environment()
     join_process_group()
     train(own_run(config, failed), rank, StopRequest())
-    damaged = nan_latents(config.shards_path, "busi", [sample])
+    damaged = nan_latents(shards_folder(config), "busi", [sample])
     from_first_rank(rank, damaged.__enter__)
     with patch("launch.stage.train_step", watched_train_step):
         train(own_run(config, skipped), rank, StopRequest())

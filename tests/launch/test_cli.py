@@ -1,6 +1,7 @@
 """The commands as a person meets them: bad input gives exit code 2 and one line; a stop gives 75 and loses nothing."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -126,12 +127,34 @@ def test_shards_of_another_vae_or_resolution(prepared: Path, tmp_path: Path) -> 
     other = write_tiny_random_model(tmp_path / "other", seed=1)
     line = refusal("train", str(prepared), f"model.base={other}", "--dry-run")
     assert "were made with vae" in line or "were made with text_encoder" in line
-    assert "were made with resolution 64, needed 128" in refusal("train", str(prepared), "model.resolution=128")
+    line = refusal("train", str(prepared), "model.resolution=128")
+    assert "/shards has no shards of 128 pixels; it has 64: set model.resolution to one of them, or run" in line
 
 
 def test_training_before_encoding(prepared: Path, tmp_path: Path) -> None:
     assert "run `sonoshard encode`" in refusal("train", str(prepared), f"run={tmp_path}/new")
     assert "run `sonoshard prepare` first" in refusal("encode", str(prepared), f"run={tmp_path}/new")
+
+
+@pytest.mark.slow
+def test_shards_of_several_resolutions_by_several_processes_and_parts(prepared: Path, tmp_path: Path) -> None:
+    shards = f"shards={tmp_path}/shards"
+    settings = [str(prepared), shards, "encode.resolutions=[64,32]", "encode.samples_per_shard=4"]
+    code, output, _ = run("encode", *settings, "--part", "2", "--parts", "3")
+    assert code == 0
+    assert [line.rpartition("/")[2] for line in output.splitlines()] == ["64", "32"]
+    line = refusal("train", str(prepared), shards, "--dry-run")
+    assert re.search(r": 6 of the 8 shards in .*/64 are missing or not whole, the first of them: ", line), line
+    # The other two parts of three: each again half of itself.
+    for part in ("0", "1"):
+        command = [sys.executable, "-m", "launch.cli", "encode", *settings, "--part", part, "--parts", "3"]
+        result = subprocess.run([*command, "--nproc", "2"], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+    settings = [shards, "encode.samples_per_shard=4"]
+    assert run("train", str(prepared), *settings, "--dry-run")[0] == 0
+    assert run("train", str(prepared), *settings, "model.resolution=32", "--dry-run")[0] == 0
+    line = refusal("train", str(prepared), *settings, "model.resolution=128", "--dry-run")
+    assert f"{tmp_path}/shards has no shards of 128 pixels; it has 64, 32: set model.resolution to one of them" in line
 
 
 def test_a_dry_run_says_what_would_be_trained(prepared: Path) -> None:
@@ -176,7 +199,7 @@ def stopped(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped
 
 
 @pytest.mark.slow
-def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped) -> None:
+def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped, tmp_path: Path) -> None:
     assert stopped.exit_code == 75, stopped.lines
     num_done = len(stopped.done)
     assert 3 <= num_done < 20
@@ -190,10 +213,13 @@ def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped) 
     assert [step["step"] for step in stopped.steps()] == list(range(1, 21))
     assert stopped.steps()[:num_done] == stopped.done
     assert ", finished" in stopped.again().stdout
-    longer = stopped.again("stages.0.steps=22")
+    disk = tmp_path / "disk"
+    longer = stopped.again("stages.0.steps=22", f"loader.stage_to={disk}", "loader.check_hashes=true")
     assert longer.returncode == 0, longer.stderr
     assert "resumed after step 20" in longer.stderr
     assert [step["step"] for step in stopped.steps()] == list(range(1, 23))
+    (copy,) = disk.iterdir()
+    assert (copy / "busi" / "train-000000.tar").is_file()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from data.loader import BatchSlicing, Loader
 from distributed.checkpoint import find_checkpoint
 from launch.config import RunConfig, load_config
 from launch.facts import stage_order, stage_seed
-from launch.prepare import open_shards
+from launch.prepare import open_shards, shards_folder
 from launch.stage import listed
 from launch.tracking import read_steps
 from tests.launch.damage import nan_latents
@@ -33,7 +33,7 @@ def test_a_bad_sample_is_named_and_too_many_bad_steps_fail(fresh: Path, tmp_path
     others = {entry.id for entry in open_shards(config).entries("busi", "train")} - ids[0]
     failed, skipped = tmp_path / "failed", tmp_path / "skipped"
 
-    with nan_latents(config.shards_path, "busi", others):
+    with nan_latents(shards_folder(config), "busi", others):
         settings = [*SETTINGS, f"run={failed}", f"shards={config.shards_path}", "optimizer.max_bad_steps=2"]
         command = [sys.executable, "-m", "launch.cli", "train", str(fresh), "--nproc", "2", *settings]
         result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -105,7 +105,13 @@ def test_tensorboards_reader_finds_everything(runs: Path) -> None:
     tags = events.Tags()
     expected = {
         *("train/loss", "train/learning_rate", "train/grad_norm", "train/dropped_captions"),
-        *("validation/loss", "validation/busi", "throughput/samples_per_s", "throughput/data_wait_s"),
+        *(
+            "validation/loss",
+            "validation/busi",
+            "throughput/samples_per_s",
+            "throughput/data_wait_s",
+            "data/share/busi",
+        ),
         *(f"memory_mb/{kind}" for kind in ("parameters", "gradients", "master", "optimizer", "ema", "peak")),
     }
     assert expected <= set(tags["scalars"])
