@@ -57,7 +57,7 @@ class BatchSlicing:
 class Batch:
     """Samples ready for the objective, on the CPU.
 
-    latents_BChw: drawn from the VAE's posterior, not yet scaled, float32. noise_BChw: standard normal float32.
+    latents_BChw: drawn from the VAE's posterior, not yet scaled, float32. noise_BChw, offset_BC: standard normal.
     timestep_B: quantiles of the timestep distribution in [0, 1), float64: in float32 the largest would round to 1.
     text_BLD: prompt embeddings, float32. ids: of the samples. is_dropped: whether a sample's caption was replaced by
     the empty one. is_repeat: whether a sample only fills up the batch, since another rank has it: it counts in no mean.
@@ -65,6 +65,7 @@ class Batch:
 
     latents_BChw: NDArray[np.float32]
     noise_BChw: NDArray[np.float32]
+    offset_BC: NDArray[np.float32]
     timestep_B: NDArray[np.float64]
     text_BLD: NDArray[np.float32]
     ids: tuple[str, ...]
@@ -162,6 +163,7 @@ class _Filling:
         self._shards = shards
         self._latents_BChw = np.empty((size, *shards.latent_shape), dtype=np.float32)
         self._noise_BChw = np.empty_like(self._latents_BChw)
+        self._offset_BC = np.empty(self._latents_BChw.shape[:2], dtype=np.float32)
         self._text_BLD = np.empty((size, *shards.text.shape[1:]), dtype=np.float32)
         self._timesteps: list[float] = []
         self._ids: list[str] = []
@@ -182,6 +184,7 @@ class _Filling:
         record = self._shards.read(entry, mirrored=is_mirrored, choice=int(draws.prompt * len(entry.prompts)))
         posterior_sample(record.moments, draws.posterior, out=self._latents_BChw[number])
         self._noise_BChw[number] = draws.noise
+        self._offset_BC[number] = draws.offset
         prompt = self._shards.empty_prompt_index if is_dropped else record.prompt_index
         self._text_BLD[number] = self._shards.text[prompt]
         self._timesteps.append(draws.timestep)
@@ -194,6 +197,7 @@ class _Filling:
         return Batch(
             latents_BChw=self._latents_BChw,
             noise_BChw=self._noise_BChw,
+            offset_BC=self._offset_BC,
             timestep_B=np.array(self._timesteps),
             text_BLD=self._text_BLD,
             ids=tuple(self._ids),

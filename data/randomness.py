@@ -21,7 +21,7 @@ class Draws:
 
     timestep, flip, caption, prompt: uniform in [0, 1). The first is a quantile of the timestep distribution, the others
     decide on the mirror image, on dropping the caption, and which of an image's prompts is taken.
-    posterior, noise: standard normal float32, the latents' shape [C, h, w].
+    posterior, noise: standard normal float32, the latents' shape [C, h, w]. offset: standard normal float32, [C].
     """
 
     timestep: float
@@ -30,20 +30,24 @@ class Draws:
     prompt: float
     posterior: NDArray[np.float32]
     noise: NDArray[np.float32]
+    offset: NDArray[np.float32]
 
 
 def draw(seed: int, stream: Stream, position: int, shape: tuple[int, int, int]) -> Draws:
     """Return the draws of the sample at `position`: a pure function of the arguments.
 
     seed: in [0, 2^64). shape: of the latents, [C, h, w]. Each sample has a generator of its own, SFC64 of NumPy, whose
-    128 bits of seed are a hash of the other arguments (NumPy's SeedSequence).
+    128 bits of seed are a hash of the other arguments (NumPy's SeedSequence). On CPUs of different kinds the last bit
+    of a normal may differ, as the logarithms and cosines of their vector units do.
     """
     # One integer, since a list of them could mean several: NumPy cuts each into as many words as it needs.
     key = np.random.SeedSequence(seed | stream << 64 | position << 96)
-    bits = np.random.SFC64(key).random_raw(4 + math.prod(shape))
+    size = math.prod(shape)
+    bits = np.random.SFC64(key).random_raw(4 + size + shape[0])
     timestep, flip, caption, prompt = (float(word) * 2.0**-53 for word in bits[:4] >> np.uint64(11))
-    posterior, noise = _normal_pair(bits[4:].view(np.uint32))
-    return Draws(timestep, flip, caption, prompt, posterior.reshape(shape), noise.reshape(shape))
+    posterior, noise = _normal_pair(bits[4 : 4 + size].view(np.uint32))
+    offset, _ = _normal_pair(bits[4 + size :].view(np.uint32))
+    return Draws(timestep, flip, caption, prompt, posterior.reshape(shape), noise.reshape(shape), offset)
 
 
 def _normal_pair(words: NDArray[np.uint32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

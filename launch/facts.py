@@ -34,6 +34,7 @@ def stage_parts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
 
 def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, Any]:
     """Return the facts of a stage as JSON. Ranks, micro batch, steps and learning rate may change on the way."""
+    schedule = noise_schedule(config.model)
     number = config.stages.index(stage)
     start: dict[str, Any] = {"stage": None, "steps": None}
     if number > 0:
@@ -51,7 +52,8 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         "objective": config.objective.model_dump(mode="json"),
         "optimizer.name": config.optimizer.name,
         "optimizer.master": config.optimizer.master,
-        "prediction_type": noise_schedule(config.model).prediction_type,
+        "prediction_type": schedule.prediction_type,
+        "zero_terminal_snr": schedule.has_zero_terminal_snr,
         "start": start,
     }
 

@@ -67,6 +67,7 @@ class Stage:
         self.ema = ShardedEma([group.master for group in self.engine.groups], config.ema.lengths)
         schedule = noise_schedule(config.model)
         self.objective = Objective(schedule, config.objective, self.engine.device)
+        self.validation_objective = Objective(schedule, config.objective.for_validation, self.engine.device)
         self.preview = Preview(config, stage, schedule, shards, self.engine)
         self.checkpoints = config.stage_path(stage) / "checkpoints"
         self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
@@ -240,7 +241,7 @@ class Stage:
     def _losses_of(self, slices: Sequence[Tensor] | None, databases: Sequence[str]) -> dict[str, float]:
         """Return the loss of the weights in `slices` (None: the newest ones) on each of `databases`. Collective."""
         with self._lent_weights(slices):
-            return {name: mean_loss(self.engine, self.objective, self._held_out(name)) for name in databases}
+            return {name: mean_loss(self.engine, self.validation_objective, self._held_out(name)) for name in databases}
 
     def _mean_over_stage(self, losses: Mapping[str, float]) -> float:
         return sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)

@@ -13,7 +13,13 @@ from data.loader import Batch
 from distributed.engine import Engine
 from distributed.rank import Rank
 from distributed.zero.partitioning import StepResult
-from models.objective import ObjectiveConfig, denoising_loss, timesteps_from_quantile
+from models.objective import (
+    ObjectiveConfig,
+    denoising_loss,
+    sampled_quantile,
+    timesteps_from_quantile,
+    with_offset,
+)
 from models.schedule import NoiseSchedule
 
 # B samples of a micro batch, N this rank's samples of a step
@@ -42,14 +48,18 @@ class Objective:
 
     def losses(self, unet: nn.Module, batch: Batch) -> Tensor:
         """Return the loss of each sample, [B] float32."""
+        noise_BChw = self._tensor(batch.noise_BChw)
+        if self._config.noise_offset > 0:
+            noise_BChw = with_offset(noise_BChw, self._tensor(batch.offset_BC), self._config.noise_offset)
+        # On the CPU: the check of their range would make a GPU wait.
+        quantile_B = sampled_quantile(torch.from_numpy(batch.timestep_B), self._config)
         return denoising_loss(
             unet,
             self._schedule,
             self._config,
             self._tensor(batch.latents_BChw) * self._schedule.scaling_factor,
-            self._tensor(batch.noise_BChw),
-            # On the CPU: the check of their range would make a GPU wait.
-            timesteps_from_quantile(torch.from_numpy(batch.timestep_B), self._schedule).to(self._device),
+            noise_BChw,
+            timesteps_from_quantile(quantile_B, self._schedule).to(self._device),
             self._tensor(batch.text_BLD),
         )
 
