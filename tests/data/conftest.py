@@ -10,7 +10,8 @@ from data.prepare import PrepareConfig, prepare
 from tests.data.busi_fixture import write_busi
 from tests.data.fake_encoder import FakeEncoder
 
-SMALL_SHARDS = EncodeConfig(samples_per_shard=4, batch_size=3)
+# Exact, so that tests compare with what the encoder said.
+SMALL_SHARDS = EncodeConfig(samples_per_shard=4, batch_size=3, moments_dtype="float32")
 RESOLUTION = 64
 
 
