@@ -21,6 +21,9 @@ from models.sampling import SamplingConfig
 from models.saving import read_record
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+# The start of a stage that does not go on from another one.
+BASE = "base"
 
 
 class BatchConfig(BaseModel):
@@ -77,7 +80,20 @@ class StageConfig(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="Names the stage's folder and its curves.")
     databases: list[str] = Field(min_length=1, description="Names from `databases` to train on.")
     weights: dict[str, Weight] | None = Field(None, description="Relative shares of them. None: as their sizes are.")
+    replay: dict[str, Share] = Field(
+        default_factory=dict,
+        description="Databases of earlier stages to go on seeing, so that they are not forgotten: the share of all "
+        "samples that each gets; what is left is divided among `databases`.",
+    )
     steps: int = Field(gt=0, description="Optimizer steps.")
+    optimizer: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of `optimizer` that are other ones in this stage, such as {lr: 1.0e-5}.",
+    )
+    start: str | None = Field(
+        None,
+        description="Name of an earlier stage to go on from; `base`: the run's own model. None: the stage before.",
+    )
     fraction: float = Field(
         1.0,
         gt=0,
@@ -85,6 +101,11 @@ class StageConfig(BaseModel):
         description="Share of each database's training images that is trained on, by patient: whole patients in an"
         " order that `seed` keys, so that a smaller share lies within a larger one.",
     )
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """All databases whose samples the stage sees."""
+        return (*self.databases, *self.replay)
 
 
 class RunConfig(BaseModel):
@@ -138,6 +159,24 @@ class RunConfig(BaseModel):
         """The folder of latent shards, with a folder in it for each resolution."""
         return self.shards or self.run / "shards"
 
+    def stage_optimizer(self, stage: StageConfig) -> OptimizerConfig:
+        """The optimizer of one stage."""
+        return OptimizerConfig.model_validate(self.optimizer.model_dump() | stage.optimizer)
+
+    def start_of(self, stage: StageConfig) -> StageConfig | None:
+        """The stage whose model this one goes on from; None where that is the run's own base."""
+        number = self.stages.index(stage)
+        if stage.start is None:
+            return self.stages[number - 1] if number > 0 else None
+        return next((earlier for earlier in self.stages[:number] if earlier.name == stage.start), None)
+
+    def stage_base(self, stage: StageConfig) -> ModelConfig:
+        """The model that a stage starts from."""
+        start = self.start_of(stage)
+        if start is None:
+            return self.model
+        return self.model.model_copy(update={"base": str(self.stage_model(start)), "single_file_config": None})
+
     def stage_path(self, stage: StageConfig) -> Path:
         """The folder of one stage: its checkpoints, its log and its final model."""
         return self.run / "stages" / stage.name
@@ -161,13 +200,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    if not path.is_file():
-        raise ConfigError(f"no configuration file {path}: give a YAML file, such as configs/demo.yaml")
     for override in overrides:
         if "=" not in override:
             raise ConfigError(f"override {override!r} is not KEY=VALUE, such as optimizer.lr=2e-5")
     try:
-        merged = OmegaConf.load(path)
+        merged = _read(path)
         for override in overrides:
             key, _, value = override.partition("=")
             # One by one, since a merge of a whole dot-list refuses the index of a list (stages.0.steps).
@@ -190,17 +227,51 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return config
 
 
+def _read(path: Path, extended_by: tuple[Path, ...] = ()) -> Any:
+    """Return a YAML file, merged over those that it extends, with paths relative to itself."""
+    from omegaconf import DictConfig, ListConfig, OmegaConf
+
+    if not path.is_file():
+        named = f", which {extended_by[-1]} extends" if extended_by else ""
+        raise ConfigError(f"no configuration file {path}{named}: give a YAML file, such as configs/demo.yaml")
+    if path.resolve() in [file.resolve() for file in extended_by]:
+        raise ConfigError(f"{path} extends itself: {' -> '.join(map(str, (*extended_by, path)))}")
+    content = OmegaConf.load(path)
+    if not isinstance(content, DictConfig) or "extends" not in content:
+        return content
+    names = content.pop("extends")
+    files = [names] if isinstance(names, str) else names
+    if not isinstance(files, list | ListConfig) or not all(isinstance(name, str) for name in files):
+        raise ConfigError(f"{path}: extends={names}, needed the name of a file, or a list of them")
+    bases = [_read(path.parent / Path(name).expanduser(), (*extended_by, path)) for name in files]
+    return OmegaConf.merge(*bases, content)
+
+
 def _check_stages(config: RunConfig) -> None:
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):
         raise ConfigError(f"stages are named {', '.join(names)}: each needs a name of its own")
+    if BASE in names:
+        raise ConfigError(f"a stage is named {BASE}, which as a `start` means the run's own model: name it otherwise")
     for stage in config.stages:
-        for name in [*stage.databases, *(stage.weights or {})]:
+        for name in [*stage.databases, *(stage.weights or {}), *stage.replay]:
             if name not in config.databases:
                 raise ConfigError(
                     f"stage {stage.name} names database {name!r}, which is not among `databases`"
                     f" ({', '.join(config.databases)}){_did_you_mean(name, config.databases)}"
                 )
+        _check_start(config, stage)
+        try:
+            config.stage_optimizer(stage)
+        except ValidationError as error:
+            raise ConfigError(f"stage {stage.name}: {_explain(error, OptimizerConfig, 'optimizer.')}") from error
+        if again := sorted(stage.replay.keys() & set(stage.databases)):
+            raise ConfigError(f"stage {stage.name} replays {again[0]}, which it trains on anyway: see `weights`")
+        if sum(stage.replay.values()) >= 1:
+            raise ConfigError(
+                f"stage {stage.name} replays {sum(stage.replay.values()):g} of its samples, needed less than 1:"
+                f" what is left is for {', '.join(stage.databases)}"
+            )
         if len(set(stage.databases)) < len(stage.databases):
             raise ConfigError(f"stage {stage.name} names a database twice: {', '.join(stage.databases)}; see `weights`")
         if stage.weights is not None and stage.weights.keys() != set(stage.databases):
@@ -210,15 +281,25 @@ def _check_stages(config: RunConfig) -> None:
             )
 
 
-def _explain(error: ValidationError) -> str:
-    """Return the first problem of a validation, as one line that names the key."""
+def _check_start(config: RunConfig, stage: StageConfig) -> None:
+    earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
+    if stage.start is not None and stage.start not in (BASE, *earlier):
+        raise ConfigError(
+            f"stage {stage.name} starts from {stage.start!r}, needed one of {', '.join((BASE, *earlier))}"
+            f"{_did_you_mean(stage.start, earlier)}"
+        )
+
+
+def _explain(error: ValidationError, model: type[BaseModel] | None = None, prefix: str = "") -> str:
+    """Return the first problem of a validation of `model` (None: of the whole), as one line that names the key."""
+    model = model or RunConfig
     problems = error.errors()
     # An unknown key says more than the missing key it was meant to be.
     first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     location = first["loc"]
-    key = ".".join(str(part) for part in _without_tags(RunConfig, location))
+    key = prefix + ".".join(str(part) for part in _without_tags(model, location))
     if first["type"] == "extra_forbidden":
-        known = _known_keys(RunConfig, location[:-1])
+        known = _known_keys(model, location[:-1])
         return f"unknown key {key}{_did_you_mean(str(location[-1]), known)} (known here: {', '.join(known)})"
     if first["type"] == "missing":
         return f"key {key} is missing"

@@ -22,7 +22,17 @@ def stage_seed(config: RunConfig, stage: StageConfig) -> int:
 
 def stage_order(config: RunConfig, stage: StageConfig, shards: ShardSet) -> Order:
     """Return the order of a stage's training samples."""
-    return Order(_training_sizes(config, stage, shards), stage_seed(config, stage), stage.weights)
+    sizes = _training_sizes(config, stage, shards)
+    return Order(sizes, stage_seed(config, stage), stage_weights(stage, sizes))
+
+
+def stage_weights(stage: StageConfig, sizes: Mapping[str, int]) -> Mapping[str, float] | None:
+    """Return the relative shares of all databases that a stage sees; None: as their sizes are."""
+    if not stage.replay:
+        return stage.weights
+    own = {name: float((stage.weights or sizes)[name]) for name in stage.databases}
+    left = 1 - sum(stage.replay.values())
+    return {name: left * weight / sum(own.values()) for name, weight in own.items()} | stage.replay
 
 
 def stage_parts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, NDArray[np.int64]]:
@@ -34,13 +44,11 @@ def stage_parts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
 
 def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, Any]:
     """Return the facts of a stage as JSON. Ranks, micro batch, steps and learning rate may change on the way."""
-    schedule = noise_schedule(config.model)
-    number = config.stages.index(stage)
+    schedule, optimizer = noise_schedule(config.model), config.stage_optimizer(stage)
     start: dict[str, Any] = {"stage": None, "steps": None}
-    if number > 0:
-        previous = config.stages[number - 1]
-        record = read_record(config.stage_model(previous))
-        start = {"stage": previous.name, "steps": max(previous.steps, record["steps"] if record else 0)}
+    if (earlier := config.start_of(stage)) is not None:
+        record = read_record(config.stage_model(earlier))
+        start = {"stage": earlier.name, "steps": max(earlier.steps, record["steps"] if record else 0)}
     return {
         "stage": stage.name,
         "seed": config.seed,
@@ -48,10 +56,11 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         "fraction": stage.fraction,
         "samples": _training_sizes(config, stage, shards),
         "weights": stage.weights,
+        "replay": stage.replay,
         "augment": config.augment.model_dump(mode="json"),
         "objective": config.objective.model_dump(mode="json"),
-        "optimizer.name": config.optimizer.name,
-        "optimizer.master": config.optimizer.master,
+        "optimizer.name": optimizer.name,
+        "optimizer.master": optimizer.master,
         "prediction_type": schedule.prediction_type,
         "zero_terminal_snr": schedule.has_zero_terminal_snr,
         "start": start,
@@ -60,7 +69,7 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
 
 def _training_sizes(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, int]:
     parts = stage_parts(config, stage, shards)
-    return {name: len(parts.get(name, shards.entries(name, "train"))) for name in stage.databases}
+    return {name: len(parts.get(name, shards.entries(name, "train"))) for name in stage.trained_on}
 
 
 def refuse_other_facts(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:

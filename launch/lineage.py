@@ -32,7 +32,7 @@ class Lineage:
 
     @classmethod
     def of_stage(cls, config: RunConfig, stage: StageConfig, shards: ShardSet) -> Self:
-        """Return what a stage trains on and holds out, of its own databases."""
+        """Return what a stage trains on and holds out, of the databases that it sees."""
         return cls(*(_sorted(_ties_of(_samples(config, stage, shards, of))) for of in ("train", "held out")))
 
     @classmethod
@@ -87,7 +87,7 @@ def refuse_leaks(config: RunConfig, stage: StageConfig, shards: ShardSet, base: 
 def _samples(config: RunConfig, stage: StageConfig, shards: ShardSet, of: str) -> Iterator[tuple[str, Entry]]:
     """Yield the samples that a stage trains on, or those that it holds out, with their database."""
     parts = stage_parts(config, stage, shards)
-    for name in stage.databases:
+    for name in stage.trained_on:
         if of == "train":
             entries = shards.entries(name, "train")
             yield from ((name, entries[number]) for number in parts.get(name, range(len(entries))))

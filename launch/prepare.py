@@ -95,7 +95,8 @@ def check_run(config: RunConfig, world_size: int) -> str:
     """
     config.batch.check_ranks(world_size)
     is_bf16 = training_dtype(config.precision) == torch.bfloat16
-    refuse_impossible(config.optimizer, config.zero, is_bf16=is_bf16, has_gpu=None)
+    for stage in config.stages:
+        refuse_impossible(config.stage_optimizer(stage), config.zero, is_bf16=is_bf16, has_gpu=None)
     shards = open_shards(config)
     lines = [_check_stage(config, stage, shards) for stage in config.stages]
     accumulation = config.batch.global_size // (config.batch.micro_size * world_size)
@@ -116,9 +117,8 @@ def _check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str
     for name, found in already.items():
         if found is not None:
             refuse_other_facts(found, facts, config.stage_path(stage) / name)
-    number = config.stages.index(stage)
-    base = config.model.base if number == 0 else str(config.stage_model(config.stages[number - 1]))
-    if number == 0 or Path(base).is_dir():  # of the stage before, if it is done
+    base = config.stage_base(stage).base
+    if config.start_of(stage) is None or Path(base).is_dir():  # of an earlier stage, if that is done
         refuse_leaks(config, stage, shards, base)
     order = stage_order(config, stage, shards)
     samples = stage.steps * config.batch.global_size
@@ -128,6 +128,6 @@ def _check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str
         num_held_out = len(shards.entries(name, "validation"))
         sources.append(f"{name} ({count} images, {samples * share / count:.1f} epochs, {num_held_out} to validate)")
     line = f"stage {stage.name}: {stage.steps} steps on {', '.join(sources)}"
-    if stage.steps <= config.optimizer.warmup_steps:
-        line += f"; note: they end within the warm-up of {config.optimizer.warmup_steps} steps"
+    if stage.steps <= (warmup_steps := config.stage_optimizer(stage).warmup_steps):
+        line += f"; note: they end within the warm-up of {warmup_steps} steps"
     return line + (", finished" if config.is_finished(stage) else "")

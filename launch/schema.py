@@ -7,10 +7,20 @@ from launch.config import RunConfig
 
 SCHEMA = Path(__file__).parent.parent / "configs" / "schema.json"
 
+EXTENDS = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    "description": "Files that this one builds on, relative to it: its own keys go before theirs, lists as a whole.",
+    "title": "Extends",
+}
+
 
 def schema_text() -> str:
     """Return the JSON schema of a configuration file."""
-    return json.dumps(RunConfig.model_json_schema(), indent=1) + "\n"
+    schema = RunConfig.model_json_schema()
+    schema["properties"] = {"extends": EXTENDS} | schema["properties"]
+    # A file that extends another needs nothing of its own.
+    del schema["required"]
+    return json.dumps(schema, indent=1) + "\n"
 
 
 if __name__ == "__main__":

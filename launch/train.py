@@ -46,15 +46,16 @@ def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
 def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
     # Hashing the base model takes seconds on a slow file system: the first rank does it, the others only open files.
     shards = _on_own_disk(config, from_first_rank(rank, lambda: open_shards(config)), rank)
-    base = config.model
     for number, stage_config in enumerate(config.stages):
         facts = stage_facts(config, stage_config, shards)
         model_folder = config.stage_model(stage_config)
         if config.is_finished(stage_config):
             refuse_other_facts(read_record(model_folder) or {}, facts, model_folder)
         else:
-            from_first_rank(rank, partial(_keep_to_lineage, config, stage_config, shards, base.base))
-            started = config.model_copy(update={"model": base})
+            # A stage trains on from the averaged weights of an earlier one.
+            model, optimizer = config.stage_base(stage_config), config.stage_optimizer(stage_config)
+            from_first_rank(rank, partial(_keep_to_lineage, config, stage_config, shards, model.base))
+            started = config.model_copy(update={"model": model, "optimizer": optimizer})
             stage = Stage(started, stage_config, shards, facts, rank, stop)
             try:
                 if rank.is_first:
@@ -66,8 +67,6 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
             gc.collect()
             if is_stopping and number + 1 < len(config.stages):
                 raise StoppedOnRequest
-        # The next stage trains on from this one's averaged weights.
-        base = base.model_copy(update={"base": str(model_folder), "single_file_config": None})
 
 
 def _keep_to_lineage(config: RunConfig, stage: StageConfig, shards: ShardSet, base: str) -> None:

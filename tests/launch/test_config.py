@@ -1,13 +1,16 @@
 """A wrong configuration is refused with one line that says what was found, what was needed, what mends it."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from launch.config import BatchConfig, load_config
+from data.order import Order
+from launch.config import BatchConfig, RunConfig, load_config
 from launch.errors import ConfigError
+from launch.facts import stage_weights
 from launch.record import config_text
 from launch.schema import SCHEMA, schema_text
 
@@ -98,3 +101,81 @@ def test_help_and_a_wrong_configuration_wait_for_no_heavy_import(module: str) ->
     program = f"import sys, {module}; print(*{{'torch', 'diffusers', 'deepspeed', 'pandas'}} & sys.modules.keys())"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+TWO = """
+databases: {one: {kind: simulated, count: 8}, two: {kind: simulated, count: 8, seed: 1}}
+model: {base: tiny}
+run: runs/x
+"""
+
+
+def test_a_file_builds_on_others_by_paths_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, "shared/data.yaml", TWO)
+    write(tmp_path, "shared/both.yaml", "extends: data.yaml\noptimizer: {lr: 1.0e-3, name: adamw}\nseed: 3")
+    stages = "stages: [{name: a, databases: [one], steps: 5}]"
+    path = write(tmp_path, "mine.yaml", f"extends: [shared/both.yaml]\noptimizer: {{lr: 2.0e-3}}\n{stages}")
+    config = load_config(path, ["seed=4"])
+    assert (config.optimizer.lr, config.optimizer.name, config.seed) == (2e-3, "adamw", 4)
+    assert set(config.databases) == {"one", "two"}
+
+
+def test_a_file_that_extends_itself_or_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "a.yaml", "extends: b.yaml")
+    path = write(tmp_path, "b.yaml", "extends: a.yaml")
+    with pytest.raises(ConfigError, match=rf"b\.yaml extends itself: {path} -> {tmp_path}/a\.yaml -> {path}$"):
+        load_config(path)
+    path = write(tmp_path, "c.yaml", "extends: gone.yaml")
+    with pytest.raises(ConfigError, match=rf"^no configuration file {tmp_path}/gone\.yaml, which {path} extends"):
+        load_config(path)
+    path = write(tmp_path, "d.yaml", "extends: {a: 1}")
+    with pytest.raises(ConfigError, match="needed the name of a file, or a list of them"):
+        load_config(path)
+
+
+def curriculum(tmp_path: Path, second: str) -> RunConfig:
+    stages = f"stages: [{{name: a, databases: [one], steps: 5}}, {{name: b, databases: [two], steps: 5, {second}}}]"
+    return load_config(write(tmp_path, "c.yaml", TWO + stages))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ("replay: {three: 0.1}", "stage b names database 'three', which is not among `databases`"),
+        ("replay: {two: 0.1}", "stage b replays two, which it trains on anyway: see `weights`"),
+        ("replay: {one: 1.5}", "stages.1.replay.one=1.5: Input should be less than 1"),
+        ("start: c", "stage b starts from 'c', needed one of base, a"),
+        ("start: b", "stage b starts from 'b', needed one of base, a"),
+        ("optimizer: {lrr: 1}", "stage b: unknown key optimizer.lrr, did you mean lr?"),
+        ("optimizer: {lr: -1}", "stage b: optimizer.lr=-1: Input should be greater than 0"),
+    ],
+)
+def test_wrong_stages_of_a_curriculum(tmp_path: Path, second: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        curriculum(tmp_path, second)
+
+
+def test_a_stage_has_its_own_optimizer_and_start(tmp_path: Path) -> None:
+    config = curriculum(tmp_path, "optimizer: {lr: 5.0e-4}, start: base")
+    first, second = config.stages
+    assert config.stage_optimizer(second) == config.optimizer.model_copy(update={"lr": 5e-4})
+    assert config.stage_optimizer(first) == config.optimizer
+    assert config.stage_base(second).base == "tiny"
+    chained = curriculum(tmp_path, "fraction: 0.5")
+    assert chained.stage_base(chained.stages[1]).base == "runs/x/stages/a/model"
+
+
+def test_replay_takes_its_share_of_all_samples(tmp_path: Path) -> None:
+    config = curriculum(tmp_path, "replay: {one: 0.25}")
+    weights = stage_weights(config.stages[1], {"two": 700, "one": 30})
+    assert weights == {"two": 0.75, "one": 0.25}
+    assert Order({"two": 700, "one": 30}, 0, weights).shares() == {"one": 0.25, "two": 0.75}
+    weighed = config.stages[1].model_copy(update={"databases": ["two", "x"], "weights": {"two": 3, "x": 1}})
+    assert stage_weights(weighed, {}) == {"two": 0.75 * 0.75, "x": 0.75 * 0.25, "one": 0.25}
