@@ -5,11 +5,12 @@ text.parquet   the prompts, and the hash of text.npy; written last: a text.npy w
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 ARRAY_FILE = "text.npy"
 PROMPTS_FILE = "text.parquet"
 VERSION = 1
+# What an interrupted call leaves: the array so far, and how far it is.
+UNFINISHED_ARRAY = ".text.npy.unfinished"
+UNFINISHED_STATE = ".text.json.unfinished"
+SAVE_EVERY_BATCHES = 16
 
 
 class Prompts(Sequence[str]):
@@ -82,7 +87,8 @@ def write_embeddings(
     """Make the folder hold the embeddings of `prompts`, which are sorted and distinct.
 
     embed: the embeddings of some prompts, [p, L, D]. fingerprint_sha256: of the encoder; embeddings that it made are
-    copied over. Memory needed: one batch. A kill at any time leaves what was there, or nothing.
+    copied over. Memory needed: one batch. A kill at any time leaves what was there, or nothing; the next call goes on
+    from the last `SAVE_EVERY_BATCHES` batches.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -90,30 +96,69 @@ def write_embeddings(
     old = _usable(folder, fingerprint_sha256)
     if old is not None and old[0].column.equals(prompts):
         return
+    folder.mkdir(parents=True, exist_ok=True)
     places = pc.index_in(prompts, value_set=old[0].column if old else pa.array([], pa.string()))
+    key = _key(prompts, fingerprint_sha256)
+    array, num_done = _unfinished(folder, key)
+    for start in range(num_done, len(prompts), batch_size):
+        batch, known = prompts[start : start + batch_size], places[start : start + batch_size]
+        is_new = known.is_null().to_numpy(zero_copy_only=False)
+        values = old[1][known.fill_null(0).to_numpy()] if old else None
+        if is_new.any():
+            made = embed(batch.filter(pa.array(is_new)).to_pylist())
+            values = np.empty((len(batch), *made.shape[1:]), dtype=np.float32) if values is None else values
+            values[is_new] = made
+        assert values is not None
+        if array is None:
+            (folder / UNFINISHED_STATE).unlink(missing_ok=True)
+            shape = (len(prompts), *values.shape[1:])
+            array = np.lib.format.open_memmap(folder / UNFINISHED_ARRAY, mode="w+", dtype=np.float32, shape=shape)
+        array[start : start + len(values)] = values
+        if (start // batch_size + 1) % SAVE_EVERY_BATCHES == 0:
+            array.flush()
+            with replacing(folder / UNFINISHED_STATE) as temporary:
+                state = {"key": key, "num_done": start + len(values), "shape": array.shape}
+                temporary.write_text(json.dumps(state), encoding="utf-8")
+    assert array is not None, "the empty prompt is always there"
+    array.flush()
+    _publish(folder, prompts, fingerprint_sha256, array.shape)
+
+
+def _publish(folder: Path, prompts: "pa.Array", fingerprint_sha256: str, shape: tuple[int, int, int]) -> None:
+    """Give a finished array its name, and its prompts and its hash to the folder."""
+    import pyarrow as pa
+
+    array = folder / UNFINISHED_ARRAY
+    with array.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    facts = EmbeddingsFacts(fingerprint_sha256, digest, array.stat().st_size, shape)
+    (folder / UNFINISHED_STATE).unlink(missing_ok=True)
+    # First of all, so that the array is never taken for that of the old prompts.
+    (folder / PROMPTS_FILE).unlink(missing_ok=True)
     with replacing(folder / ARRAY_FILE) as temporary:
-        array = None
-        for start in range(0, len(prompts), batch_size):
-            batch, known = prompts[start : start + batch_size], places[start : start + batch_size]
-            is_new = known.is_null().to_numpy(zero_copy_only=False)
-            values = old[1][known.fill_null(0).to_numpy()] if old else None
-            if is_new.any():
-                made = embed(batch.filter(pa.array(is_new)).to_pylist())
-                values = np.empty((len(batch), *made.shape[1:]), dtype=np.float32) if values is None else values
-                values[is_new] = made
-            assert values is not None
-            if array is None:
-                shape = (len(prompts), *values.shape[1:])
-                array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            array[start : start + len(values)] = values
-        assert array is not None, "the empty prompt is always there"
-        array.flush()
-        with temporary.open("rb") as finished:
-            digest = hashlib.file_digest(finished, "sha256").hexdigest()
-        facts = EmbeddingsFacts(fingerprint_sha256, digest, temporary.stat().st_size, array.shape)
-        # The array's next bytes are never taken for those of the old prompts.
-        (folder / PROMPTS_FILE).unlink(missing_ok=True)
+        array.replace(temporary)
     write_table(folder / PROMPTS_FILE, pa.table({"prompt": prompts}), {"version": VERSION, **asdict(facts)})
+
+
+def _unfinished(folder: Path, key: str) -> tuple["np.memmap[Any, Any] | None", int]:
+    """Return the array that an interrupted call with the same arguments left, and how many rows of it are done."""
+    path = folder / UNFINISHED_ARRAY
+    try:
+        state = json.loads((folder / UNFINISHED_STATE).read_text(encoding="utf-8"))
+        if state["key"] != key:
+            return None, 0
+        header_bytes = path.stat().st_size - 4 * math.prod(state["shape"])
+        return np.memmap(path, np.float32, "r+", offset=header_bytes, shape=tuple(state["shape"])), state["num_done"]
+    except (OSError, ValueError):
+        return None, 0
+
+
+def _key(prompts: "pa.Array", fingerprint_sha256: str) -> str:
+    """Return a hash of what the embeddings depend on."""
+    digest = hashlib.sha256(fingerprint_sha256.encode())
+    for start in range(0, len(prompts), 4096):
+        digest.update(json.dumps(prompts[start : start + 4096].to_pylist()).encode())
+    return digest.hexdigest()
 
 
 def read_embeddings(folder: Path) -> tuple[Prompts, NDArray[np.float32]]:

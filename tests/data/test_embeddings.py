@@ -1,5 +1,6 @@
 """Embeddings: encoded once, copied over when prompts come and go, never taken for those of other prompts."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +70,32 @@ def test_another_encoders_embeddings_are_not_kept(tmp_path: Path) -> None:
     assert embed.asked == ["", "a"]
 
 
-def test_an_interrupted_change_leaves_what_was_there(tmp_path: Path) -> None:
-    write(tmp_path, ["a", "b"], Embedding())
+@pytest.mark.parametrize("fail_after", [0, 4, 5, 9, 12])
+def test_an_interrupted_change_leaves_what_was_there_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_after: int
+) -> None:
+    """Batches of three prompts, saved after every second."""
+    folder, other_folder = tmp_path / "text", tmp_path / "other"
+    monkeypatch.setattr("data.embeddings.SAVE_EVERY_BATCHES", 2)
+    prompts = list("abcdefghijklmnopq")
+    write(folder, ["a", "b"], Embedding())
     with pytest.raises(KeyboardInterrupt):
-        write(tmp_path, list("abcdefgh"), Embedding(fail_after=4))
-    refuse_other_values(tmp_path, ["a", "b"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.npy", "text.parquet"]
+        write(folder, prompts, Embedding(fail_after))
+    refuse_other_values(folder, ["a", "b"])
+    # Of other prompts, or by another encoder, nothing is gone on with.
+    shutil.copytree(folder, other_folder)
+    other = Embedding()
+    write(other_folder, [*prompts, "r"], other)
+    assert len(other.asked) == 16
+    again = Embedding()
+    write(folder, prompts, again)
+    # 15 new ones: 3 of them are in the first six rows, which are saved once the seventh begins.
+    assert len(again.asked) == {0: 15, 4: 12, 5: 12, 9: 6, 12: 6}[fail_after]
+    refuse_other_values(folder, prompts)
+    assert sorted(path.name for path in folder.iterdir()) == ["text.npy", "text.parquet"]
+    fresh = folder.with_name("fresh")
+    write(fresh, prompts, Embedding())
+    assert all((fresh / path.name).read_bytes() == path.read_bytes() for path in folder.iterdir())
 
 
 @pytest.mark.parametrize("name", ["text.npy", "text.parquet"])
