@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from data.errors import DataError
 from data.manifest import METADATA_KEY, VERSION, ManifestRow, _from_cells
+from data.shard_index import EMPTY_PROMPT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +59,10 @@ class ManifestSlices:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        found = [pa.array([""]), *(pc.unique(chunk.flatten()) for chunk in self._table.column("prompts").chunks)]
+        found = [
+            pa.array([EMPTY_PROMPT]),
+            *(pc.unique(chunk.flatten()) for chunk in self._table.column("prompts").chunks),
+        ]
         distinct = pc.unique(pa.chunked_array(found))
         return distinct.take(pc.sort_indices(distinct))
 
