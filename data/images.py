@@ -13,6 +13,7 @@ from data.errors import DataError
 
 # The formats of ultrasound databases. Pillow's others are not tried: some of them start external programs.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+EXIF_ORIENTATION = 0x0112
 # A mask with this only value is binary: its pixels from 128 on belong to the class (JPEG blurs 0 and 255).
 BINARY = 255
 
@@ -35,6 +36,8 @@ def decode(path: Path, expected_sha256: str | None = None) -> tuple[Image.Image,
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error ... on broken files
         reason = "no PNG, JPEG, BMP or TIFF" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{path} cannot be decoded: {reason}") from error
+    if picture.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        raise DataError(f"{path} is to be turned by its EXIF orientation, its mask is not: save it upright without")
     if picture.mode.startswith(("I", "F")):
         raise DataError(f"{path} has pixels of mode {picture.mode}, needed 8 bits a channel: convert it")
     return picture, sha256

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.databases import AnyDatabase, Row
+from data.databases.base import FolderDatabase
 from data.errors import DataError
-from data.images import decode, mask_values
+from data.images import BINARY, decode, mask_values
 from data.manifest import ManifestRow
 from data.quality.look import Look, look_at
 
@@ -47,7 +49,7 @@ def inspect(
     """
     found = Inspection()
     # Decoding and NumPy let go of the interpreter.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with _pool() as pool:
         for number, (row, result) in enumerate(pool.map(_result, _all_rows(databases, workspace)), start=1):
             if isinstance(result, MaskMismatchError):
                 found.mismatched[row.id] = str(result)
@@ -60,17 +62,32 @@ def inspect(
     return found
 
 
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """Yield a pool that an error does not make wait for what it has not begun."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 @dataclass(frozen=True)
 class _Named:
-    """A database's row, and its id over all databases."""
+    """A database's row, and its id over all databases. patients: the name under which its patient ids are known."""
 
     id: str
     database: str
+    patients: str
     row: Row
 
 
 def _all_rows(databases: Mapping[str, AnyDatabase], workspace: Path) -> Iterator[_Named]:
     images: dict[str, Path] = {}
+    for database in databases.values():
+        if isinstance(database, FolderDatabase):  # all of them, before hours go by with the first
+            database.check_layout()
     for name, database in databases.items():
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
             raise DataError(f"a database is named {name!r}, needed letters, digits, - and _: it names a folder")
@@ -79,7 +96,7 @@ def _all_rows(databases: Mapping[str, AnyDatabase], workspace: Path) -> Iterator
             if id_ in images:
                 raise DataError(f"{id_} comes twice: {images[id_]} and {row.image}; needed one id an image")
             images[id_] = row.image
-            yield _Named(id_, name, row)
+            yield _Named(id_, name, getattr(database, "patients", None) or name, row)
 
 
 def _result(named: _Named) -> tuple[_Named, tuple[ManifestRow, Look] | DataError]:
@@ -99,10 +116,18 @@ def _inspect_row(named: _Named) -> tuple[ManifestRow, Look]:
         values.append(_checked_values(path, mask, image, row.mask_classes))
         masks_sha256.append(mask_sha256)
     given = {column.name: getattr(row, column.name) for column in fields(Row)} | {"id": named.id}
-    found = {"sha256": sha256, "masks_sha256": tuple(masks_sha256), "width": image.width, "height": image.height}
-    paths = {"image": row.image.absolute(), "masks": tuple(path.absolute() for path in row.masks)}
-    complete = ManifestRow(**{**given, **found, **paths, "database": named.database, "cluster": named.id})
-    return complete, look_at(image, [mask != 0 for mask in values])
+    look = look_at(image, [mask != 0 for mask in values])
+    found = {
+        "sha256": sha256,
+        "likeness": look.likeness,
+        "masks_sha256": tuple(masks_sha256),
+        "width": image.width,
+        "height": image.height,
+        "image": row.image.absolute(),
+        "masks": tuple(path.absolute() for path in row.masks),
+        "patient": f"{named.patients}/{row.patient}" if row.patient is not None else None,
+    }
+    return ManifestRow(**{**given, **found, "database": named.database, "cluster": named.id}), look
 
 
 def _checked_values(path: Path, mask: Image.Image, image: Image.Image, classes: Mapping[int, str]) -> NDArray[np.uint8]:
@@ -110,6 +135,11 @@ def _checked_values(path: Path, mask: Image.Image, image: Image.Image, classes: 
         sizes = f"{mask.width}x{mask.height}, its image {image.width}x{image.height}"
         raise MaskMismatchError(f"{path} is {sizes} pixels")
     values = mask_values(mask, classes)
+    if set(classes) == {BINARY} and not values.any() and (levels := np.unique(np.asarray(mask.convert("L")))).any():
+        raise MaskMismatchError(
+            f"{path} has values up to {levels[-1]} only, needed 255 where the {classes[BINARY]} is (128 is the limit): "
+            "set mask_classes to what its values mean"
+        )
     if unknown := sorted(set(np.unique(values).tolist()) - {0} - classes.keys()):
         known = ", ".join(f"{value} {name}" for value, name in classes.items())
         raise MaskMismatchError(f"{path} has the value {unknown[0]}, known are {known}")

@@ -2,19 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from data.databases import Row
 from data.durable import replacing
 from data.errors import DataError
-from data.splits import Split
+from data.splits import Split, known_split
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 2
+VERSION = 3
 # The mask classes of all databases that have an adapter, at numbers that never change, so that a ControlNet trained on
 # one reads the hints of another; those of manifest files are appended as they come.
 PALETTE = (
@@ -33,8 +33,9 @@ METADATA_KEY = b"sonoshard"
 class ManifestRow(Row):
     """A row of the manifest; its id is "database/id".
 
-    sha256: of the image file. cluster: who shares its split. crop: the part of the image and its masks to train on,
-    left, top, right and bottom in pixels (right and bottom exclusive); None: the whole.
+    sha256: of the image file. likeness: its perceptual hashes. patient: with the name under which patients are known.
+    cluster: who shares its split. crop: the part of the image and its masks to train on, left, top, right and bottom in
+    pixels (right and bottom exclusive); None: the whole.
     """
 
     database: str
@@ -43,18 +44,40 @@ class ManifestRow(Row):
     width: int
     height: int
     cluster: str
+    likeness: str = ""
     crop: tuple[int, int, int, int] | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the image by its content too: another file under the same id is another image."""
+        return f"{self.id}@{self.sha256}"
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The split of an image that a manifest once had and has no more: it is remembered, should the image come back."""
+    """The split of an image that a manifest once had and has no more.
+
+    It is remembered, should the image come back under this or another id, or one that is like it, or of its patient.
+    """
 
     id: str
     database: str
     label: str
-    ties: tuple[str, ...]
+    patient: str | None
+    sha256: str
+    likeness: str
     split: Split
+
+    @classmethod
+    def of(cls, row: ManifestRow) -> Self:
+        """Return what is remembered of a row that has its split."""
+        split = known_split(row.split or "")
+        return cls(row.id, row.database, row.label, row.patient, row.sha256, row.likeness, split)
+
+    @property
+    def key(self) -> str:
+        """As of a row."""
+        return f"{self.id}@{self.sha256}"
 
 
 @dataclass(frozen=True)
@@ -78,7 +101,7 @@ class Manifest:
             "version": VERSION,
             "palette": self.palette,
             "drawn_with": dict(self.drawn_with),
-            "absent": [[drawn.id, drawn.database, drawn.label, drawn.ties, drawn.split] for drawn in self.absent],
+            "absent": [asdict(drawn) for drawn in self.absent],
         }
         schema = _schema().with_metadata({METADATA_KEY: json.dumps(about).encode()})
         table = pa.Table.from_pylist([_to_cells(row) for row in self.rows], schema=schema)
@@ -106,9 +129,7 @@ class Manifest:
             rows=tuple(_from_cells(cells) for cells in table.to_pylist()),
             palette=tuple(about["palette"]),
             drawn_with=about["drawn_with"],
-            absent=tuple(
-                Drawn(id_, database, label, tuple(ties), split) for id_, database, label, ties, split in about["absent"]
-            ),
+            absent=tuple(Drawn(**drawn) for drawn in about["absent"]),
         )
 
 
@@ -122,6 +143,7 @@ def _schema() -> "pa.Schema":
             "database": pa.string(),
             "image": pa.string(),
             "sha256": pa.string(),
+            "likeness": pa.string(),
             "width": pa.int32(),
             "height": pa.int32(),
             "organ": pa.string(),

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -13,7 +13,7 @@ from data.databases import AnyDatabase
 from data.errors import DataError
 from data.inspection import Inspection, inspect
 from data.manifest import PALETTE, Drawn, Manifest, ManifestRow
-from data.quality.faults import Findings, Inspected, find_faults
+from data.quality.faults import Findings, Inspected, Remembered, find_faults
 from data.quality.look import Look
 from data.quality.report import Shown, write_report
 from data.quality.rules import FAULTS, Fault, QualityConfig
@@ -148,7 +148,9 @@ def prepare(
     found = inspect(databases, workspace, progress)
     _refuse(found, found.undecodable, "cannot be decoded", config.on_undecodable, "on_undecodable")
     _refuse(found, found.mismatched, "have a mask that does not fit", config.on_mask_mismatch, "on_mask_mismatch")
-    findings = find_faults([_inspected(row, found) for row in found.rows.values()], config.quality)
+    keys = {row.key for row in found.rows.values()}
+    gone = [Remembered(drawn.key, drawn.sha256, drawn.likeness) for drawn in _absent(keys, stored)]
+    findings = find_faults([_inspected(row, found) for row in found.rows.values()], config.quality, gone)
     dropped = {id_: row for id_, row in found.rows.items() if _is_dropped(findings, id_, config.quality)}
     rows = [_judged(row, found, findings, config.quality) for id_, row in found.rows.items() if id_ not in dropped]
     rows = _with_splits(_in_order(rows, stored, config.seed), findings.groups, stored, config)
@@ -161,8 +163,8 @@ def prepare(
     if stored.rows and stored.drawn_with != drawn_with:
         was = ", ".join(f"{name}={value:g}" for name, value in stored.drawn_with.items())
         warnings.warn(f"stored splits stay as drawn with {was}: the new ones are for new images only", stacklevel=2)
-    Manifest(tuple(rows), palette, drawn_with, _absent(rows, findings.groups, stored)).write(out)
-    before = {row.id for row in stored.rows}
+    Manifest(tuple(rows), palette, drawn_with, _absent({row.key for row in rows}, stored)).write(out)
+    before = {row.key for row in stored.rows}
     return PrepareReport(
         manifest=out,
         rows={row.id: row for row in rows},
@@ -170,7 +172,7 @@ def prepare(
         findings=findings,
         looks=found.looks,
         skipped=found.undecodable | found.mismatched,
-        num_new=sum(row.id not in before for row in rows),
+        num_new=sum(row.key not in before for row in rows),
         config=config.quality,
     )
 
@@ -193,9 +195,10 @@ def _refuse(found: Inspection, faults: Mapping[str, str], what: str, setting: On
 def _inspected(row: ManifestRow, found: Inspection) -> Inspected:
     return Inspected(
         id=row.id,
+        key=row.key,
         label=row.label,
         sha256=row.sha256,
-        patient=f"{row.database}/{row.patient}" if row.patient is not None else None,
+        patient=row.patient,
         size=row.width * row.height,
         flags=row.flags,
         look=found.looks[row.id],
@@ -221,8 +224,7 @@ def _with_splits(
     rows: Sequence[ManifestRow], groups: Mapping[str, str], stored: Manifest, config: PrepareConfig
 ) -> list[ManifestRow]:
     """Return the rows with split and cluster."""
-    known: dict[str, Split] = {row.id: known_split(row.split or "") for row in stored.rows}
-    known |= {drawn.id: drawn.split for drawn in stored.absent}
+    drawn_before = {drawn.key: drawn.split for drawn in (*map(Drawn.of, stored.rows), *stored.absent)}
     candidates = [
         Candidate(
             id=row.id,
@@ -230,35 +232,45 @@ def _with_splits(
             label=row.label,
             ties=_ties(row, groups),
             own=known_split(row.split) if row.split else None,
-            stored=known.get(row.id),
+            stored=drawn_before.get(row.key),
         )
         for row in rows
     ]
     candidates += [
-        Candidate(id=gone.id, database=gone.database, label=gone.label, ties=gone.ties, stored=gone.split)
-        for gone in _absent(rows, groups, stored)
+        Candidate(id=gone.key, database=gone.database, label=gone.label, ties=_ties(gone, groups), stored=gone.split)
+        for gone in _absent({row.key for row in rows}, stored)
     ]
     fractions: dict[Split, float] = {"validation": config.validation_fraction, "test": config.test_fraction}
     assigned = assign(candidates, fractions, config.seed)
+    _warn_of_own_splits(rows, {row.id: assigned[row.id].split for row in rows}, drawn_before)
     return [replace(row, split=assigned[row.id].split, cluster=assigned[row.id].cluster) for row in rows]
 
 
-def _ties(row: ManifestRow, groups: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what a row must not be parted over: its patient, its file, the images that it is like."""
-    patient = (f"patient {row.database}/{row.patient}",) if row.patient is not None else ()
-    alike = (f"alike {groups[row.id]}",) if row.id in groups else ()
+def _warn_of_own_splits(
+    rows: Sequence[ManifestRow], splits: Mapping[str, Split], drawn_before: Mapping[str, Split]
+) -> None:
+    """Warn where a database's own split is not what an image has."""
+    other = [row for row in rows if row.split and splits[row.id] != known_split(row.split) != "train"]
+    if not other:
+        return
+    why = "share a patient or a picture with images of another split"
+    if any(row.key in drawn_before for row in other):
+        why = "were drawn before the database gave its own; remove the manifest to draw anew"
+    which = f"{len(other)} images, such as {other[0].id}"
+    warnings.warn(f"{which}, are not in their database's own split: they {why}", stacklevel=2)
+
+
+def _ties(row: ManifestRow | Drawn, groups: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what an image must not be parted over: its patient, its file, the images that it is like."""
+    patient = (f"patient {row.patient}",) if row.patient is not None else ()
+    alike = (f"alike {groups[row.key]}",) if row.key in groups else ()
     return (*patient, f"file {row.sha256}", *alike)
 
 
-def _absent(rows: Sequence[ManifestRow], groups: Mapping[str, str], stored: Manifest) -> tuple[Drawn, ...]:
-    """Return the splits of all rows that a manifest ever had and `rows` has not."""
-    present = {row.id for row in rows}
-    gone = [
-        Drawn(row.id, row.database, row.label, _ties(row, groups), known_split(row.split or ""))
-        for row in stored.rows
-        if row.id not in present
-    ]
-    return tuple(sorted([*gone, *(d for d in stored.absent if d.id not in present)], key=lambda drawn: drawn.id))
+def _absent(keys: Collection[str], stored: Manifest) -> tuple[Drawn, ...]:
+    """Return what is remembered of all images that a manifest ever had and that are not among `keys`."""
+    known = {drawn.key: drawn for drawn in (*stored.absent, *map(Drawn.of, stored.rows))}
+    return tuple(known[key] for key in sorted(known.keys() - set(keys)))
 
 
 def _in_order(rows: Sequence[ManifestRow], stored: Manifest, seed: int) -> list[ManifestRow]:

@@ -108,6 +108,10 @@ class Entries(Sequence[Entry]):
         """Return the cluster of every sample."""
         return self._texts["cluster"].to_numpy(zero_copy_only=False)
 
+    def image_hashes(self) -> NDArray[np.object_]:
+        """Return the SHA-256 of every sample's image file."""
+        return self._texts["image_sha256"].to_numpy(zero_copy_only=False)
+
 
 @dataclass(frozen=True)
 class Record:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -193,9 +194,15 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(EXIT_INTERRUPTED)
 
 
+def show_note(message: Warning | str, *_: object, **__: object) -> None:
+    """Show a warning as one line, without the place in the code that gave it."""
+    print(f"sonoshard: note: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line."""
     quiet_libraries()
+    warnings.showwarning = show_note
     # In a log file, too, a line stands before what came after it on stderr or from the ranks.
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     app()

@@ -1,6 +1,7 @@
 """What the meaning of a stage's position depends on: a checkpoint or model with other facts is not gone on from."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from launch.config import RunConfig, StageConfig
 from launch.errors import ConfigError
 from models.base import noise_schedule
 from models.saving import read_record
+
+# The fact that says which images these are.
+IMAGES = "images_sha256"
 
 
 def stage_seed(config: RunConfig, stage: StageConfig) -> int:
@@ -55,6 +59,7 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         "batch.global_size": config.batch.global_size,
         "fraction": stage.fraction,
         "samples": _training_sizes(config, stage, shards),
+        IMAGES: _images_sha256(config, stage, shards),
         "weights": stage.weights,
         "replay": stage.replay,
         "augment": config.augment.model_dump(mode="json"),
@@ -72,10 +77,27 @@ def _training_sizes(config: RunConfig, stage: StageConfig, shards: ShardSet) -> 
     return {name: len(parts.get(name, shards.entries(name, "train"))) for name in stage.trained_on}
 
 
+def _images_sha256(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str:
+    """Return a hash of the images that a stage trains on, in their order, and of those that it holds out."""
+    parts = stage_parts(config, stage, shards)
+    digest = sha256()
+    for name in stage.trained_on:
+        for split in shards.databases[name]:
+            hashes = shards.entries(name, split).image_hashes()
+            chosen = hashes[parts[name]] if split == "train" and name in parts else hashes
+            digest.update(f"{name}/{split}\n{' '.join(chosen)}\n".encode())
+    return digest.hexdigest()
+
+
 def refuse_other_facts(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
     """Raise ConfigError, naming the first fact, if what lies at `where` was trained with others than `expected`."""
     for name, value in expected.items():
-        if (saved := found.get(name)) != value:
+        if (saved := found.get(name)) != value and name == IMAGES:
+            raise ConfigError(
+                f"{where} was trained on other images than the shards hold now, or with other ones held out: encode the"
+                " manifest that it had, or remove that folder, or give this run another one"
+            )
+        if saved != value:
             raise ConfigError(
                 f"{where} was trained with {name}={saved}, this run has {value}: set it back, or remove that folder,"
                 " or give this run another one"

@@ -75,7 +75,7 @@ def refuse_leaks(config: RunConfig, stage: StageConfig, shards: ShardSet, base: 
         ("held out", earlier.trained, "hold out", "trained on by"),
     ):
         known = set(forbidden.tolist())
-        leaks = [entry.id for name, entry in _samples(config, stage, shards, of) if known & set(_ties(name, entry))]
+        leaks = [entry.id for entry in _samples(config, stage, shards, of) if known & set(_ties(entry))]
         if leaks:
             raise ConfigError(
                 f"stage {stage.name} would {would} {len(leaks)} images that were {did} the model it starts from, {base}"
@@ -84,28 +84,28 @@ def refuse_leaks(config: RunConfig, stage: StageConfig, shards: ShardSet, base: 
             )
 
 
-def _samples(config: RunConfig, stage: StageConfig, shards: ShardSet, of: str) -> Iterator[tuple[str, Entry]]:
-    """Yield the samples that a stage trains on, or those that it holds out, with their database."""
+def _samples(config: RunConfig, stage: StageConfig, shards: ShardSet, of: str) -> Iterator[Entry]:
+    """Yield the samples that a stage trains on, or those that it holds out."""
     parts = stage_parts(config, stage, shards)
     for name in stage.trained_on:
         if of == "train":
             entries = shards.entries(name, "train")
-            yield from ((name, entries[number]) for number in parts.get(name, range(len(entries))))
+            yield from (entries[number] for number in parts.get(name, range(len(entries))))
         else:
             for split in HELD_OUT:
                 if split in shards.databases[name]:
-                    yield from ((name, entry) for entry in shards.entries(name, split))
+                    yield from shards.entries(name, split)
 
 
-def _ties(database: str, entry: Entry) -> list[int]:
+def _ties(entry: Entry) -> list[int]:
     names = [f"file {entry.image_sha256}"]
     if entry.patient is not None:
-        names.append(f"patient {database}/{entry.patient}")
+        names.append(f"patient {entry.patient}")
     return [int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) for name in names]
 
 
-def _ties_of(samples: Iterator[tuple[str, Entry]]) -> Iterator[int]:
-    return (tie for name, entry in samples for tie in _ties(name, entry))
+def _ties_of(samples: Iterator[Entry]) -> Iterator[int]:
+    return (tie for entry in samples for tie in _ties(entry))
 
 
 def _sorted(ties: Iterator[int]) -> NDArray[np.uint64]:

@@ -9,7 +9,7 @@ from data.node_copy import copied_to_node
 from data.shards import ShardSet
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.facts import refuse_other_facts, stage_facts
 from launch.lineage import refuse_leaks, write_lineage
 from launch.lock import locked
@@ -54,11 +54,12 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
         else:
             # A stage trains on from the averaged weights of an earlier one.
             model, optimizer = config.stage_base(stage_config), config.stage_optimizer(stage_config)
-            from_first_rank(rank, partial(_keep_to_lineage, config, stage_config, shards, model.base))
+            from_first_rank(rank, partial(refuse_leaks, config, stage_config, shards, model.base))
             started = config.model_copy(update={"model": model, "optimizer": optimizer})
             stage = Stage(started, stage_config, shards, facts, rank, stop)
             try:
                 if rank.is_first:
+                    write_lineage(config, stage_config, shards, model.base)
                     write_record(config)
                 is_stopping = stage.train()
             finally:
@@ -67,8 +68,3 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
             gc.collect()
             if is_stopping and number + 1 < len(config.stages):
                 raise StoppedOnRequest
-
-
-def _keep_to_lineage(config: RunConfig, stage: StageConfig, shards: ShardSet, base: str) -> None:
-    refuse_leaks(config, stage, shards, base)
-    write_lineage(config, stage, shards, base)

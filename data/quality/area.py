@@ -9,10 +9,10 @@ from data.databases.outline import fill_outline
 
 # The area is found on a picture of at most this many pixels a side: its border matters, not its speckle.
 LONGEST_SIDE = 256
-# Grey levels that JPEG's noise and a screen's black stay below, once speckle is averaged.
-BLACK = 6.0
-# Speckle is averaged over so many pixels to each side.
-REACH = 2
+# Grey levels that JPEG's noise and a screen's black stay below.
+BLACK = 6
+# Tissue is lit but for the darkest of its speckle; of a block of text three quarters of the pixels are black.
+LIT_SHARE = 0.3
 # A region counts from this share of the picture on: less is text or a logo.
 SMALLEST_REGION_SHARE = 0.02
 
@@ -28,11 +28,11 @@ def image_area(grey_HW: NDArray[np.uint8]) -> NDArray[np.bool_]:
     height, width = grey_HW.shape
     scale = min(1.0, LONGEST_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.asarray(Image.fromarray(grey_HW).resize(size, Image.Resampling.BOX), dtype=np.float32)
-    # Averaging moves a bright border outwards by its reach; the erosion moves it back.
-    is_bright = np.pad(ndimage.uniform_filter(small, size=2 * REACH + 1) > BLACK, REACH, mode="edge")
-    eroded = ndimage.binary_erosion(is_bright, structure=np.ones((2 * REACH + 1,) * 2, dtype=np.bool_))
-    labels, _ = ndimage.label(eroded[REACH:-REACH, REACH:-REACH])
+    lit = Image.fromarray(np.where(grey_HW > BLACK, 255, 0).astype(np.uint8))
+    small = np.asarray(lit.resize(size, Image.Resampling.BOX), dtype=np.float32) / 255
+    # One pixel beyond a border two of five are lit, which is more than the share: the erosion takes it away again.
+    is_dense = np.pad(ndimage.uniform_filter(small, size=5) > LIT_SHARE, 1, mode="edge")
+    labels, _ = ndimage.label(ndimage.binary_erosion(is_dense, structure=np.ones((3, 3), dtype=np.bool_))[1:-1, 1:-1])
     num_pixels = np.bincount(labels.ravel())
     num_pixels[0] = 0
     large = np.flatnonzero(num_pixels >= SMALLEST_REGION_SHARE * labels.size)

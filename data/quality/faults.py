@@ -4,9 +4,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from data.quality.likeness import alike_pairs
+from data.quality.likeness import Likeness, alike_pairs
 from data.quality.look import Look
 from data.quality.rules import FLAGS_OF_DATABASES, Fault, QualityConfig
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """An image that is gone, by what is known of it. key: names it among all others. likeness: its hashes as text."""
+
+    key: str
+    sha256: str
+    likeness: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,12 +23,18 @@ class Inspected:
     """An image as quality sees it. patient: unique over all databases, or None. size: pixels."""
 
     id: str
+    key: str
     label: str
     sha256: str
     patient: str | None
     size: int
     flags: tuple[str, ...]
     look: Look
+
+    @property
+    def likeness(self) -> str:
+        """Its hashes as text."""
+        return self.look.likeness
 
 
 @dataclass(frozen=True)
@@ -37,27 +52,33 @@ class Faulty:
 
 @dataclass(frozen=True)
 class Findings:
-    """faults: of each image that has some. groups: id -> name of the group of images alike, where there are several."""
+    """faults: of each image that has some, by id. groups: key -> name of the group of images alike, if it has any."""
 
     faults: Mapping[str, Sequence[Faulty]]
     groups: Mapping[str, str]
 
 
-def find_faults(images: Sequence[Inspected], config: QualityConfig) -> Findings:
-    """Return what is wrong with `images`, and which of them are alike."""
-    faults: dict[str, list[Faulty]] = defaultdict(list)
-    groups = {}
-    for members in _groups(images, config.near_duplicate_bits):
+def find_faults(images: Sequence[Inspected], config: QualityConfig, gone: Sequence[Remembered] = ()) -> Findings:
+    """Return what is wrong with `images`, and which of them and of those that are gone are alike."""
+    alone = {image.id: _faults_alone(image, config) for image in images}
+    # What a rule leaves out for its own sake is no copy to keep.
+    is_dropped = {
+        id_: any(config.rules.action(faulty.fault) == "drop" for faulty in faults) for id_, faults in alone.items()
+    }
+    copies: dict[str, list[Faulty]] = defaultdict(list)
+    groups: dict[str, str] = {}
+    for members in _groups([*images, *gone], config.near_duplicate_bits):
         name = min(member.sha256 for member in members)
-        for member in members:
-            groups[member.id] = name
-            faults[member.id] += _faults_of_copies(member, members)
-    for image in images:
-        faults[image.id] += _faults_alone(image, config)
+        groups.update({member.key: name for member in members})
+        present = [member for member in members if isinstance(member, Inspected)]
+        present.sort(key=lambda image: (is_dropped[image.id], *_rank(image)))
+        for member in present:
+            copies[member.id] += _faults_of_copies(member, present)
+    faults = {id_: [*copies[id_], *of_itself] for id_, of_itself in alone.items()}
     return Findings({id_: found for id_, found in faults.items() if found}, groups)
 
 
-def _groups(images: Sequence[Inspected], max_distance: int) -> list[list[Inspected]]:
+def _groups(images: Sequence[Inspected | Remembered], max_distance: int) -> list[list[Inspected | Remembered]]:
     """Return the images alike, directly or over others, by whole picture or by the scanner's image in it."""
     from scipy.cluster.hierarchy import DisjointSet
 
@@ -65,37 +86,48 @@ def _groups(images: Sequence[Inspected], max_distance: int) -> list[list[Inspect
     first_of: dict[str, int] = {}
     for number, image in enumerate(images):
         connected.merge(number, first_of.setdefault(image.sha256, number))
-    for likenesses in ([image.look.whole for image in images], [image.look.inner for image in images]):
-        for i, j in alike_pairs(likenesses, max_distance):
+    for half in (0, 1):
+        for i, j in alike_pairs([_likeness(image, half) for image in images], max_distance):
             connected.merge(i, j)
     subsets = [sorted(subset) for subset in connected.subsets() if len(subset) > 1]
     return [[images[number] for number in subset] for subset in sorted(subsets)]
 
 
+def _likeness(image: Inspected | Remembered, half: int) -> Likeness:
+    """Return the hashes of the whole picture (0) or of the scanner's image in it (1)."""
+    length = len(image.likeness) // 2
+    return Likeness.from_text(image.likeness[half * length : (half + 1) * length])
+
+
 def _rank(image: Inspected) -> tuple[bool, bool, int, str]:
-    """Return what sorts the best of images alike first."""
-    return image.look.overlays.has_marks, image.look.mask_share is None, -image.size, image.id
+    """Return what sorts the best of images alike first: without marks, with a mask, large."""
+    return image.look.overlays.has_marks, not image.look.mask_share, -image.size, image.id
 
 
 def _faults_of_copies(image: Inspected, group: Sequence[Inspected]) -> list[Faulty]:
+    """Return what is wrong with an image of a group, which is sorted: the best first."""
     others = [other for other in group if other.id != image.id]
     same = [other for other in others if other.sha256 == image.sha256]
-    # Frames of one examination are alike, and in one split anyway.
+    # Frames of one examination are alike, and in one split anyway; but they are not of two labels.
     alike = [
         other
         for other in others
         if other.sha256 != image.sha256 and (image.patient is None or other.patient != image.patient)
     ]
-    contrary = [other for other in (*same, *alike) if other.label != image.label]
+    contrary = [other for other in others if other.label != image.label and (other in same or other in alike)]
     faults = []
     if same:
-        faults.append(Faulty("duplicate", "the same file", _ids(same), image is min([image, *same], key=_rank)))
+        faults.append(Faulty("duplicate", "the same file", _ids(same), image is _first([image, *same], group)))
     if alike:
-        faults.append(Faulty("near_duplicate", "alike", _ids(alike), image is min(group, key=_rank)))
+        faults.append(Faulty("near_duplicate", "alike", _ids(alike), image is group[0]))
     if contrary:
         labels = ", ".join(sorted({other.label for other in contrary}))
         faults.append(Faulty("two_labels", f"{image.label} here, {labels} there", _ids(contrary)))
     return faults
+
+
+def _first(some: Sequence[Inspected], group: Sequence[Inspected]) -> Inspected:
+    return next(image for image in group if image in some)
 
 
 def _ids(images: Sequence[Inspected]) -> tuple[str, ...]:

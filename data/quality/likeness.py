@@ -27,6 +27,17 @@ class Likeness:
     upright: NDArray[np.uint64]
     mirrored: NDArray[np.uint64]
 
+    @property
+    def text(self) -> str:
+        """The hashes as hexadecimal digits."""
+        return np.concatenate((self.upright, self.mirrored)).astype(">u8").tobytes().hex()
+
+    @classmethod
+    def from_text(cls, text: str) -> "Likeness":
+        """Return the hashes that `text` gave."""
+        words = np.frombuffer(bytes.fromhex(text), dtype=">u8").astype(np.uint64)
+        return cls(words[:WORDS], words[WORDS:])
+
     @classmethod
     def of(cls, picture: Image.Image) -> "Likeness":
         """Return the hashes of a picture."""

@@ -28,6 +28,11 @@ class Look:
     mask_share: float | None
     outside_share: float
 
+    @property
+    def likeness(self) -> str:
+        """The hashes of the whole and of the inner picture as text."""
+        return f"{self.whole.text}{self.inner.text}"
+
 
 def look_at(picture: Image.Image, masks: Sequence[NDArray[np.bool_]]) -> Look:
     """Return what a picture and its masks [H, W] show."""

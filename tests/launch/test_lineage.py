@@ -8,6 +8,7 @@ import pytest
 
 from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
+from launch.facts import refuse_other_facts, stage_facts
 from launch.lineage import Lineage, files_of_lineage, write_lineage
 from launch.prepare import check_run, encode_databases, open_shards, prepare_databases
 
@@ -79,3 +80,17 @@ def test_it_names_nobody(fresh: Path, earlier: Path) -> None:
     content = (earlier / "lineage.safetensors").read_bytes()
     assert b"busi" not in content
     assert b"patient" not in content
+
+
+def test_a_stage_does_not_go_on_after_the_splits_were_drawn_anew(fresh: Path) -> None:
+    before = load_config(fresh)
+    facts = stage_facts(before, before.stages[0], open_shards(before))
+    before.manifest_path.unlink()
+    anew = load_config(fresh, ["prepare.seed=1"])
+    prepare_databases(anew)
+    encode_databases(anew)
+    other = stage_facts(anew, anew.stages[0], open_shards(anew))
+    assert other["samples"] == facts["samples"], "the numbers alone do not tell"
+    with pytest.raises(ConfigError, match="checkpoints was trained on other images than the shards hold now, or with"):
+        refuse_other_facts(facts, other, Path("checkpoints"))
+    refuse_other_facts(facts, facts, Path("checkpoints"))

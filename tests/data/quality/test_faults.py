@@ -3,11 +3,14 @@
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data.databases import ManifestFile
 from data.manifest import Manifest
 from data.prepare import PrepareConfig, PrepareReport, prepare
+from data.quality.area import bounding_box, image_area
 from tests.data.quality.planted import (
     COPIES,
     lettered,
@@ -95,7 +98,7 @@ def test_a_copy_under_another_patients_name_ties_both(tmp_path: Path) -> None:
     image, _ = picture(0)
     smaller(image).save(tmp_path / "copy.png")
     report = run(write_table(tmp_path, [*rows, {"image": "copy.png", "patient": "P9"}]), tmp_path)
-    tied = {row.cluster for row in report.rows.values() if row.patient in ("P0", "P9")}
+    tied = {row.cluster for row in report.rows.values() if row.patient in ("d/P0", "d/P9")}
     assert len(tied) == 1
     assert {id_ for id_ in report.findings.faults if report.findings.faults[id_][0].fault == "near_duplicate"} == {
         "d/0.png",
@@ -204,3 +207,80 @@ def test_names_in_the_report_are_escaped(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "<script>" not in page
     assert "&lt;script&gt;0" in page
+
+
+def held_out_contents(report: PrepareReport) -> dict[str, str]:
+    """Return the split of each file by its content."""
+    return {row.sha256: row.split or "" for row in report.rows.values()}
+
+
+def test_renumbered_files_keep_their_splits(tmp_path: Path) -> None:
+    for index in range(30):
+        picture(index)[0].save(tmp_path / f"{index}.png")
+    before = held_out_contents(run(write_table(tmp_path, [{"image": f"{i}.png"} for i in range(30)]), tmp_path))
+    for index in reversed(range(30)):
+        (tmp_path / f"{index}.png").rename(tmp_path / f"{index + 1}.png")
+    picture(30)[0].save(tmp_path / "0.png")
+    report = run(write_table(tmp_path, [{"image": f"{i}.png"} for i in range(31)]), tmp_path)
+    after = held_out_contents(report)
+    assert {sha256: after[sha256] for sha256 in before} == before
+    assert report.num_new == 31, "an id with another file is another image"
+
+
+def test_files_saved_in_another_format_keep_their_splits(tmp_path: Path) -> None:
+    for index in range(30):
+        picture(index)[0].save(tmp_path / f"{index}.png")
+    first = run(write_table(tmp_path, [{"image": f"{i}.png"} for i in range(30)]), tmp_path)
+    before = {row.image.stem: row.split for row in first.rows.values()}
+    for index in range(30):
+        smaller(picture(index)[0]).save(tmp_path / f"{index}.jpg", quality=80)
+        (tmp_path / f"{index}.png").unlink()
+    second = run(write_table(tmp_path, [{"image": f"{i}.jpg"} for i in range(30)]), tmp_path)
+    assert {row.image.stem: row.split for row in second.rows.values()} == before
+
+
+def test_copies_that_were_dropped_take_the_split_of_those_that_stayed(leaky: ManifestFile, tmp_path: Path) -> None:
+    first = run(leaky, tmp_path, quality={"rules": {"near_duplicate": "drop"}})
+    before = {row.image.stem.split(" ")[0]: row.split for row in first.rows.values()}
+    others = [{"image": str(row.image), "id": row.id} for row in first.dropped.values()]
+    second = run(write_table(tmp_path, others), tmp_path)
+    assert {row.image.stem.split(" ")[0]: row.split for row in second.rows.values()} == before
+
+
+def test_the_best_copy_is_one_that_no_other_rule_drops(tmp_path: Path) -> None:
+    rows = []
+    for index in range(12):
+        image, mask = picture(index)
+        image.save(tmp_path / f"{index}.png")
+        mask.save(tmp_path / f"{index}_mask.png")
+        label = "malignant" if mask.getbbox() else "normal"
+        rows.append({"image": f"{index}.png", "masks": f"{index}_mask.png", "label": label})
+    picture(0)[0].save(tmp_path / "a copy.png")
+    picture(0)[1].point(lambda _: 0).save(tmp_path / "empty.png")
+    rows.append({"image": "a copy.png", "masks": "empty.png", "label": "malignant"})
+    for rules in ({"duplicate": "drop"}, {"duplicate": "drop", "empty_mask": "drop"}):
+        report = run(write_table(tmp_path, rows), tmp_path, quality={"rules": rules})
+        assert set(report.dropped) == {"d/a copy.png"}
+        (tmp_path / "manifest.parquet").unlink()
+
+
+def test_an_own_split_that_is_not_kept_is_told(tmp_path: Path) -> None:
+    for index in range(20):
+        picture(index)[0].save(tmp_path / f"{index}.png")
+    rows = [{"image": f"{index}.png"} for index in range(20)]
+    run(write_table(tmp_path, rows), tmp_path)
+    with_own = [{**row, "split": "test" if index < 10 else ""} for index, row in enumerate(rows)]
+    with pytest.warns(UserWarning, match=r"not in their database's own split: they were drawn before"):
+        run(write_table(tmp_path, with_own), tmp_path)
+
+
+def test_a_block_of_text_beside_the_image_is_no_part_of_it(tmp_path: Path) -> None:
+    image, _ = picture(0, 512)
+    screen = Image.new("L", (800, 600))
+    screen.paste(image.resize((460, 460)), (60, 90))
+    for line in range(8):
+        lettered(screen, (560, 120 + 24 * line), size=16)
+    area = bounding_box(image_area(np.asarray(screen)))
+    # Two pixels of the picture that it is found on are six of this one.
+    for found, expected in zip(area, (60, 90, 520, 550), strict=True):
+        assert abs(found - expected) <= 8, area
