@@ -23,7 +23,7 @@ class LoaderConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    stage_to: UserPath | None = Field(
+    copy_to: UserPath | None = Field(
         None,
         description="Folder on each node's own disk, such as ${oc.env:SLURM_TMPDIR}, that the shards are copied to"
         " before the first step, once a node. None: they are read where they are.",

@@ -126,7 +126,7 @@ class Manifest:
                 f"{path} has version {about['version']}, needed {VERSION}: remove it and run `sonoshard prepare`"
             )
         return cls(
-            rows=tuple(_from_cells(cells) for cells in table.to_pylist()),
+            rows=tuple(row_from_cells(cells) for cells in table.to_pylist()),
             palette=tuple(about["palette"]),
             drawn_with=about["drawn_with"],
             absent=tuple(Drawn(**drawn) for drawn in about["absent"]),
@@ -170,7 +170,8 @@ def _to_cells(row: ManifestRow) -> dict[str, Any]:
     return cells | {"image": str(row.image), "masks": [str(path) for path in row.masks]}
 
 
-def _from_cells(cells: Mapping[str, Any]) -> ManifestRow:
+def row_from_cells(cells: Mapping[str, Any]) -> ManifestRow:
+    """Return the row that a line of the Parquet file holds."""
     values: dict[str, Any] = {name: tuple(cell) if isinstance(cell, list) else cell for name, cell in cells.items()}
     values |= {"image": Path(cells["image"]), "masks": tuple(Path(path) for path in cells["masks"])}
     return ManifestRow(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import DataError
-from data.manifest import METADATA_KEY, VERSION, ManifestRow, _from_cells
+from data.manifest import METADATA_KEY, VERSION, ManifestRow, row_from_cells
 from data.shard_index import EMPTY_PROMPT
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ManifestSlices:
 
     def rows(self, shard: str) -> list[ManifestRow]:
         """Return the rows of a shard."""
-        return [_from_cells(cells) for cells in self._table.take(self._places[shard]).to_pylist()]
+        return [row_from_cells(cells) for cells in self._table.take(self._places[shard]).to_pylist()]
 
     def prompts(self) -> "pa.Array":
         """Return the distinct prompts of all rows and the empty one, sorted."""

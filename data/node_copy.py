@@ -44,7 +44,7 @@ def copied_to_node(shards: Path, parent: Path) -> Path:
         if needed > free:
             raise DataError(
                 f"{parent} has {free / 1e9:.1f} GB free, the shards in {shards} need {needed / 1e9:.1f} GB: give"
-                " loader.stage_to a larger disk, or null to read them where they are"
+                " loader.copy_to a larger disk, or null to read them where they are"
             )
         for file in missing:
             _copy(shards / file.name, out / file.name, file.sha256)

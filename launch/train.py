@@ -31,11 +31,11 @@ def train(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
 
 def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
     """Return the shards, or their copy on this rank's node where the configuration wants one. Collective."""
-    if config.loader.stage_to is None:
+    if config.loader.copy_to is None:
         return shards
     error = None
     try:
-        copy = copied_to_node(shards.path, config.loader.stage_to)
+        copy = copied_to_node(shards.path, config.loader.copy_to)
         shards = ShardSet.open(copy, check_hashes=config.loader.check_hashes)
     except (DataError, OSError) as failure:
         error = str(failure)

@@ -103,7 +103,7 @@ def test_a_disk_that_is_too_small(source: Path, tmp_path: Path, monkeypatch: pyt
         copied_to_node(source, tmp_path / "disk")
     total = sum(len(file) for name, file in content(source).items() if name != "fingerprint.json")
     assert str(refused.value) == (
-        f"{tmp_path}/disk has 0.0 GB free, the shards in {source} need {total / 1e9:.1f} GB: give loader.stage_to a"
+        f"{tmp_path}/disk has 0.0 GB free, the shards in {source} need {total / 1e9:.1f} GB: give loader.copy_to a"
         " larger disk, or null to read them where they are"
     )
     assert [path.name for path in (tmp_path / "disk").glob("*/*")] == [".copy.lock"]

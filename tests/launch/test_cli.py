@@ -214,7 +214,7 @@ def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped, 
     assert stopped.steps()[:num_done] == stopped.done
     assert ", finished" in stopped.again().stdout
     disk = tmp_path / "disk"
-    longer = stopped.again("stages.0.steps=22", f"loader.stage_to={disk}", "loader.check_hashes=true")
+    longer = stopped.again("stages.0.steps=22", f"loader.copy_to={disk}", "loader.check_hashes=true")
     assert longer.returncode == 0, longer.stderr
     assert "resumed after step 20" in longer.stderr
     assert [step["step"] for step in stopped.steps()] == list(range(1, 23))
