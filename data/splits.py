@@ -116,8 +116,9 @@ def _stored(members: Sequence[Candidate]) -> Split | None:
             continue
         if first is not None and member.stored != first.stored:
             raise DataError(
-                f"{first.id} ({first.stored}) and {member.id} ({member.stored}) are now found to be of one patient or "
-                "one file, but were split apart before: remove the manifest to draw anew, and train again"
+                f"{first.id} ({first.stored}) and {member.id} ({member.stored}) are now found to be of one patient, one"
+                " file or alike, be it by way of a third image, but were split apart before: leave out the image that"
+                " came between them, or remove the manifest to draw anew, and train again in another folder"
             )
         first = first or member
     return first.stored if first is not None else None
