@@ -147,6 +147,8 @@ def _faults_alone(image: Inspected, config: QualityConfig) -> list[Faulty]:
         faults.append(Faulty("overlay", f"{count} mark{'s' * (count > 1)}" if count else "coloured marks"))
     if look.mask_share == 0 and image.label != "normal":
         faults.append(Faulty("empty_mask", f"no pixel of the mask is set, label {image.label}"))
+    if look.mask_share is not None and look.mask_share > config.whole_share:
+        faults.append(Faulty("whole_mask", f"the mask covers {look.mask_share:.0%} of the picture"))
     if look.outside_share > config.outside_share:
         faults.append(Faulty("mask_outside", f"{look.outside_share:.0%} of the mask lies beside the image"))
     return faults

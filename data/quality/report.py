@@ -34,6 +34,7 @@ TITLES: dict[Fault, tuple[str, str]] = {
     "colour_doppler": ("Colour Doppler", "Colours over a part of the image."),
     "combined": ("Combined", "Several views in one picture, as the database says."),
     "empty_mask": ("Empty masks", "No pixel of the mask is set, though the label is not `normal`."),
+    "whole_mask": ("Whole masks", "The mask (blue) covers nearly all of the picture."),
     "mask_outside": ("Masks beside the image", "A part of the mask (blue) lies where the scanner shows nothing."),
 }
 
@@ -115,7 +116,7 @@ def _thumbnail(image: Shown, fault: Fault) -> str:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         small = picture.resize(size, Image.Resampling.LANCZOS)
         draw = ImageDraw.Draw(small)
-        if fault in ("mask_outside", "empty_mask"):
+        if fault in ("mask_outside", "empty_mask", "whole_mask"):
             for path in image.masks:
                 mask = Image.fromarray(mask_values(decode(path)[0], image.mask_classes) != 0)
                 tint = Image.blend(small, Image.new("RGB", size, MASK_COLOUR), 0.5)

@@ -6,7 +6,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Action = Literal["drop", "flag", "keep"]
 Fault = Literal[
-    "duplicate", "near_duplicate", "two_labels", "overlay", "colour_doppler", "combined", "empty_mask", "mask_outside"
+    "duplicate",
+    "near_duplicate",
+    "two_labels",
+    "overlay",
+    "colour_doppler",
+    "combined",
+    "empty_mask",
+    "whole_mask",
+    "mask_outside",
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 # What databases say of an image themselves, and the fault that it is.
@@ -40,6 +48,9 @@ class Rules(BaseModel):
     colour_doppler: Action = Field("flag", description="Colours over a part of the image.")
     combined: Action = Field("flag", description="Several views in one picture, where the database says so.")
     empty_mask: Action = Field("flag", description="A mask without a pixel, though the label is not `normal`.")
+    whole_mask: Action = Field(
+        "flag", description="A mask over nearly all of the picture: turned inside out, or of another kind."
+    )
     mask_outside: Action = Field("flag", description="A mask of which a part lies beside the scanner's image.")
 
     def action(self, fault: Fault) -> Action:
@@ -63,6 +74,9 @@ class QualityConfig(BaseModel):
     )
     outside_share: float = Field(
         0.05, ge=0, le=1, description="A mask may lie beside the scanner's image with at most this share of it."
+    )
+    whole_share: float = Field(
+        0.9, gt=0, le=1, description="A mask that covers more than this share of the picture counts as whole."
     )
     crop: Literal["none", "area"] = Field(
         "none",

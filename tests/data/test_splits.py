@@ -135,9 +135,9 @@ def test_stored_splits_that_now_contradict_are_refused() -> None:
     with pytest.raises(DataError) as refused:
         assign(rows, FRACTIONS, 0)
     assert str(refused.value) == (
-        "d/0000 (train) and d/0002 (test) are now found to be of one patient, one file or alike, be it by way of a third "
-        "image, but were split apart before: leave out the image that came between them, or remove the manifest to draw "
-        "anew, and train again in another folder"
+        "d/0000 (train) and d/0002 (test) are now found to be of one patient, one file or alike, be it by way of a"
+        " third image, but were split apart before: leave out the image that came between them, or remove the manifest"
+        " to draw anew, and train again in another folder"
     )
 
 

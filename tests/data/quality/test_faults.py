@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from data.databases import ManifestFile
 from data.manifest import Manifest
@@ -152,7 +152,11 @@ def marked(tmp_path_factory: pytest.TempPathFactory) -> ManifestFile:
     mask.save(folder / "fits_mask.png")
     picture(16, 512)[0].save(folder / "empty.png")
     mask.point(lambda _: 0).save(folder / "empty_mask.png")
-    rows += [{"image": f"{name}.png", "masks": f"{name}_mask.png"} for name in ("outside", "fits", "empty")]
+    image, mask = picture(17, 512)
+    image.save(folder / "inverted.png")
+    ImageOps.invert(mask).save(folder / "inverted_mask.png")
+    names = ("outside", "fits", "empty", "inverted")
+    rows += [{"image": f"{name}.png", "masks": f"{name}_mask.png"} for name in names]
     return write_table(folder, rows)
 
 
@@ -166,6 +170,7 @@ def test_marks_colours_and_masks_that_do_not_fit(marked: ManifestFile, tmp_path:
         "doppler.png": ["colour_doppler"],
         "outside.png": ["mask_outside"],
         "empty.png": ["empty_mask"],
+        "inverted.png": ["whole_mask"],
     }
     for name, faults in found.items():
         assert report.rows[f"d/{name}"].flags == tuple(faults)
@@ -191,7 +196,7 @@ def test_the_report_shows_what_was_found(marked: ManifestFile, tmp_path: Path) -
     report = run(marked, tmp_path, quality={"rules": {"colour_doppler": "drop"}})
     report.write_html(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.count("<figure>") == page.count("data:image/jpeg;base64,") == 6
+    assert page.count("<figure>") == page.count("data:image/jpeg;base64,") == 7
     assert page.count("dropped</span>") == 1
     assert "prepare.quality.rules.colour_doppler=drop" in page
     assert "http" not in page.replace("http-equiv", ""), "it needs no network"
