@@ -284,6 +284,7 @@ def _write_shard(
                     samples[key] = {
                         **_facts(row),
                         "key": key,
+                        "likeness": bytes.fromhex(row.likeness),
                         "sha256": hashlib.sha256(b"".join(members[member] for member in MEMBERS)).hexdigest(),
                     }
                 count(len(batch))

@@ -20,7 +20,7 @@ from data.hashed_table import read_table, write_table
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 2
+VERSION = 3
 CONTENTS_FILE = "fingerprint.json"
 EMPTY_PROMPT = ""
 # The members of a sample, in the order that they have in the tar.
@@ -148,10 +148,14 @@ def read_samples(paths: Sequence[Path], shards: Sequence[str]) -> "pa.Table":
 
 
 def _schema() -> "pa.Schema":
-    """Return the columns of an index; offset and bytes are of a member's content in the tar."""
+    """Return the columns of an index; offset and bytes are of a member's content in the tar.
+
+    likeness: the image's perceptual hashes, empty where the manifest has none.
+    """
     import pyarrow as pa
 
     texts = ("key", "id", "database", "split", "label", "patient", "cluster", "image_sha256", "sha256")
     columns = {name: pa.string() for name in texts}
     places = {f"{member.split('.')[0]}_{what}": pa.int64() for member in MEMBERS for what in ("offset", "bytes")}
-    return pa.schema({**columns, "prompts": pa.list_(pa.string()), "has_hint": pa.bool_(), **places})
+    others = {"likeness": pa.binary(), "prompts": pa.list_(pa.string()), "has_hint": pa.bool_()}
+    return pa.schema({**columns, **others, **places})

@@ -71,6 +71,7 @@ class Entries(Sequence[Entry]):
         places = [np.column_stack([columns[f"{kind}_{what}"].to_numpy() for kind in KINDS]) for what in WHAT]
         self._offsets, self._bytes = places
         self._has_hint = columns["has_hint"].to_numpy(zero_copy_only=False)
+        self._likeness = columns["likeness"]
         self._first_prompt = columns["prompts"].offsets.to_numpy()
         self._prompts = columns["prompts"].values.to_numpy()
         self._shards = columns["shard"].dictionary.to_pylist()
@@ -107,6 +108,10 @@ class Entries(Sequence[Entry]):
     def clusters(self) -> NDArray[np.object_]:
         """Return the cluster of every sample."""
         return self._texts["cluster"].to_numpy(zero_copy_only=False)
+
+    def likenesses(self) -> list[bytes]:
+        """Return the perceptual hashes of every sample's image; empty where they are not known."""
+        return self._likeness.to_pylist()
 
     def image_hashes(self) -> NDArray[np.object_]:
         """Return the SHA-256 of every sample's image file."""

@@ -1,18 +1,19 @@
 """What a model has been trained on and what was held out from it: a later stage, of any run, must keep to that.
 
-It lies in the model's folder as hashes of image files and patients, which name nobody.
+It lies in the model's folder as hashes of image files, pictures and patients, which name nobody.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.durable import replacing
+from data.quality.likeness import alike_to
 from data.shards import Entry, ShardSet
 from launch.config import RunConfig, StageConfig
 from launch.errors import ConfigError
@@ -21,40 +22,53 @@ from models.base import locate
 
 LINEAGE_FILE = "lineage.safetensors"
 HELD_OUT = ("validation", "test")
+SIDES = ("trained", "held_out")
 
 
 @dataclass(frozen=True)
-class Lineage:
-    """Sorted hashes, uint64, of the images and patients that were trained on and of those that were held out."""
+class Side:
+    """What was trained on, or what was held out.
 
-    trained: NDArray[np.uint64]
-    held_out: NDArray[np.uint64]
+    ties: sorted hashes, uint64, of image files and patients. likenesses: perceptual hashes of the images, [N, bytes].
+    """
 
-    @classmethod
-    def of_stage(cls, config: RunConfig, stage: StageConfig, shards: ShardSet) -> Self:
-        """Return what a stage trains on and holds out, of the databases that it sees."""
-        return cls(*(_sorted(_ties_of(_samples(config, stage, shards, of))) for of in ("train", "held out")))
+    ties: NDArray[np.uint64]
+    likenesses: NDArray[np.uint8]
 
     @classmethod
-    def of_model(cls, base: str) -> Self | None:
-        """Return that of the model at `base`; None where no stage made it."""
-        from safetensors.numpy import load_file
+    def of_stage(cls, config: RunConfig, stage: StageConfig, shards: ShardSet, side: str) -> Self:
+        """Return one side of a stage, of the databases that it sees."""
+        samples = list(_samples(config, stage, shards, side))
+        ties = np.fromiter((tie for entry, _ in samples for tie in _ties(entry)), dtype=np.uint64)
+        return cls(np.unique(ties), _stacked([likeness for _, likeness in samples]))
 
-        file = locate(base) / LINEAGE_FILE
-        if not file.is_file():
-            return None
-        stored = load_file(file)
-        return cls(stored["trained"], stored["held_out"])
+    def united(self, other: Self) -> "Side":
+        """Return both together."""
+        both = [side.likenesses for side in (self, other) if len(side.likenesses)]
+        likenesses = np.unique(np.concatenate(both), axis=0) if both else self.likenesses
+        return Side(np.union1d(self.ties, other.ties), likenesses)
+
+
+def read_lineage(base: str) -> dict[str, Side] | None:
+    """Return what the model at `base` was trained on, and what was held out; None where no stage made it."""
+    from safetensors.numpy import load_file
+
+    file = locate(base) / LINEAGE_FILE
+    if not file.is_file():
+        return None
+    stored = load_file(file)
+    return {side: Side(stored[f"{side}.ties"], stored[f"{side}.likenesses"]) for side in SIDES}
 
 
 def write_lineage(config: RunConfig, stage: StageConfig, shards: ShardSet, base: str) -> None:
     """Write the lineage of a stage that starts from `base` to its folder; its models carry it on."""
     from safetensors.numpy import save
 
-    own, earlier = Lineage.of_stage(config, stage, shards), Lineage.of_model(base)
-    content = {"trained": own.trained, "held_out": own.held_out}
-    if earlier is not None:
-        content = {name: np.union1d(ties, getattr(earlier, name)) for name, ties in content.items()}
+    sides = {side: Side.of_stage(config, stage, shards, side) for side in SIDES}
+    if (earlier := read_lineage(base)) is not None:
+        sides = {side: own.united(earlier[side]) for side, own in sides.items()}
+    content: dict[str, NDArray[Any]] = {f"{side}.ties": of.ties for side, of in sides.items()}
+    content |= {f"{side}.likenesses": of.likenesses for side, of in sides.items()}
     path = config.stage_path(stage) / LINEAGE_FILE
     with replacing(path) as temporary:
         temporary.write_bytes(save(content))
@@ -67,34 +81,41 @@ def files_of_lineage(stage_path: Path) -> dict[str, bytes]:
 
 def refuse_leaks(config: RunConfig, stage: StageConfig, shards: ShardSet, base: str) -> None:
     """Raise ConfigError if a stage that starts from `base` would mix what that was trained on and what it held out."""
-    earlier = Lineage.of_model(base)
+    earlier = read_lineage(base)
     if earlier is None:
         return
-    for of, forbidden, would, did in (
-        ("train", earlier.held_out, "train on", "held out from"),
-        ("held out", earlier.trained, "hold out", "trained on by"),
+    for side, other, would, did in (
+        ("trained", "held_out", "train on", "held out from"),
+        ("held_out", "trained", "hold out", "trained on by"),
     ):
-        known = set(forbidden.tolist())
-        leaks = [entry.id for entry in _samples(config, stage, shards, of) if known & set(_ties(entry))]
+        samples = list(_samples(config, stage, shards, side))
+        known = set(earlier[other].ties.tolist())
+        is_alike = alike_to(
+            [likeness for _, likeness in samples],
+            [bytes(row) for row in earlier[other].likenesses],
+            config.prepare.quality.near_duplicate_bits,
+        )
+        leaks = [
+            entry.id for (entry, _), alike in zip(samples, is_alike, strict=True) if alike or known & set(_ties(entry))
+        ]
         if leaks:
             raise ConfigError(
-                f"stage {stage.name} would {would} {len(leaks)} images that were {did} the model it starts from, {base}"
-                f" (such as {leaks[0]}): the splits were drawn anew in between; use the manifest and shards of that"
-                " run, or start from another model"
+                f"stage {stage.name} would {would} {len(leaks)} images (such as {leaks[0]}) that were {did} the model"
+                f" it starts from, {base}, or that are copies or of patients of such: use the manifest and shards of"
+                " that run, or start from another model"
             )
 
 
-def _samples(config: RunConfig, stage: StageConfig, shards: ShardSet, of: str) -> Iterator[Entry]:
-    """Yield the samples that a stage trains on, or those that it holds out."""
+def _samples(config: RunConfig, stage: StageConfig, shards: ShardSet, side: str) -> Iterator[tuple[Entry, bytes]]:
+    """Yield the samples that a stage trains on, or those that it holds out, with their perceptual hashes."""
     parts = stage_parts(config, stage, shards)
     for name in stage.trained_on:
-        if of == "train":
-            entries = shards.entries(name, "train")
-            yield from (entries[number] for number in parts.get(name, range(len(entries))))
-        else:
-            for split in HELD_OUT:
-                if split in shards.databases[name]:
-                    yield from shards.entries(name, split)
+        for split in ("train",) if side == "trained" else HELD_OUT:
+            if split in shards.databases[name]:
+                entries = shards.entries(name, split)
+                likenesses = entries.likenesses()
+                numbers = parts.get(name, range(len(entries))) if split == "train" else range(len(entries))
+                yield from ((entries[number], likenesses[number]) for number in numbers)
 
 
 def _ties(entry: Entry) -> list[int]:
@@ -104,9 +125,6 @@ def _ties(entry: Entry) -> list[int]:
     return [int.from_bytes(blake2b(name.encode(), digest_size=8).digest()) for name in names]
 
 
-def _ties_of(samples: Iterator[Entry]) -> Iterator[int]:
-    return (tie for entry in samples for tie in _ties(entry))
-
-
-def _sorted(ties: Iterator[int]) -> NDArray[np.uint64]:
-    return np.unique(np.fromiter(ties, dtype=np.uint64))
+def _stacked(likenesses: Sequence[bytes]) -> NDArray[np.uint8]:
+    known = [np.frombuffer(likeness, dtype=np.uint8) for likeness in likenesses if likeness]
+    return np.stack(known) if known else np.empty((0, 0), dtype=np.uint8)

@@ -4,7 +4,7 @@ Source of the hash: pHash, the signs of the lowest frequencies of the cosine tra
 benchmarking of perceptual image hash functions"), here by the library imagehash.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,33 @@ def alike_pairs(likenesses: list[Likeness], max_distance: int) -> Iterator[tuple
         for i, j in np.argwhere(nearest <= max_distance):
             if i < j:
                 yield start + int(i), start + int(j)
+
+
+def alike_to(hashes: Sequence[bytes], others: Sequence[bytes], max_distance: int) -> NDArray[np.bool_]:
+    """Return for each image whether it, or its inner part, or a mirror image, is like one of `others`.
+
+    Both are by their hashes as the manifest has them, in bytes; an image without any is like none.
+    """
+    is_alike = np.zeros(len(hashes), dtype=np.bool_)
+    known = [number for number, content in enumerate(hashes) if content]
+    mine_NPHW, others_MPHW = _parts([hashes[number] for number in known]), _parts([o for o in others if o])
+    if not len(mine_NPHW) or not len(others_MPHW):
+        return is_alike
+    for start in range(0, len(known), CHUNK):
+        chunk = mine_NPHW[start : start + CHUNK]
+        # The upright hash of the one with both of the other, of the whole and of the inner picture.
+        nearest = [
+            _distances(chunk[:, part, 0, None], others_MPHW[:, part, mirror]).min(axis=1)
+            for part in (0, 1)
+            for mirror in (0, 1)
+        ]
+        is_alike[known[start : start + CHUNK]] = np.min(nearest, axis=0) <= max_distance
+    return is_alike
+
+
+def _parts(hashes: Sequence[bytes]) -> NDArray[np.uint64]:
+    """Return the hashes, [N, 2 (whole, inner), 2 (upright, mirrored), W]."""
+    return np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64).reshape(-1, 2, 2, WORDS)
 
 
 def _distances(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.int64]:

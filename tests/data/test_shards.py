@@ -16,6 +16,7 @@ from data.databases import ManifestFile, SimulatedDatabase
 from data.encode import encode
 from data.errors import DataError
 from data.prepare import PrepareConfig, prepare
+from data.shard_index import VERSION
 from data.shards import ShardSet
 from tests.data.conftest import RESOLUTION, SMALL_SHARDS
 from tests.data.fake_encoder import FINGERPRINT, FakeEncoder
@@ -148,7 +149,9 @@ def test_no_shards_at_all(tmp_path: Path) -> None:
     assert refusal(tmp_path) == message
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"version": 2, "fingerprint": {}, "palette": [], "shards": 5}'])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", f'{{"version": {VERSION}, "fingerprint": {{}}, "palette": [], "shards": 5}}']
+)
 def test_a_damaged_fingerprint(folder: Path, content: str) -> None:
     (folder / "fingerprint.json").write_text(content)
     message = f"{folder}/fingerprint.json is damaged: remove it and run `sonoshard encode` again"
@@ -157,8 +160,8 @@ def test_a_damaged_fingerprint(folder: Path, content: str) -> None:
 
 def test_another_version(folder: Path) -> None:
     path = folder / "fingerprint.json"
-    path.write_text(path.read_text().replace('"version": 2', '"version": 99'))
-    assert refusal(folder) == f"{path} has version 99, needed 2: encode into another folder"
+    path.write_text(path.read_text().replace(f'"version": {VERSION}', '"version": 99'))
+    assert refusal(folder) == f"{path} has version 99, needed {VERSION}: encode into another folder"
 
 
 def test_an_unknown_database_or_split(busi_shards: Path) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageOps
 
 from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
 from launch.facts import refuse_other_facts, stage_facts
-from launch.lineage import Lineage, files_of_lineage, write_lineage
+from launch.lineage import SIDES, Side, files_of_lineage, write_lineage
 from launch.prepare import check_run, encode_databases, open_shards, prepare_databases
 
 
@@ -33,16 +34,21 @@ def next_run(fresh: Path, earlier: Path, overrides: Sequence[str] = ()) -> RunCo
     return config
 
 
+def read_table(config: Path, table: Path) -> None:
+    """Let the configuration read its database from a table."""
+    text = config.read_text(encoding="utf-8")
+    text = text.replace(f"kind: busi, root: {table.parent}", f"kind: manifest, path: {table}")
+    config.write_text(text, encoding="utf-8")
+
+
 def test_with_the_same_splits_it_goes_on(fresh: Path, earlier: Path) -> None:
     assert "stage busi: 20 steps" in check_run(next_run(fresh, earlier), 1)
 
 
 def test_with_splits_drawn_anew_it_is_refused(fresh: Path, earlier: Path) -> None:
     config = next_run(fresh, earlier, ["prepare.seed=1"])
-    refused = (
-        rf"^stage busi would train on \d+ images that were held out from the model it starts from, {earlier} \(such"
-    )
-    with pytest.raises(ConfigError, match=refused):
+    would, did = "stage busi would train on", "that were held out from the model it starts from"
+    with pytest.raises(ConfigError, match=rf"^{would} \d+ images \(such as .*\) {did}, {earlier}, or that are copies"):
         check_run(config, 1)
 
 
@@ -59,21 +65,40 @@ def test_what_was_trained_on_cannot_be_held_out(fresh: Path, earlier: Path) -> N
             rows.append(f"{name.split()[0]}/{name}.png,a,{entry.label},{where}")
     root = fresh.parent / "Dataset_BUSI_with_GT"
     (root / "table.csv").write_text("\n".join(rows), encoding="utf-8")
-    text = fresh.read_text(encoding="utf-8").replace(
-        f"kind: busi, root: {root}", f"kind: manifest, path: {root}/table.csv"
-    )
-    fresh.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"would hold out \d+ images that were trained on by the model it starts"):
+    read_table(fresh, root / "table.csv")
+    with pytest.raises(ConfigError, match=r"would hold out \d+ images .* that were trained on by the model it starts"):
         check_run(next_run(fresh, earlier), 1)
 
 
 def test_a_part_leaves_the_rest_out_of_both(fresh: Path) -> None:
     config = load_config(fresh, ["stages.0.fraction=0.5"])
     shards = open_shards(config)
-    part = Lineage.of_stage(config, config.stages[0], shards)
-    whole = Lineage.of_stage(load_config(fresh), config.stages[0].model_copy(update={"fraction": 1.0}), shards)
-    assert set(part.trained.tolist()) < set(whole.trained.tolist())
-    assert part.held_out.tolist() == whole.held_out.tolist()
+    whole_stage = config.stages[0].model_copy(update={"fraction": 1.0})
+    for side in SIDES:
+        part, whole = (
+            set(Side.of_stage(config, stage, shards, side).ties) for stage in (config.stages[0], whole_stage)
+        )
+        assert part < whole if side == "trained" else part == whole
+
+
+def test_copies_of_what_was_held_out_are_found_too(fresh: Path, earlier: Path) -> None:
+    shards = open_shards(load_config(fresh))
+    root = fresh.parent / "Dataset_BUSI_with_GT"
+    rows = ["image,prompts,label,split"]
+    for split in ("validation", "train"):
+        for entry in shards.entries("busi", split):
+            name = entry.id.removeprefix("busi/")
+            with Image.open(root / name.split()[0] / f"{name}.png") as picture:
+                copy = ImageOps.mirror(picture.convert("L"))
+                copy.resize((round(0.8 * copy.width), round(0.8 * copy.height))).save(root / f"{name}.jpg", quality=85)
+            rows.append(f"{name}.jpg,a,{entry.label},{'train' if split == 'validation' else 'validation'}")
+    (root / "table.csv").write_text("\n".join(rows), encoding="utf-8")
+    text = fresh.read_text(encoding="utf-8").replace(
+        f"kind: busi, root: {root}", f"kind: manifest, path: {root}/table.csv"
+    )
+    fresh.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"would train on \d+ images .* that were held out from the model it starts"):
+        check_run(next_run(fresh, earlier), 1)
 
 
 def test_it_names_nobody(fresh: Path, earlier: Path) -> None:
