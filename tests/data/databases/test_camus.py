@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data.databases import Camus, Row
 from data.errors import DataError
 from tests.data.databases.fixtures import camus
-from tests.data.databases.made_by_rows import mask_of, picture_of, times
+from tests.data.databases.made_by_rows import faults_of, mask_of, picture_of, times
 
 SECOND = "database_nifti/patient0002"
 
@@ -41,6 +41,13 @@ def refusal(root: Path) -> str:
     with pytest.raises(DataError) as refused:
         rows_of(root, root.parent / "workspace")
     return str(refused.value)
+
+
+def fault(root: Path) -> str:
+    """Return why the one image that cannot be used cannot."""
+    faults = faults_of(rows_of(root, root.parent / "workspace").values())
+    assert list(faults) == ["patient0002_2CH_ED"]
+    return faults["patient0002_2CH_ED"]
 
 
 def twice_as_wide(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -148,32 +155,32 @@ def test_an_image_or_mask_is_missing(root: Path, suffix: str) -> None:
 def test_a_cut_off_file(root: Path) -> None:
     path = root / SECOND / "patient0002_2CH_ED.nii.gz"
     path.write_bytes(path.read_bytes()[:2000])
-    assert refusal(root).startswith(f"{path} cannot be read as NIfTI: ")
+    assert fault(root).startswith(f"{path} cannot be read as NIfTI: ")
 
 
 def test_no_nifti(root: Path) -> None:
     path = root / SECOND / "patient0002_2CH_ED.nii.gz"
     path.write_bytes(b"<html>Please register</html>")
-    assert refusal(root).startswith(f"{path} cannot be read as NIfTI: ")
+    assert fault(root).startswith(f"{path} cannot be read as NIfTI: ")
 
 
 def test_a_sequence_is_no_picture(root: Path) -> None:
     path = root / SECOND / "patient0002_2CH_ED.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 3), np.uint8), np.eye(4)), path)
-    assert refusal(root) == f"{path} has the shape (8, 8, 3), needed two dimensions"
+    assert fault(root) == f"{path} has the shape (8, 8, 3), needed two dimensions"
 
 
 def test_values_out_of_range(root: Path) -> None:
     path = root / SECOND / "patient0002_2CH_ED.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.full((8, 8), 300, np.int16), np.eye(4)), path)
-    assert refusal(root) == f"{path} has values from 300 to 300, needed 0 to 255"
+    assert fault(root) == f"{path} has values from 300 to 300, needed 0 to 255"
 
 
 def test_a_mask_of_another_size(root: Path) -> None:
     path = root / SECOND / "patient0002_2CH_ED_gt.nii.gz"
     camus.write_nifti(path, np.ones((8, 8), np.uint8))
     message = f"camus: {path} is of another size than patient0002_2CH_ED.nii.gz: copy both anew"
-    assert refusal(root) == message
+    assert fault(root) == message
 
 
 def test_no_info(root: Path) -> None:

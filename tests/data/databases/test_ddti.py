@@ -10,7 +10,7 @@ import pytest
 from data.databases import Ddti, Row
 from data.errors import DataError
 from tests.data.databases.fixtures import ddti
-from tests.data.databases.made_by_rows import mask_of, times
+from tests.data.databases.made_by_rows import faults_of, mask_of, times
 
 LAYOUT = "needed 1.xml, 1_1.jpg, 1_2.jpg: set root, or see `sonoshard databases ddti`"
 
@@ -33,6 +33,14 @@ def refusal(root: Path) -> str:
     with pytest.raises(DataError) as refused:
         rows_of(root, root.parent / "workspace")
     return str(refused.value)
+
+
+def fault(root: Path) -> str:
+    """Return why the images of the third patient, and no others, cannot be used."""
+    faults = faults_of(rows_of(root, root.parent / "workspace").values())
+    assert list(faults) == ["3_1", "3_2"]
+    assert faults["3_1"] == faults["3_2"]
+    return faults["3_1"]
 
 
 def edit(root: Path, old: str, new: str) -> Path:
@@ -122,11 +130,11 @@ def test_unknown_tirads(root: Path) -> None:
 
 def test_a_damaged_xml(root: Path) -> None:
     report = edit(root, "</case>", "")
-    assert refusal(root).startswith(f"ddti: {report} cannot be read (no element found")
-    assert refusal(root).endswith("; needed XML with JSON polygons: copy it anew")
+    assert fault(root).startswith(f"ddti: {report} cannot be read (no element found")
+    assert fault(root).endswith("; needed XML with JSON polygons: copy it anew")
 
 
 @pytest.mark.parametrize(("old", "new"), [('[{"points"', '[{"points'), ('"points"', '"dots"'), ('"x"', '"z"')])
 def test_damaged_polygons(root: Path, old: str, new: str) -> None:
     report = edit(root, old, new)
-    assert refusal(root).startswith(f"ddti: {report} cannot be read (")
+    assert fault(root).startswith(f"ddti: {report} cannot be read (")

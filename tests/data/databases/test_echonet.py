@@ -10,7 +10,7 @@ import pytest
 from data.databases import Echonet, Row
 from data.errors import DataError
 from tests.data.databases.fixtures import echonet
-from tests.data.databases.made_by_rows import mask_of, picture_of, times
+from tests.data.databases.made_by_rows import faults_of, mask_of, picture_of, times
 
 LAYOUT = (
     "needed Videos/0X1A0A263B22CCD966.avi, FileList.csv, VolumeTracings.csv: "
@@ -41,6 +41,10 @@ def refusal(root: Path) -> str:
     with pytest.raises(DataError) as refused:
         rows_of(root, root.parent / "workspace")
     return str(refused.value)
+
+
+def faults(root: Path) -> dict[str, str]:
+    return faults_of(rows_of(root, root.parent / "workspace"))
 
 
 def edit(table: Path, old: str, new: str) -> None:
@@ -122,14 +126,19 @@ def test_a_video_is_missing(root: Path) -> None:
 def test_a_damaged_video(root: Path) -> None:
     video = root / "Videos" / f"{echonet.name(3)}.avi"
     video.write_bytes(b"RIFF" + bytes(500))
-    assert refusal(root).startswith(f"{video} cannot be decoded as a video: ")
-    assert refusal(root).endswith(": copy it anew")
+    found = faults(root)
+    assert list(found) == [f"{echonet.name(3)}_0003", f"{echonet.name(3)}_0001"]
+    assert len(set(found.values())) == 1
+    reason = found[f"{echonet.name(3)}_0003"]
+    assert reason.startswith(f"{video} cannot be decoded as a video: ")
+    assert reason.endswith(": copy it anew")
 
 
 def test_a_video_that_ends_early(root: Path) -> None:
     video = root / "Videos" / f"{echonet.name(3)}.avi"
     echonet.write_avi(video, echonet.frames(3)[:2])
-    assert refusal(root) == f"{video} ends before frame 3, which its table names: copy it anew"
+    message = f"{video} ends before frame 3, which its table names: copy it anew"
+    assert faults(root) == {f"{echonet.name(3)}_0003": message}
 
 
 def test_a_table_lacks_a_column(root: Path) -> None:
