@@ -84,7 +84,10 @@ class Hc18(FolderDatabase):
         """Return a set's images by name, with their lines of its table; no file is missing, and none is left over."""
         table = self.root / TABLES[folder]
         columns = ("filename", CIRCUMFERENCE) if has_outlines else ("filename",)
-        listed = {row["filename"]: row for row in read_rows(table, columns)}
+        listed: dict[str, dict[str, str]] = {}
+        for row in read_rows(table, columns):
+            if listed.setdefault(row["filename"], row) != row:
+                raise DataError(f"hc18: {table} has two rows of {row['filename']}; needed one: copy it anew")
         needed = set(listed) | {_outline(name) for name in listed if has_outlines}
         found = {path.name for path in (self.root / folder).glob("*.png")}
         if missing := sorted(needed - found):

@@ -36,8 +36,8 @@ def numbered_rows(path: Path, columns: Sequence[str], *, separator: str = ",") -
     for place, name in enumerate(names):
         while name in places:
             name += " (again)"
-        places[name] = place
-    places.pop("", None)
+        if name:
+            places[name] = place
     for number, cells in lines:
         if len(cells) > len(names) and any(cells[len(names) :]):
             raise DataError(

@@ -153,3 +153,9 @@ def test_a_damaged_outline_is_skipped_with_its_image(root: Path) -> None:
     assert list(report.skipped) == ["hc18/training_set/004_HC"]
     assert report.skipped["hc18/training_set/004_HC"].startswith(f"{path} cannot be decoded: ")
     assert report.num_images == 15
+
+
+def test_a_name_with_two_circumferences(root: Path) -> None:
+    table = root / TABLE
+    table.write_text(table.read_text() + "000_HC.png,0.0691358,200\n")
+    assert refusal(root) == f"hc18: {table} has two rows of 000_HC.png; needed one: copy it anew"
