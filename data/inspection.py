@@ -109,6 +109,8 @@ def _result(named: _Named) -> tuple[_Named, tuple[ManifestRow, Look] | DataError
 def _inspect_row(named: _Named) -> tuple[ManifestRow, Look]:
     """Return a row with hashes and size, and a look at it. Raises: DataError if one of its files is not right."""
     row = named.row
+    if row.fault:
+        raise DataError(row.fault)
     image, sha256 = decode(row.image)
     values, masks_sha256 = [], []
     for path in row.masks:

@@ -166,7 +166,7 @@ def _schema() -> "pa.Schema":
 
 
 def _to_cells(row: ManifestRow) -> dict[str, Any]:
-    cells = {column.name: getattr(row, column.name) for column in fields(row)}
+    cells = {column.name: getattr(row, column.name) for column in fields(row) if column.name != "fault"}
     return cells | {"image": str(row.image), "masks": [str(path) for path in row.masks]}
 
 

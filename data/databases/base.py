@@ -44,6 +44,8 @@ class Row:
     mask_classes: pixel value in the masks -> class name; a single value 255 means binary, cut at 128.
     attributes: what else the database says, in words (shape, margin, BI-RADS ...); templates may name them.
     patient: None if the database does not tell. split: the database's own, if it has one.
+    fault: why the image cannot be used, in one line that names the file; `prepare` skips or refuses it, and looks at
+    nothing else but its id. None: nothing is known to be wrong.
     """
 
     id: str
@@ -60,6 +62,7 @@ class Row:
     split: str | None = None
     licence: str | None = None
     flags: tuple[str, ...] = ()
+    fault: str | None = None
 
 
 class Database(BaseModel):
@@ -77,6 +80,13 @@ class Database(BaseModel):
         min_length=1,
         description="Templates of an image's prompts, with {label}, {organ}, {pathology}, {view} and the attributes "
         "that `sonoshard databases KIND` lists. One that an image cannot fill is left out. None: the database's own.",
+    )
+    patients: str | None = Field(
+        None,
+        min_length=1,
+        description="The name under which its patients' ids are known. Databases of one hospital that number their "
+        "patients alike give the same name: then one id is one patient, and no split parts it. None: the database's "
+        "own name, so that its patients are its own.",
     )
 
     @field_validator("prompts")
@@ -112,7 +122,7 @@ class Database(BaseModel):
 class FolderDatabase(Database):
     """A database that lies in one folder as it was downloaded."""
 
-    # Folders and files that must be there, relative to `root`.
+    # What must be there, relative to `root`: folders, whose names end in '/', and files.
     needed: ClassVar[tuple[str, ...]]
 
     root: UserPath = Field(description="The folder as it was downloaded; `sonoshard databases KIND` shows its layout.")
@@ -120,9 +130,14 @@ class FolderDatabase(Database):
     def check_layout(self) -> None:
         """Raise DataError, with what was found and what was needed, if something in `needed` is missing."""
         if not self.root.is_dir():
-            raise self.error(f"there is no folder {self.root}")
-        if missing := [name for name in self.needed if not (self.root / name).exists()]:
+            raise self.error(f"{self.root} is a file" if self.root.exists() else f"there is no folder {self.root}")
+        if missing := [name.rstrip("/") for name in self.needed if not (self.root / name.rstrip("/")).exists()]:
             raise self.error(f"{self.root} lacks {', '.join(missing)} (found {some_names(self.root)})")
+        for name in self.needed:
+            path, is_folder = self.root / name.rstrip("/"), name.endswith("/")
+            if path.is_dir() != is_folder:
+                kinds = ("file", "folder")
+                raise self.error(f"{path} is a {kinds[not is_folder]}, needed a {kinds[is_folder]}")
 
     def error(self, found: str) -> DataError:
         """Return the error that says what was found, and the layout that was needed."""

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from data.databases.base import About, FolderDatabase, Row, some_names
 from data.databases.breast_descriptors import DESCRIPTORS, UNSAID, in_words
 from data.databases.class_mask import class_mask, from_alpha
+from data.databases.derived import first_fault
 from data.databases.known_value import known_value
 from data.databases.named_files import named_files
 from data.databases.table import read_rows
@@ -46,7 +47,7 @@ class Breast(FolderDatabase):
         "Breast ultrasound, {diagnosis}",
     )
     attributes: ClassVar[tuple[str, ...] | None] = tuple(DESCRIPTORS)
-    needed: ClassVar[tuple[str, ...]] = (FOLDER,)
+    needed: ClassVar[tuple[str, ...]] = (f"{FOLDER}/",)
 
     kind: Literal["breast"] = "breast"
 
@@ -54,7 +55,7 @@ class Breast(FolderDatabase):
         """Yield images in the order of the table; their masks are made in `workspace`."""
         self.check_layout()
         path = self._table()
-        table = [row for row in read_rows(path, COLUMNS) if row["Image_filename"]]
+        table = list(read_rows(path, COLUMNS))
         images = [Path(row["Image_filename"]).stem for row in table]
         masks = [[*_names(row["Mask_tumor_filename"]), *_names(row["Mask_other_filename"])] for row in table]
         files = named_files(self.root / FOLDER, [*images, *chain.from_iterable(masks)], path)
@@ -63,19 +64,19 @@ class Breast(FolderDatabase):
             if not _names(row["Mask_tumor_filename"]) and label != "normal":
                 raise DataError(f"{path} has no Mask_tumor_filename for {image}; needed one, for it is {label}")
             attributes = in_words(row, f"{path}: BIRADS of {image}")
+            made = [class_mask(workspace / "masks" / f"{mask}.png", files[mask], from_alpha) for mask in its_masks]
             yield Row(
                 id=image,
                 image=files[image],
                 prompts=self.fill_prompts(label=label, organ="breast", pathology=label, **attributes),
                 label=label,
-                masks=tuple(
-                    class_mask(workspace / "masks" / f"{mask}.png", files[mask], from_alpha) for mask in its_masks
-                ),
+                masks=tuple(mask.path for mask in made),
                 mask_classes={1: "lesion"} if its_masks else {},
                 organ="breast",
                 pathology=label,
                 attributes=attributes,
                 licence=self.about.licence,
+                fault=first_fault(*made),
             )
 
     def _table(self) -> Path:

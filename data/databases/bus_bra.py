@@ -37,7 +37,7 @@ class BusBra(FolderDatabase):
         "Breast ultrasound, {histology}, {birads}",
     )
     attributes: ClassVar[tuple[str, ...] | None] = ("histology", "birads", "device", "side")
-    needed: ClassVar[tuple[str, ...]] = ("Images", "Masks", TABLE)
+    needed: ClassVar[tuple[str, ...]] = ("Images/", "Masks/", TABLE)
 
     kind: Literal["bus-bra"] = "bus-bra"
 

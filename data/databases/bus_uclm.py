@@ -42,7 +42,7 @@ class BusUclm(FolderDatabase):
         ),
     )
     default_prompts: ClassVar[tuple[str, ...]] = ("Ultrasound image of {label} breast",)
-    needed: ClassVar[tuple[str, ...]] = ("images", "masks", TABLE)
+    needed: ClassVar[tuple[str, ...]] = ("images/", "masks/", TABLE)
 
     kind: Literal["bus-uclm"] = "bus-uclm"
 
@@ -58,20 +58,21 @@ class BusUclm(FolderDatabase):
             label = known_value(row["Label"], LABELS, f"{path}: Label of {name}")
             flags = [flag.lower() for flag in FLAGS if is_yes(row[flag], f"{path}: {flag} of {name}")]
             mask = class_mask(workspace / "masks" / f"{name}.png", masks[name], from_colours(LEGEND))
-            if mask != masks[name] and _painted_label(mask) != label:
+            if mask.fault is None and _painted_label(mask.path) != label:
                 flags.append("contradictory")
             yield Row(
                 id=name,
                 image=images[name],
                 prompts=self.fill_prompts(label=label, organ="breast", pathology=label),
                 label=label,
-                masks=(mask,),
+                masks=(mask.path,),
                 mask_classes=dict.fromkeys(LEGEND.values(), "lesion"),
                 organ="breast",
                 pathology=label,
                 patient=name.rpartition("_")[0],
                 licence=self.about.licence,
                 flags=tuple(flags),
+                fault=mask.fault,
             )
 
 

@@ -30,7 +30,7 @@ class Busi(FolderDatabase):
         ),
     )
     default_prompts: ClassVar[tuple[str, ...]] = ("Ultrasound image of {label} breast",)
-    needed: ClassVar[tuple[str, ...]] = LABELS
+    needed: ClassVar[tuple[str, ...]] = tuple(f"{label}/" for label in LABELS)
 
     kind: Literal["busi"] = "busi"
 
@@ -56,18 +56,20 @@ class Busi(FolderDatabase):
 
     def _files(self, label: str) -> tuple[dict[int, Path], dict[int, list[Path]]]:
         """Return the images and masks of a label by the number in their names."""
-        name = re.compile(rf"{label} \((\d+)\)(_mask(_\d+)?)?\.png")
+        name = re.compile(rf"{label} \(([0-9]+)\)(_mask(_[0-9]+)?)?(?i:\.png)")
         images: dict[int, Path] = {}
         masks: dict[int, list[Path]] = defaultdict(list)
         folder = self.root / label
-        for path in folder.glob("*.png"):
+        for path in sorted(folder.iterdir()):
+            if path.suffix.lower() != ".png" or path.name.startswith("."):
+                continue
             match = name.fullmatch(path.name)
             if match is None:
                 raise DataError(f"busi: {path} is not named like '{label} (1).png' or '{label} (1)_mask.png'")
             if match[2]:
                 masks[int(match[1])].append(path)
-            else:
-                images[int(match[1])] = path
+            elif (other := images.setdefault(int(match[1]), path)) != path:
+                raise DataError(f"busi: {other} and {path} have one number; needed one image of it: remove the other")
         if not images:
             raise self.error(f"{folder} has no '{label} (1).png' (found {some_names(folder)})")
         if alone := sorted(masks.keys() - images.keys()):

@@ -1,6 +1,7 @@
 """CAMUS: the heart in two views at the end of diastole and systole, as NIfTI."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Collection, Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -11,15 +12,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.databases.base import About, FolderDatabase, Row, some_names
-from data.databases.derived import derived_png
+from data.databases.derived import derived_png, first_fault
 from data.databases.ejection_fraction import ejection_fraction_words
 from data.databases.nifti import read_picture
 from data.databases.outline import fill_outline
+from data.databases.table import read_text
 from data.errors import DataError
 
 CLASSES = {1: "left ventricle", 2: "myocardium", 3: "left atrium"}
 CHAMBERS = {"2CH": "two", "4CH": "four"}
 PHASES = {"ED": "diastole", "ES": "systole"}
+MEND_LISTS = "copy the lists anew, or remove them to draw splits"
 SUBGROUPS = {"training": "train", "validation": "validation", "testing": "test"}
 
 
@@ -49,7 +52,7 @@ class Camus(FolderDatabase):
         "A cardiac ultrasound image, in a {chambers} chamber view, at the end of {phase}",
     )
     attributes: ClassVar[tuple[str, ...] | None] = ("chambers", "phase", "quality", "sex", "age", "ejection_fraction")
-    needed: ClassVar[tuple[str, ...]] = ("database_nifti",)
+    needed: ClassVar[tuple[str, ...]] = ("database_nifti/",)
 
     kind: Literal["camus"] = "camus"
 
@@ -60,7 +63,7 @@ class Camus(FolderDatabase):
         patients = sorted(path for path in folder.glob("patient*") if path.is_dir())
         if not patients:
             raise self.error(f"{folder} has no folder 'patient0001' (found {some_names(folder)})")
-        splits = self._splits()
+        splits = self._splits([patient.name for patient in patients])
         for patient, (view, chambers) in product(patients, CHAMBERS.items()):
             info = _info(patient / f"Info_{view}.cfg")
             for abbreviation, phase in PHASES.items():
@@ -68,37 +71,61 @@ class Camus(FolderDatabase):
                 image, mask = patient / f"{name}.nii.gz", patient / f"{name}_gt.nii.gz"
                 if missing := [path.name for path in (image, mask) if not path.is_file()]:
                     raise DataError(f"camus: {patient} lacks {missing[0]}; needed both views and phases: copy it anew")
+                made = derived_png(workspace / f"{name}.png", [image], partial(_picture, image))
+                made_mask = derived_png(workspace / f"{name}_mask.png", [image, mask], partial(_mask, image, mask))
                 label, attributes = f"{chambers}-chamber {phase}", {"chambers": chambers, "phase": phase} | info
                 yield Row(
                     id=name,
-                    image=derived_png(workspace / f"{name}.png", [image], partial(_picture, image)),
+                    image=made.path,
                     prompts=self.fill_prompts(label=label, organ="heart", view=f"{chambers}-chamber", **attributes),
                     label=label,
-                    masks=(derived_png(workspace / f"{name}_mask.png", [image, mask], partial(_mask, image, mask)),),
+                    masks=(made_mask.path,),
                     mask_classes=CLASSES,
                     organ="heart",
                     view=f"{chambers}-chamber",
                     attributes=attributes,
                     patient=patient.name,
-                    split=splits.get(patient.name),
+                    split=splits.get(patient.name.lower()),
                     licence=self.about.licence,
+                    fault=first_fault(made, made_mask),
                 )
 
-    def _splits(self) -> dict[str, str]:
-        """Return the database's own splits by patient; none if its lists were not downloaded."""
+    def _splits(self, on_disk: Collection[str]) -> dict[str, str]:
+        """Return the database's own splits by patient, in lower case; none if its lists were not downloaded.
+
+        on_disk: the patients that there are. Those that only a list has are told in a warning.
+        Raises: DataError if a list is missing, a patient is in two of them, or one on disk is in none.
+        """
         lists = {split: self.root / "database_split" / f"subgroup_{name}.txt" for name, split in SUBGROUPS.items()}
         if not any(path.is_file() for path in lists.values()):
             return {}
         if missing := [path for path in lists.values() if not path.is_file()]:
             raise DataError(f"camus: there is no {missing[0]}; needed all of {', '.join(SUBGROUPS)}, or none of them")
-        return {patient: split for split, path in lists.items() for patient in path.read_text().split()}
+        splits: dict[str, str] = {}
+        for split, path in lists.items():
+            for patient in read_text(path).lower().split():
+                if splits.setdefault(patient, split) != split:
+                    raise DataError(
+                        f"camus: {path} has {patient}, which {lists[splits[patient]]} has too: {MEND_LISTS}"
+                    )
+        folder = self.root / "database_split"
+        if unlisted := [patient for patient in on_disk if patient.lower() not in splits]:
+            raise DataError(
+                f"camus: {unlisted[0]} is in no list of {folder} ({len(unlisted)} are in none): {MEND_LISTS}"
+            )
+        if absent := sorted(splits.keys() - {patient.lower() for patient in on_disk}):
+            warnings.warn(
+                f"camus: {len(absent)} patients of the lists in {folder} are not in database_nifti: {absent[0]} ...",
+                stacklevel=2,
+            )
+        return splits
 
 
 def _info(path: Path) -> dict[str, str]:
     """Return what Info_2CH.cfg says, in words; what it lacks is left out."""
     if not path.is_file():
         raise DataError(f"camus: there is no {path}; needed 'ImageQuality: Good' and the like: copy it anew")
-    lines = (line.partition(":") for line in path.read_text().splitlines())
+    lines = (line.partition(":") for line in read_text(path).splitlines())
     said = {key.strip(): value.strip() for key, _, value in lines}
     words = {
         "quality": said.get("ImageQuality", "").lower(),

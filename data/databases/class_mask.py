@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.databases.derived import derived_png
+from data.databases.derived import Derived, derived_png
 from data.errors import DataError
 from data.images import decode
 
@@ -19,31 +19,20 @@ MAX_FAR = 0.02
 Classify = Callable[[Image.Image], NDArray[np.uint8]]
 
 
-class _UndecodableError(Exception):
-    """The mask file is broken."""
+def class_mask(path: Path, source: Path, classify: Classify) -> Derived:
+    """Return the PNG at `path` of the class numbers [H, W] that `classify` finds in the mask file `source`.
 
-
-def class_mask(path: Path, source: Path, classify: Classify) -> Path:
-    """Return `path`, a PNG of the class numbers [H, W] that `classify` finds in the mask file `source`.
-
-    A source that cannot be decoded is returned itself: `prepare` finds it, and skips or refuses its image.
-    Raises: DataError if it is no mask of this kind.
+    It has a fault if `source` cannot be decoded, or is no mask of this kind.
     """
 
     def make() -> NDArray[np.uint8]:
-        try:
-            picture, _ = decode(source)
-        except DataError as error:
-            raise _UndecodableError from error
+        picture, _ = decode(source)
         try:
             return classify(picture)
         except DataError as error:
             raise DataError(f"{source} {error}") from error
 
-    try:
-        return derived_png(path, [source], make)
-    except _UndecodableError:
-        return source
+    return derived_png(path, [source], make)
 
 
 def from_alpha(picture: Image.Image) -> NDArray[np.uint8]:

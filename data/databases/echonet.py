@@ -1,5 +1,6 @@
 """EchoNet-Dynamic: the two traced frames of each video of the heart."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.databases.base import About, FolderDatabase, Row
-from data.databases.derived import derived_png
+from data.databases.derived import Derived, derived_png, first_fault
 from data.databases.ejection_fraction import ejection_fraction_words
 from data.databases.polygon import Polygon, area, fill_polygons
 from data.databases.table import read_rows
@@ -44,7 +45,7 @@ class Echonet(FolderDatabase):
         "A cardiac ultrasound image, in a {chambers} chamber view, at the end of {phase}",
     )
     attributes: ClassVar[tuple[str, ...] | None] = ("chambers", "phase", "ejection_fraction")
-    needed: ClassVar[tuple[str, ...]] = ("Videos", "FileList.csv", TRACINGS)
+    needed: ClassVar[tuple[str, ...]] = ("Videos/", "FileList.csv", TRACINGS)
 
     kind: Literal["echonet"] = "echonet"
 
@@ -71,14 +72,22 @@ class Echonet(FolderDatabase):
                     "phase": phase,
                     "ejection_fraction": ejection_fraction_words(listed["EF"], table),
                 }
-                image = derived_png(workspace / f"{id_}.png", [video], partial(read_frame, video, number))
-                make_mask = partial(_mask, image, frames[number])
+                tracing = frames[number]
+                image = derived_png(
+                    workspace / f"{id_}.png", [video], partial(read_frame, video, number), also_from=[number, tracing]
+                )
+                mask = derived_png(
+                    workspace / f"{id_}_mask.png",
+                    [video],
+                    partial(_mask, image, tracing),
+                    also_from=[number, tracing],
+                )
                 yield Row(
                     id=id_,
-                    image=image,
+                    image=image.path,
                     prompts=self.fill_prompts(label=label, organ="heart", view="four-chamber", **attributes),
                     label=label,
-                    masks=(derived_png(workspace / f"{id_}_mask.png", [self.root / TRACINGS, image], make_mask),),
+                    masks=(mask.path,),
                     mask_classes={1: "left ventricle"},
                     organ="heart",
                     view="four-chamber",
@@ -86,6 +95,7 @@ class Echonet(FolderDatabase):
                     patient=name,
                     split=SPLITS[listed["Split"]],
                     licence=self.about.licence,
+                    fault=first_fault(image, mask),
                 )
 
 
@@ -95,6 +105,8 @@ def _tracings(table: Path) -> dict[str, dict[int, Polygon]]:
     for row in read_rows(table, ("FileName", *COORDINATES, "Frame")):
         try:
             line = [float(row[name]) for name in COORDINATES]
+            if not all(map(math.isfinite, line)):
+                raise ValueError(f"{', '.join(map(str, line))}")
             lines[row["FileName"].removesuffix(".avi")][int(row["Frame"])].append(line)
         except ValueError as error:
             raise DataError(
@@ -111,5 +123,7 @@ def _between(lines: list[list[float]]) -> Polygon:
     return [(x, y) for x, y, _, _ in lines] + [(x, y) for _, _, x, y in reversed(lines)]
 
 
-def _mask(image: Path, polygon: Polygon) -> NDArray[np.uint8]:
-    return fill_polygons([polygon], *decode(image)[0].size)
+def _mask(image: Derived, polygon: Polygon) -> NDArray[np.uint8]:
+    if image.fault is not None:
+        raise DataError(image.fault)
+    return fill_polygons([polygon], *decode(image.path)[0].size)

@@ -47,7 +47,7 @@ class FetalPlanes(FolderDatabase):
         "Ultrasound image of the {label}, {view} view",
     )
     attributes: ClassVar[tuple[str, ...] | None] = ("operator", "machine")
-    needed: ClassVar[tuple[str, ...]] = ("Images", TABLE)
+    needed: ClassVar[tuple[str, ...]] = ("Images/", TABLE)
 
     kind: Literal["fetal-planes"] = "fetal-planes"
 

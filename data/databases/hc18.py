@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.databases.base import About, FolderDatabase, Row
-from data.databases.derived import derived_png
+from data.databases.derived import derived_png, first_fault
 from data.databases.outline import fill_outline
 from data.databases.table import read_rows
 from data.errors import DataError
@@ -46,7 +46,7 @@ class Hc18(FolderDatabase):
         "Ultrasound image of a fetal head",
     )
     attributes: ClassVar[tuple[str, ...] | None] = ("trimester", "head_circumference")
-    needed: ClassVar[tuple[str, ...]] = ("training_set", TABLES["training_set"])
+    needed: ClassVar[tuple[str, ...]] = ("training_set/", TABLES["training_set"])
 
     kind: Literal["hc18"] = "hc18"
 
@@ -64,25 +64,30 @@ class Hc18(FolderDatabase):
             label = f"{words['trimester']} trimester" if is_training else "unknown"
             outline = image.with_name(_outline(image.name))
             mask = workspace / f"{image.stem}_mask.png"
+            drawn = [derived_png(mask, [outline], partial(_mask, outline))] if is_training else []
             yield Row(
                 id=f"{folder}/{image.stem}",
                 image=image,
                 prompts=self.fill_prompts(label=label, organ="fetal head", **words),
                 label=label,
-                masks=(derived_png(mask, [outline], partial(_mask, outline)),) if is_training else (),
+                masks=tuple(made.path for made in drawn),
                 mask_classes={1: "head"} if is_training else {},
                 organ="fetal head",
                 attributes=words,
                 patient=f"{folder}/{image.stem.partition('_')[0]}",
                 split=None if is_training else "test",
                 licence=self.about.licence,
+                fault=first_fault(*drawn),
             )
 
     def _images(self, folder: str, has_outlines: bool) -> list[tuple[Path, dict[str, str]]]:
         """Return a set's images by name, with their lines of its table; no file is missing, and none is left over."""
         table = self.root / TABLES[folder]
         columns = ("filename", CIRCUMFERENCE) if has_outlines else ("filename",)
-        listed = {row["filename"]: row for row in read_rows(table, columns)}
+        listed: dict[str, dict[str, str]] = {}
+        for row in read_rows(table, columns):
+            if listed.setdefault(row["filename"], row) != row:
+                raise DataError(f"hc18: {table} has two rows of {row['filename']}; needed one: copy it anew")
         needed = set(listed) | {_outline(name) for name in listed if has_outlines}
         found = {path.name for path in (self.root / folder).glob("*.png")}
         if missing := sorted(needed - found):

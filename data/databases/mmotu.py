@@ -8,6 +8,7 @@ from data.databases.base import About, FolderDatabase, Row
 from data.databases.class_mask import class_mask, from_painted
 from data.databases.known_value import known_value
 from data.databases.named_files import named_files
+from data.databases.table import read_text
 from data.errors import DataError
 
 # By their numbers in the lists.
@@ -46,7 +47,7 @@ class Mmotu(FolderDatabase):
         "Ultrasound image of the ovary, {label}",
         "Ovarian ultrasound, {label}",
     )
-    needed: ClassVar[tuple[str, ...]] = ("images", "annotations", *LISTS)
+    needed: ClassVar[tuple[str, ...]] = ("images/", "annotations/", *LISTS)
 
     kind: Literal["mmotu"] = "mmotu"
 
@@ -66,18 +67,19 @@ class Mmotu(FolderDatabase):
                 image=images[name],
                 prompts=self.fill_prompts(label=label, organ="ovary", pathology=pathology),
                 label=label,
-                masks=(mask,),
+                masks=(mask.path,),
                 mask_classes={1: label},
                 organ="ovary",
                 pathology=pathology,
                 split=split,
                 licence=self.about.licence,
+                fault=mask.fault,
             )
 
     def _listed(self, name: str) -> Iterator[tuple[str, str, str]]:
         """Yield the images of a list: name without extension, label, split."""
         path = self.root / name
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             if not line.strip():
                 continue
             try:

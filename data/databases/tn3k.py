@@ -1,6 +1,5 @@
 """TN3K: thyroid nodules, split by their authors; TG3K: the gland without nodules, beside it."""
 
-import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -8,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from data.databases.base import About, FolderDatabase, Row
+from data.databases.table import read_lines
 from data.errors import DataError
 
 LABELS = {"0": "benign", "1": "malignant"}
@@ -38,7 +38,7 @@ class Tn3k(FolderDatabase):
     default_prompts: ClassVar[tuple[str, ...]] = ("Ultrasound image of a {finding}",)
     attributes: ClassVar[tuple[str, ...] | None] = ("finding",)
     needed: ClassVar[tuple[str, ...]] = tuple(
-        f"tn3k/{name}" for p in ("trainval", "test") for name in (f"{p}-image", f"{p}-mask", f"label4{p}.csv")
+        f"tn3k/{name}" for p in ("trainval", "test") for name in (f"{p}-image/", f"{p}-mask/", f"label4{p}.csv")
     )
 
     kind: Literal["tn3k"] = "tn3k"
@@ -88,13 +88,15 @@ class Tn3k(FolderDatabase):
 def _labels(table: Path) -> dict[str, str]:
     """Return the labels by file name of a CSV of names and 0 or 1; it has no header, but one does not harm."""
     labels: dict[str, str] = {}
-    with table.open(encoding="utf-8-sig", newline="") as lines:
-        for number, cells in enumerate(csv.reader(lines), 1):
-            if number == 1 and len(cells) == 2 and "." not in cells[0]:
-                continue
-            if len(cells) != 2 or cells[1].strip() not in LABELS:
-                raise DataError(
-                    f"tn3k: {table} line {number} is '{','.join(cells)}'; needed a name and 0 or 1: 0000.jpg,0"
-                )
-            labels[cells[0].strip()] = LABELS[cells[1].strip()]
+    for number, cells in read_lines(table):
+        if number == 1 and len(cells) == 2 and "." not in cells[0]:
+            continue
+        if len(cells) != 2 or cells[1] not in LABELS:
+            raise DataError(f"tn3k: {table} line {number} is '{','.join(cells)}'; needed a name and 0 or 1: 0000.jpg,0")
+        name, label = cells[0], LABELS[cells[1]]
+        if labels.setdefault(name, label) != label:
+            raise DataError(
+                f"tn3k: {table} line {number} says that {name} is {label}, a line above that it is {labels[name]}; "
+                "needed one label: copy it anew"
+            )
     return labels

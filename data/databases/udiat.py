@@ -30,7 +30,7 @@ class Udiat(FolderDatabase):
         "Ultrasound image of {label} breast",
         "Breast ultrasound of a {label} lesion",
     )
-    needed: ClassVar[tuple[str, ...]] = ("original", "GT", TABLE)
+    needed: ClassVar[tuple[str, ...]] = ("original/", "GT/", TABLE)
 
     kind: Literal["udiat"] = "udiat"
 
@@ -38,8 +38,7 @@ class Udiat(FolderDatabase):
         """Yield images in the order of the table."""
         self.check_layout()
         path = self.root / TABLE
-        # Excel keeps rows that were emptied.
-        table = [row for row in read_rows(path, COLUMNS) if row["Image"]]
+        table = list(read_rows(path, COLUMNS))
         names = [row["Image"].zfill(6) for row in table]
         images = named_files(self.root / "original", names, path)
         masks = named_files(self.root / "GT", names, path)

@@ -1,5 +1,6 @@
 """What a row's files hold, and when the files of a workspace were made."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,5 +21,10 @@ def mask_of(row: Row) -> NDArray[np.uint8]:
 
 
 def times(workspace: Path) -> dict[Path, int]:
-    """Return the times of change of all files of a workspace."""
-    return {path: path.stat().st_mtime_ns for path in workspace.rglob("*") if path.is_file()}
+    """Return the times of change of all pictures of a workspace."""
+    return {path: path.stat().st_mtime_ns for path in workspace.rglob("*.png")}
+
+
+def faults_of(rows: Iterable[Row]) -> dict[str, str]:
+    """Return why images cannot be used, by id."""
+    return {row.id: row.fault for row in rows if row.fault is not None}

@@ -13,6 +13,7 @@ from data.errors import DataError
 from tests.data.databases.fixtures.breast import FOLDER, SEED, write_breast
 from tests.data.databases.fixtures.pictures import lesion, pictures
 from tests.data.databases.fixtures.row_mask import row_mask
+from tests.data.databases.made_by_rows import faults_of
 
 TABLE = "BrEaST-Lesions-USG-clinical-data-Dec-15-2023.xlsx"
 
@@ -109,9 +110,8 @@ def test_a_mask_without_an_alpha_channel(root: Path) -> None:
     path = root / FOLDER / "case001_tumor.png"
     with Image.open(path) as mask:
         mask.convert("RGB").save(path)
-    assert refusal(root) == (
-        f"{path} has no transparent pixel; needed a mask in its alpha channel: unpack the download again"
-    )
+    message = f"{path} has no transparent pixel; needed a mask in its alpha channel: unpack the download again"
+    assert faults_of(rows_of(root)) == {"case001": message}
 
 
 def test_another_class(root: Path) -> None:

@@ -13,6 +13,7 @@ from data.prepare import PrepareConfig, prepare
 from tests.data.databases.fixtures.bus_uclm import SEED, write_bus_uclm
 from tests.data.databases.fixtures.pictures import lesion, pictures
 from tests.data.databases.fixtures.row_mask import row_mask
+from tests.data.databases.made_by_rows import faults_of
 
 
 @pytest.fixture
@@ -95,10 +96,11 @@ def test_a_broken_mask_is_left_for_prepare_to_find(root: Path) -> None:
 def test_a_mask_in_other_colours(root: Path) -> None:
     path = root / "masks" / "ANAT_000.png"
     Image.new("RGB", (72, 72), (250, 250, 250)).save(path)
-    assert refusal(root) == (
+    message = (
         f"{path} has pixels of the colour (250, 250, 250), needed those near (0, 0, 0), (0, 255, 0), (255, 0, 0): "
         "is it a mask?"
     )
+    assert faults_of(rows_of(root).values()) == {"ANAT_000": message}
 
 
 def test_another_label(root: Path) -> None:
@@ -119,7 +121,7 @@ def test_a_name_without_a_patient(root: Path) -> None:
 def test_a_table_with_commas(root: Path) -> None:
     table = root / "INFO.csv"
     table.write_text(table.read_text().replace(";", ","))
-    assert refusal(root) == f"{table} lacks the column Image (found Image,Label,Doppler,Marks,Combined)"
+    assert refusal(root) == f"{table} lacks the column Image: its cells seem to be separated by ',', needed ';'"
 
 
 def test_a_missing_mask(root: Path) -> None:

@@ -102,3 +102,29 @@ def test_a_mask_without_an_image(root: Path) -> None:
     (root / "benign" / "benign (2).png").unlink()
     mask = root / "benign" / "benign (2)_mask.png"
     assert refusal(root) == f"busi: {mask} belongs to no image; needed 'benign (2).png'"
+
+
+def test_extensions_may_be_in_any_case(root: Path) -> None:
+    folder = root / "benign"
+    before = len(list(Busi(root=root).rows(root)))
+    (folder / "benign (1).png").rename(folder / "benign (1).PNG")
+    (folder / "benign (1)_mask.png").rename(folder / "benign (1)_mask.Png")
+    (folder / "._benign (2).png").touch()
+    rows = {row.id: row for row in Busi(root=root).rows(root)}
+    assert len(rows) == before
+    assert folder / "benign (1)_mask.Png" in rows["benign (1)"].masks
+
+
+@pytest.mark.parametrize("name", ["benign (01).png", "benign (1).PNG"])
+def test_two_images_of_a_number(root: Path, name: str) -> None:
+    first = root / "benign" / "benign (1).png"
+    (root / "benign" / name).write_bytes(first.read_bytes())
+    first, second = sorted((first, root / "benign" / name))
+    assert refusal(root) == f"busi: {first} and {second} have one number; needed one image of it: remove the other"
+
+
+def test_a_file_in_a_folders_place(root: Path) -> None:
+    (root / "normal").rename(root / "elsewhere")
+    (root / "normal").touch()
+    assert refusal(root) == f"busi: {root}/normal is a file, needed a folder; {LAYOUT}"
+    assert refusal(root / "normal") == f"busi: {root}/normal is a file; {LAYOUT}"

@@ -1,5 +1,7 @@
 """The layout of CAMUS is read as it is, its pictures upright and square, and refused when it is another one."""
 
+import os
+import re
 import shutil
 from collections import Counter
 from itertools import product
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 
 from data.databases import Camus, Row
 from data.errors import DataError
+from data.prepare import PrepareConfig, prepare
 from tests.data.databases.fixtures import camus
-from tests.data.databases.made_by_rows import mask_of, picture_of, times
+from tests.data.databases.made_by_rows import faults_of, mask_of, picture_of, times
 
 SECOND = "database_nifti/patient0002"
 
@@ -41,6 +44,13 @@ def refusal(root: Path) -> str:
     with pytest.raises(DataError) as refused:
         rows_of(root, root.parent / "workspace")
     return str(refused.value)
+
+
+def fault(root: Path) -> str:
+    """Return why the one image that cannot be used cannot."""
+    faults = faults_of(rows_of(root, root.parent / "workspace").values())
+    assert list(faults) == ["patient0002_2CH_ED"]
+    return faults["patient0002_2CH_ED"]
 
 
 def twice_as_wide(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -148,32 +158,32 @@ def test_an_image_or_mask_is_missing(root: Path, suffix: str) -> None:
 def test_a_cut_off_file(root: Path) -> None:
     path = root / SECOND / "patient0002_2CH_ED.nii.gz"
     path.write_bytes(path.read_bytes()[:2000])
-    assert refusal(root).startswith(f"{path} cannot be read as NIfTI: ")
+    assert fault(root).startswith(f"{path} cannot be read as NIfTI: ")
 
 
 def test_no_nifti(root: Path) -> None:
     path = root / SECOND / "patient0002_2CH_ED.nii.gz"
     path.write_bytes(b"<html>Please register</html>")
-    assert refusal(root).startswith(f"{path} cannot be read as NIfTI: ")
+    assert fault(root).startswith(f"{path} cannot be read as NIfTI: ")
 
 
 def test_a_sequence_is_no_picture(root: Path) -> None:
     path = root / SECOND / "patient0002_2CH_ED.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 3), np.uint8), np.eye(4)), path)
-    assert refusal(root) == f"{path} has the shape (8, 8, 3), needed two dimensions"
+    assert fault(root) == f"{path} has the shape (8, 8, 3), needed two dimensions"
 
 
 def test_values_out_of_range(root: Path) -> None:
     path = root / SECOND / "patient0002_2CH_ED.nii.gz"
     nibabel.save(nibabel.Nifti1Image(np.full((8, 8), 300, np.int16), np.eye(4)), path)
-    assert refusal(root) == f"{path} has values from 300 to 300, needed 0 to 255"
+    assert fault(root) == f"{path} has values from 300 to 300, needed 0 to 255"
 
 
 def test_a_mask_of_another_size(root: Path) -> None:
     path = root / SECOND / "patient0002_2CH_ED_gt.nii.gz"
     camus.write_nifti(path, np.ones((8, 8), np.uint8))
     message = f"camus: {path} is of another size than patient0002_2CH_ED.nii.gz: copy both anew"
-    assert refusal(root) == message
+    assert fault(root) == message
 
 
 def test_no_info(root: Path) -> None:
@@ -200,3 +210,62 @@ def test_a_list_of_patients_is_missing(root: Path) -> None:
     path.unlink()
     message = f"camus: there is no {path}; needed all of training, validation, testing, or none of them"
     assert refusal(root) == message
+
+
+@pytest.mark.parametrize("as_written", ["\ufeffPATIENT0004\r\n", " Patient0004 "])
+def test_lists_with_another_mark_or_case(root: Path, as_written: str) -> None:
+    (root / "database_split" / "subgroup_testing.txt").write_text(as_written, encoding="utf-8", newline="")
+    rows = rows_of(root, root.parent / "workspace")
+    assert rows["patient0004_2CH_ED"].split == "test"
+
+
+def test_a_patient_in_two_lists(root: Path) -> None:
+    folder = root / "database_split"
+    (folder / "subgroup_testing.txt").write_text("patient0004\npatient0003\n")
+    assert refusal(root) == (
+        f"camus: {folder}/subgroup_testing.txt has patient0003, which {folder}/subgroup_validation.txt has too: "
+        "copy the lists anew, or remove them to draw splits"
+    )
+
+
+def test_a_patient_in_no_list(root: Path) -> None:
+    (root / "database_split" / "subgroup_testing.txt").write_text("")
+    assert refusal(root) == (
+        f"camus: patient0004 is in no list of {root}/database_split (1 are in none): "
+        "copy the lists anew, or remove them to draw splits"
+    )
+
+
+def test_listed_patients_that_are_not_there(root: Path) -> None:
+    shutil.rmtree(root / "database_nifti" / "patient0003")
+    message = f"camus: 1 patients of the lists in {root}/database_split are not in database_nifti: patient0003 ..."
+    with pytest.warns(UserWarning, match=re.escape(message)) as warned:
+        rows = rows_of(root, root.parent / "workspace")
+    assert (len(warned), len(rows)) == (1, 12)
+
+
+def test_lists_in_another_encoding(root: Path) -> None:
+    path = root / "database_split" / "subgroup_testing.txt"
+    path.write_text("patient0004", encoding="utf-16")
+    assert refusal(root) == f"{path} cannot be read as text in UTF-8: open it and save it as text in UTF-8"
+
+
+def test_pictures_of_another_root_are_made_anew(root: Path, tmp_path: Path) -> None:
+    rows_of(root, tmp_path / "workspace")
+    other = Path(shutil.copytree(root, tmp_path / "other"))
+    path = other / SECOND / "patient0002_2CH_ED.nii.gz"
+    status = path.stat()
+    camus.write_nifti(path, np.full((96, 48), 77, np.uint8))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - 10**15))
+    made = picture_of(rows_of(other, tmp_path / "workspace")["patient0002_2CH_ED"])
+    assert (made == 77).all()
+
+
+def test_a_damaged_file_is_skipped_with_its_image(root: Path) -> None:
+    path = root / SECOND / "patient0002_2CH_ED_gt.nii.gz"
+    path.write_bytes(b"")
+    config = PrepareConfig(on_undecodable="skip")
+    report = prepare({"camus": Camus(root=root)}, config, root.parent / "manifest.parquet", root.parent / "workspace")
+    assert list(report.skipped) == ["camus/patient0002_2CH_ED"]
+    assert report.skipped["camus/patient0002_2CH_ED"].startswith(f"{path} cannot be read as NIfTI: ")
+    assert report.num_images == 15

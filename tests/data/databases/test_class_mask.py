@@ -1,12 +1,12 @@
 """Masks that say their classes by transparency or colour become class numbers."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from data.databases.class_mask import class_mask, from_alpha, from_colours, from_painted
+from data.databases.derived import Derived
 
 
 def test_smooth_outlines_belong_to_the_nearer_colour() -> None:
@@ -28,13 +28,15 @@ def test_painted_is_not_black_in_every_mode() -> None:
         assert from_painted(picture).tolist() == [[0, 1, 1]]
 
 
-def test_a_mask_is_made_anew_only_if_its_source_is_newer(tmp_path: Path) -> None:
-    source, path = tmp_path / "source.png", tmp_path / "made" / "mask.png"
-    Image.fromarray(np.array([[0, 1]], np.uint8)).save(source)
-    assert class_mask(path, source, from_painted) == path
-    made = path.stat().st_mtime_ns
-    assert class_mask(path, source, from_painted).stat().st_mtime_ns == made
-    Image.fromarray(np.array([[1, 1]], np.uint8)).save(source)
-    os.utime(source, ns=(made + 1, made + 1))
-    with Image.open(class_mask(path, source, from_painted)) as mask:
-        assert np.asarray(mask).tolist() == [[1, 1]]
+def test_a_mask_of_another_kind_or_none_is_a_fault(tmp_path: Path) -> None:
+    source, path = tmp_path / "source.png", tmp_path / "mask.png"
+    Image.fromarray(np.full((2, 2), 9, np.uint8)).save(source)
+    reason = f"{source} has no transparent pixel; needed a mask in its alpha channel: unpack the download again"
+    assert class_mask(path, source, from_alpha) == Derived(path, reason)
+    source.write_bytes(b"<html>")
+    assert class_mask(path, source, from_alpha) == Derived(
+        path, f"{source} cannot be decoded: no PNG, JPEG, BMP or TIFF"
+    )
+    source.unlink()
+    assert class_mask(path, source, from_alpha) == Derived(path, f"{source} cannot be read: No such file or directory")
+    assert not path.exists()

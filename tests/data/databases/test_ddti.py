@@ -1,5 +1,6 @@
 """The layout of DDTI is read as it is, and refused when it is another one."""
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from data.databases import Ddti, Row
 from data.errors import DataError
+from data.prepare import PrepareConfig, prepare
 from tests.data.databases.fixtures import ddti
-from tests.data.databases.made_by_rows import mask_of, times
+from tests.data.databases.made_by_rows import faults_of, mask_of, times
 
 LAYOUT = "needed 1.xml, 1_1.jpg, 1_2.jpg: set root, or see `sonoshard databases ddti`"
 
@@ -33,6 +35,14 @@ def refusal(root: Path) -> str:
     with pytest.raises(DataError) as refused:
         rows_of(root, root.parent / "workspace")
     return str(refused.value)
+
+
+def fault(root: Path) -> str:
+    """Return why the images of the third patient, and no others, cannot be used."""
+    faults = faults_of(rows_of(root, root.parent / "workspace").values())
+    assert list(faults) == ["3_1", "3_2"]
+    assert faults["3_1"] == faults["3_2"]
+    return faults["3_1"]
 
 
 def edit(root: Path, old: str, new: str) -> Path:
@@ -122,11 +132,62 @@ def test_unknown_tirads(root: Path) -> None:
 
 def test_a_damaged_xml(root: Path) -> None:
     report = edit(root, "</case>", "")
-    assert refusal(root).startswith(f"ddti: {report} cannot be read (no element found")
-    assert refusal(root).endswith("; needed XML with JSON polygons: copy it anew")
+    assert fault(root).startswith(f"ddti: {report} cannot be read (no element found")
+    assert fault(root).endswith("; needed XML with JSON polygons: copy it anew")
 
 
 @pytest.mark.parametrize(("old", "new"), [('[{"points"', '[{"points'), ('"points"', '"dots"'), ('"x"', '"z"')])
 def test_damaged_polygons(root: Path, old: str, new: str) -> None:
     report = edit(root, old, new)
-    assert refusal(root).startswith(f"ddti: {report} cannot be read (")
+    assert fault(root).startswith(f"ddti: {report} cannot be read (")
+
+
+def test_a_corner_that_is_nowhere(root: Path) -> None:
+    report = root / "3.xml"
+    report.write_text(re.sub(r'"x": ?[0-9.]+', '"x": NaN', report.read_text(), count=1))
+    assert fault(root) == (
+        f"ddti: {report} cannot be read (a corner is not finite); needed XML with JSON polygons: copy it anew"
+    )
+
+
+def test_a_damaged_image_is_a_fault_of_its_own(root: Path) -> None:
+    image = root / "3_1.jpg"
+    image.write_bytes(b"<html>")
+    faults = faults_of(rows_of(root, root.parent / "workspace").values())
+    assert faults == {"3_1": f"{image} cannot be decoded: no PNG, JPEG, BMP or TIFF"}
+
+
+def test_a_damaged_xml_is_skipped_with_its_images_whatever_the_prompts(root: Path) -> None:
+    edit(root, "</case>", "")
+    config = PrepareConfig(on_undecodable="skip")
+    database = Ddti(root=root, prompts=("{finding} on the {organ}",))
+    report = prepare({"ddti": database}, config, root.parent / "manifest.parquet", root.parent / "workspace")
+    assert list(report.skipped) == ["ddti/3_1", "ddti/3_2"]
+    assert report.num_images == 14
+
+
+def test_extensions_may_be_in_any_case(root: Path) -> None:
+    (root / "3_1.jpg").rename(root / "3_1.JPG")
+    (root / "3.xml").rename(root / "3.XML")
+    (root / "._4_1.jpg").touch()
+    assert len(rows_of(root, root.parent / "workspace")) == 16
+
+
+@pytest.mark.parametrize("name", ["3_1.JPG", "03_1.jpg", "3_01.jpg"])
+def test_two_images_of_a_number(root: Path, name: str) -> None:
+    shutil.copy(root / "3_1.jpg", root / name)
+    first, second = sorted((root / "3_1.jpg", root / name))
+    assert refusal(root) == f"ddti: {first} and {second} have one number; needed one image of it: remove the other"
+
+
+def test_two_xml_files_of_a_number(root: Path) -> None:
+    shutil.copy(root / "3.xml", root / "03.xml")
+    message = f"ddti: {root}/03.xml and {root}/3.xml have one number; needed one file of it: remove the other"
+    assert refusal(root) == message
+
+
+def test_a_superscript_is_no_number(root: Path) -> None:
+    shutil.copy(root / "3.xml", root / "\u00b2.xml")
+    assert len(rows_of(root, root.parent / "workspace")) == 16
+    shutil.copy(root / "3_1.jpg", root / "3_\u00b2.jpg")
+    assert refusal(root) == f"ddti: {root}/3_\u00b2.jpg is not named like '1_1.jpg'"

@@ -1,5 +1,6 @@
 """The layout of EchoNet-Dynamic is read as it is, and refused when it is another one."""
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from data.databases import Echonet, Row
 from data.errors import DataError
+from data.prepare import PrepareConfig, prepare
 from tests.data.databases.fixtures import echonet
-from tests.data.databases.made_by_rows import mask_of, picture_of, times
+from tests.data.databases.made_by_rows import faults_of, mask_of, picture_of, times
 
 LAYOUT = (
     "needed Videos/0X1A0A263B22CCD966.avi, FileList.csv, VolumeTracings.csv: "
@@ -41,6 +43,10 @@ def refusal(root: Path) -> str:
     with pytest.raises(DataError) as refused:
         rows_of(root, root.parent / "workspace")
     return str(refused.value)
+
+
+def faults(root: Path) -> dict[str, str]:
+    return faults_of(rows_of(root, root.parent / "workspace"))
 
 
 def edit(table: Path, old: str, new: str) -> None:
@@ -122,14 +128,19 @@ def test_a_video_is_missing(root: Path) -> None:
 def test_a_damaged_video(root: Path) -> None:
     video = root / "Videos" / f"{echonet.name(3)}.avi"
     video.write_bytes(b"RIFF" + bytes(500))
-    assert refusal(root).startswith(f"{video} cannot be decoded as a video: ")
-    assert refusal(root).endswith(": copy it anew")
+    found = faults(root)
+    assert list(found) == [f"{echonet.name(3)}_0003", f"{echonet.name(3)}_0001"]
+    assert len(set(found.values())) == 1
+    reason = found[f"{echonet.name(3)}_0003"]
+    assert reason.startswith(f"{video} cannot be decoded as a video: ")
+    assert reason.endswith(": copy it anew")
 
 
 def test_a_video_that_ends_early(root: Path) -> None:
     video = root / "Videos" / f"{echonet.name(3)}.avi"
     echonet.write_avi(video, echonet.frames(3)[:2])
-    assert refusal(root) == f"{video} ends before frame 3, which its table names: copy it anew"
+    message = f"{video} ends before frame 3, which its table names: copy it anew"
+    assert faults(root) == {f"{echonet.name(3)}_0003": message}
 
 
 def test_a_table_lacks_a_column(root: Path) -> None:
@@ -153,3 +164,34 @@ def test_a_tracing_that_is_no_number(root: Path) -> None:
     edit(tracings, line, line.replace(".0,1", ".0,one"))
     message = f"echonet: {tracings} has, for {echonet.name(0)}.avi, a cell that is no number: "
     assert refusal(root).startswith(message)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_tracing_that_is_nowhere(root: Path, number: str) -> None:
+    tracings = root / "VolumeTracings.csv"
+    name, _, *rest = tracings.read_text().splitlines()[1].split(",")
+    edit(tracings, tracings.read_text().splitlines()[1], ",".join([name, number, *rest]))
+    assert refusal(root).startswith(f"echonet: {tracings} has, for {name}, a cell that is no number: {number}, ")
+
+
+def test_a_changed_tracing_changes_its_mask_whatever_the_date(root: Path, tmp_path: Path) -> None:
+    tracings = root / "VolumeTracings.csv"
+    rows_of(root, tmp_path / "workspace")
+    before = times(tmp_path / "workspace")
+    lines = tracings.read_text().splitlines()
+    # The last line across the ventricle of the first traced frame is gone.
+    of_frame = [line for line in lines if line.startswith(echonet.name(4)) and line.endswith(",3")]
+    lines.remove(of_frame[-1])
+    tracings.write_text("\n".join(lines))
+    os.utime(tracings, ns=(1, 1))
+    rows_of(root, tmp_path / "workspace")
+    changed = {path.name for path, time in times(tmp_path / "workspace").items() if time != before[path]}
+    assert changed == {f"{echonet.name(4)}_0003.png", f"{echonet.name(4)}_0003_mask.png"}
+
+
+def test_a_damaged_video_is_skipped(root: Path) -> None:
+    (root / "Videos" / f"{echonet.name(3)}.avi").write_bytes(b"")
+    config = PrepareConfig(on_undecodable="skip")
+    report = prepare({"echo": Echonet(root=root)}, config, root.parent / "manifest.parquet", root.parent / "workspace")
+    assert sorted(report.skipped) == [f"echo/{echonet.name(3)}_0001", f"echo/{echonet.name(3)}_0003"]
+    assert report.num_images == 14

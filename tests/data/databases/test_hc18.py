@@ -11,8 +11,9 @@ from scipy.ndimage import binary_dilation
 
 from data.databases import Hc18, Row
 from data.errors import DataError
+from data.prepare import PrepareConfig, prepare
 from tests.data.databases.fixtures import hc18
-from tests.data.databases.made_by_rows import mask_of, times
+from tests.data.databases.made_by_rows import faults_of, mask_of, times
 
 TABLE = "training_set_pixel_size_and_HC.csv"
 LAYOUT = (
@@ -140,4 +141,21 @@ def test_a_circumference_is_missing(root: Path) -> None:
 def test_an_empty_outline(root: Path) -> None:
     path = root / "training_set" / "004_HC_Annotation.png"
     Image.new("L", (96, 96)).save(path)
-    assert refusal(root) == f"hc18: {path} is empty; needed a white outline on black: copy it anew"
+    message = f"hc18: {path} is empty; needed a white outline on black: copy it anew"
+    assert faults_of(rows_of(root, root.parent / "workspace").values()) == {"training_set/004_HC": message}
+
+
+def test_a_damaged_outline_is_skipped_with_its_image(root: Path) -> None:
+    path = root / "training_set" / "004_HC_Annotation.png"
+    path.write_bytes(path.read_bytes()[:60])
+    config = PrepareConfig(on_undecodable="skip", validation_fraction=0.2)
+    report = prepare({"hc18": Hc18(root=root)}, config, root.parent / "manifest.parquet", root.parent / "workspace")
+    assert list(report.skipped) == ["hc18/training_set/004_HC"]
+    assert report.skipped["hc18/training_set/004_HC"].startswith(f"{path} cannot be decoded: ")
+    assert report.num_images == 15
+
+
+def test_a_name_with_two_circumferences(root: Path) -> None:
+    table = root / TABLE
+    table.write_text(table.read_text() + "000_HC.png,0.0691358,200\n")
+    assert refusal(root) == f"hc18: {table} has two rows of 000_HC.png; needed one: copy it anew"

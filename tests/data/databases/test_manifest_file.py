@@ -110,7 +110,81 @@ def test_another_format(tmp_path: Path) -> None:
     assert refusal(tmp_path / "t.xlsx") == f"manifest: {tmp_path}/t.xlsx is neither .csv nor .parquet: convert it"
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
-def test_a_broken_file(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"\x00\xff" * 9 if name == "t.parquet" else b"")
-    assert refusal(tmp_path / name).startswith(f"manifest: {tmp_path}/{name} cannot be read: ")
+def test_a_broken_file(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"\x00\xff" * 9)
+    assert refusal(tmp_path / "t.parquet").startswith(f"manifest: {tmp_path}/t.parquet cannot be read: ")
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "")
+    assert refusal(path) == f"manifest: {path} lacks the column image (found nothing)"
+
+
+def test_a_csv_of_old_excel(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("image,prompts,label\nx.png,f\u00f6tal,b\n", encoding="latin-1")
+    message = f"manifest: {path} cannot be read as text in UTF-8: open it and save it as CSV UTF-8"
+    assert refusal(path) == message
+
+
+def test_a_cell_too_many(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "image,prompts,label\nx.png,a,b\ny.png,heart, four chambers,b\n")
+    message = "line 3 has 4 cells, its header 3: put a cell that has ',' in it between double quotes"
+    assert refusal(path) == f"manifest: {path} {message}"
+
+
+def test_empty_rows_are_passed_over_and_counted(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "image,prompts,label\nx.png,a,b\n,,\n\ny.png,a,\n")
+    assert refusal(path) == f"manifest: row 4 of {path} has no label; every row needs one"
+
+
+def test_a_column_twice(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "image,prompts,label,patient,patient\nx.png,a,b,c,d\n")
+    assert refusal(path).startswith(f"manifest: {path} has a column patient (again); nearest known: patient, of ")
+    path = write_csv(tmp_path, "image,prompts,label,label\nx.png,a,b,c\n")
+    assert refusal(path) == f"manifest: {path} has the column label 2 times; needed once: remove the others"
+
+
+def test_spaces_around_cells(tmp_path: Path) -> None:
+    line = "7 , x.png,a | b|| c,benign , m.png|, 1 = ventricle ,p1 , val,breast , shape = oval, old | new "
+    header = "id,image,prompts,label,masks,mask_classes,patient,split,organ,attributes,flags"
+    (row,) = ManifestFile(path=write_csv(tmp_path, f"{header}\n{line}\n")).rows(tmp_path)
+    assert (row.id, row.image, row.prompts, row.label) == ("7", tmp_path / "x.png", ("a", "b", "c"), "benign")
+    assert (row.masks, row.mask_classes, row.patient) == ((tmp_path / "m.png",), {1: "ventricle"}, "p1")
+    assert (row.split, row.organ, row.attributes, row.flags) == ("val", "breast", {"shape": "oval"}, ("old", "new"))
+
+
+def test_spaces_in_parquet(tmp_path: Path) -> None:
+    table = {"image": [" x.png"], "prompts": [["a ", " "]], "label": ["b "], "patient": [" "]}
+    pd.DataFrame(table).to_parquet(tmp_path / "t.parquet")
+    (row,) = ManifestFile(path=tmp_path / "t.parquet").rows(tmp_path)
+    assert (row.image, row.prompts, row.label, row.patient) == (tmp_path / "x.png", ("a",), "b", None)
+
+
+def test_prompts_of_nothing(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "image,prompts,label\nx.png, | |,b\n")
+    assert refusal(path) == f"manifest: row 1 of {path} has no prompts; every row needs one"
+
+
+def test_integers_that_parquet_holds_as_floats(tmp_path: Path) -> None:
+    table = {"image": ["x.png", "y.png"], "prompts": ["a", "a"], "label": [0, 1], "patient": [3.0, None]}
+    table |= {"id": [0.0, 1.5]}
+    pd.DataFrame(table).to_parquet(tmp_path / "t.parquet")
+    first, second = ManifestFile(path=tmp_path / "t.parquet").rows(tmp_path)
+    assert (first.id, first.label, first.patient) == ("0", "0", "3")
+    assert (second.id, second.label, second.patient) == ("1.5", "1", None)
+
+
+def test_an_unknown_split(tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "image,prompts,label,split\nx.png,a,b,Val\ny.png,a,b,fold 1\n")
+    message = "split 'fold 1' is not known; needed train, validation, test or nothing"
+    with pytest.raises(DataError) as refused:
+        next(iter(ManifestFile(path=path).rows(tmp_path)))
+    assert str(refused.value) == f"manifest: row 2 of {path}: {message}"
+
+
+@pytest.mark.parametrize(("column", "kept"), [("sha256", ("doppler",)), ("view", ("overlay", "doppler"))])
+def test_faults_that_prepare_found_are_found_anew(tmp_path: Path, column: str, kept: tuple[str, ...]) -> None:
+    path = write_csv(tmp_path, f"image,prompts,label,flags,{column}\nx.png,a,b,overlay|doppler,c\n")
+    (row,) = ManifestFile(path=path).rows(tmp_path)
+    assert row.flags == kept

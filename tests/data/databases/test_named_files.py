@@ -38,3 +38,11 @@ def test_a_name_twice(folder: Path) -> None:
 def test_two_files_of_a_name(folder: Path) -> None:
     (folder / "a.png").touch()
     assert refusal(folder, ["a", "b"]) == f"{folder} has a.jpg and a.png; needed one file: remove the other"
+
+
+def test_names_are_one_whether_composed_or_not(tmp_path: Path) -> None:
+    composed, decomposed = "f\u00f6tal", "fo\u0308tal"
+    (tmp_path / f"{decomposed}.png").touch()
+    assert named_files(tmp_path, [composed], TABLE) == {composed: tmp_path / f"{decomposed}.png"}
+    assert named_files(tmp_path, [decomposed], TABLE, only="f.tal") == {decomposed: tmp_path / f"{decomposed}.png"}
+    assert refusal(tmp_path, [composed, decomposed]).startswith(f"table.csv has 2 rows of {composed}; needed one")

@@ -114,3 +114,21 @@ def test_an_unknown_label(root: Path) -> None:
     table = root / "tn3k" / "label4trainval.csv"
     table.write_text(table.read_text().replace("0001.jpg,1", "0001.jpg,2"))
     assert refusal(root) == f"tn3k: {table} line 2 is '0001.jpg,2'; needed a name and 0 or 1: 0000.jpg,0"
+
+
+def test_a_name_with_two_labels(root: Path) -> None:
+    table = root / "tn3k" / "label4trainval.csv"
+    table.write_text(table.read_text() + "0001.jpg,1\n")
+    assert len(rows_of(root)) == 16
+    table.write_text(table.read_text() + "0001.jpg,0\n")
+    line = len(table.read_text().splitlines())
+    assert refusal(root) == (
+        f"tn3k: {table} line {line} says that 0001.jpg is benign, a line above that it is malignant; "
+        "needed one label: copy it anew"
+    )
+
+
+def test_labels_in_another_encoding(root: Path) -> None:
+    table = root / "tn3k" / "label4trainval.csv"
+    table.write_text(table.read_text(), encoding="utf-16")
+    assert refusal(root) == f"{table} cannot be read as text in UTF-8: open it and save it as CSV UTF-8"

@@ -1,5 +1,6 @@
 """The layout of UDIAT is read as it is, and refused when it is another one."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -79,3 +80,15 @@ def test_the_folder_above(root: Path) -> None:
         f"udiat: {root.parent} lacks original, GT, DatasetB.xlsx (found BUS/); needed original/000001.png, "
         "GT/000001.png, DatasetB.xlsx with Image, Type: set root, or see `sonoshard databases udiat`"
     )
+
+
+def test_a_file_in_a_folders_place(root: Path) -> None:
+    shutil.rmtree(root / "original")
+    (root / "original").touch()
+    assert refusal(root).startswith(f"udiat: {root}/original is a file, needed a folder; needed original/000001.png, ")
+
+
+def test_a_folder_in_a_files_place(root: Path) -> None:
+    (root / "DatasetB.xlsx").unlink()
+    (root / "DatasetB.xlsx").mkdir()
+    assert refusal(root).startswith(f"udiat: {root}/DatasetB.xlsx is a folder, needed a file; needed original/")
