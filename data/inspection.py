@@ -96,7 +96,7 @@ def _all_rows(databases: Mapping[str, AnyDatabase], workspace: Path) -> Iterator
             if id_ in images:
                 raise DataError(f"{id_} comes twice: {images[id_]} and {row.image}; needed one id an image")
             images[id_] = row.image
-            yield _Named(id_, name, getattr(database, "patients", None) or name, row)
+            yield _Named(id_, name, database.patients or name, row)
 
 
 def _result(named: _Named) -> tuple[_Named, tuple[ManifestRow, Look] | DataError]:

@@ -289,3 +289,22 @@ def test_a_block_of_text_beside_the_image_is_no_part_of_it(tmp_path: Path) -> No
     # Two pixels of the picture that it is found on are six of this one.
     for found, expected in zip(area, (60, 90, 520, 550), strict=True):
         assert abs(found - expected) <= 8, area
+
+
+def test_databases_of_one_hospital_share_their_patients(tmp_path: Path) -> None:
+    databases = {}
+    for name, first in (("a", 0), ("b", 30)):
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = []
+        for index in range(first, first + 30):
+            picture(index)[0].save(folder / f"{index}.png")
+            rows.append({"image": f"{index}.png", "patient": f"P{index % 15}"})
+        databases[name] = write_table(folder, rows).model_copy(update={"patients": "our hospital"})
+    config = PrepareConfig(validation_fraction=0.33, test_fraction=0.33)
+    report = prepare(databases, config, tmp_path / "manifest.parquet", tmp_path / "images")
+    splits = defaultdict(set)
+    for row in report.rows.values():
+        splits[row.patient].add(row.split)
+    assert len(splits) == 15
+    assert {len(of) for of in splits.values()} == {1}
