@@ -261,7 +261,8 @@ def test_a_split_of_an_unknown_name(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
     (tmp_path / "t.csv").write_text("image,prompts,label,split\nx.png,a,b,fold1\n")
     message = refusal(tmp_path, t=ManifestFile(path=tmp_path / "t.csv"))
-    assert message == "split 'fold1' is not known; needed train, validation, test or nothing"
+    reason = "split 'fold1' is not known; needed train, validation, test or nothing"
+    assert message == f"manifest: row 1 of {tmp_path}/t.csv: {reason}"
 
 
 def test_a_file_that_is_no_manifest(tmp_path: Path) -> None:
