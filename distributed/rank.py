@@ -1,6 +1,7 @@
 """Who this process is among the others, and the process group that joins them."""
 
 import os
+import signal
 import socket
 import warnings
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from distributed.errors import EngineError
+from distributed.preemption import STOP_SIGNALS
 
 T = TypeVar("T")
 
@@ -61,6 +63,8 @@ def join_process_group() -> None:
     """Join the process group of all ranks: NCCL where there is CUDA, gloo elsewhere."""
     import torch
 
+    # Whoever started this rank may have kept signals back until it listens; one that never does is to end by them.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if not torch.cuda.is_available():
         # Without this DeepSpeed looks for an accelerator by importing what each vendor ships.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
