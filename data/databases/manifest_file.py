@@ -20,7 +20,7 @@ COLUMNS = tuple(field.name for field in fields(Row) if field.name != "fault")
 NEEDED = ("image", "prompts", "label")
 OPTIONAL = tuple(name for name in COLUMNS if name not in NEEDED)
 # Columns of a manifest that `prepare` wrote: it finds them anew.
-FOUND_ANEW = {"database", "sha256", "masks_sha256", "width", "height", "cluster", "crop"}
+FOUND_ANEW = {"database", "sha256", "likeness", "masks_sha256", "width", "height", "cluster", "crop"}
 SEPARATOR = "|"
 LISTS = ("prompts", "masks", "flags")
 TEXTS = tuple(name for name in COLUMNS if name not in (*LISTS, "mask_classes", "attributes"))

@@ -8,14 +8,13 @@ from scipy import ndimage
 
 from data.quality.area import Box
 
-# A drawn stroke is brighter by this than what lies two pixels beside it, on both sides; speckle grains are wider.
-STEEP = 80
+# A drawn stroke is brighter by this than what lies two pixels beside it, on both sides.
+STEEP = 25
 # Along so many pixels of it the grey level stays the same but for what JPEG adds; one crossing stroke is passed over.
 STROKE = 7
-STEADY = 12
-# In pictures of a shorter side than this speckle grains are as thin as strokes: in simulated ones of 256 pixels 29 %
-# had what looks like a stroke, of 512 pixels none.
-SHORTEST_SIDE = 384
+STEADY = 20
+# In smaller pictures speckle is as fine as strokes; below it only colours and what lies beside the image are found.
+SHORTEST_SIDE = 192
 # Beside the scanner's image all is black, but for what is drawn there: marks as bright as this and of so many pixels.
 BRIGHT = 100
 SMALLEST_MARK = 12
@@ -59,8 +58,7 @@ def find_overlays(rgb_HWC: NDArray[np.uint8], grey_HW: NDArray[np.uint8], area_H
     is_tinted = bool(bright.any() and (spread[bright] >= COLOURED // 3).mean() > TINTED_SHARE)
     marks = _beside(grey_HW, area_HW)
     if min(grey_HW.shape) >= SHORTEST_SIDE:
-        grey = grey_HW.astype(np.int16)
-        marks |= _strokes_across(grey) | _strokes_across(grey.T).T
+        marks |= _crossings(grey_HW.astype(np.int16))
     labels, _ = ndimage.label(ndimage.binary_dilation(marks, iterations=NEAR))
     boxes = [(across.start, down.start, across.stop, down.stop) for down, across in ndimage.find_objects(labels)]
     return Overlays(tuple(boxes), float(coloured.mean()), is_tinted)
@@ -74,6 +72,23 @@ def _beside(grey_HW: NDArray[np.uint8], area_HW: NDArray[np.bool_]) -> NDArray[n
     large = np.bincount(labels.ravel()) >= SMALLEST_MARK
     large[0] = False
     return large[labels]
+
+
+def _crossings(grey_HW: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Return the thin strokes along rows and columns that touch one of the other kind, as in crosses and letters.
+
+    A bright layer or a speckle may look like a stroke; both kinds in one place are drawn. Of 160 simulated images (as
+    JPEG and PNG) words were found in 97 % at 512 pixels and 92 % at 256, callipers in all; in 0 and 3 % of images
+    without any something was.
+    """
+    across, down = _strokes_across(grey_HW), _strokes_across(grey_HW.T).T
+    labels, count = ndimage.label(ndimage.binary_dilation(across | down))
+    if count == 0:
+        return across
+    numbers = np.arange(count + 1)
+    is_drawn = (ndimage.maximum(across, labels, numbers) > 0) & (ndimage.maximum(down, labels, numbers) > 0)
+    is_drawn[0] = False
+    return is_drawn[labels] & (across | down)
 
 
 def _strokes_across(grey_HW: NDArray[np.int16]) -> NDArray[np.bool_]:
