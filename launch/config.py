@@ -2,7 +2,7 @@
 
 import difflib
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -258,7 +258,7 @@ def _check_stages(config: RunConfig) -> None:
             if name not in config.databases:
                 raise ConfigError(
                     f"stage {stage.name} names database {name!r}, which is not among `databases`"
-                    f" ({', '.join(config.databases)}){_did_you_mean(name, config.databases)}"
+                    f" ({', '.join(config.databases)}){did_you_mean(name, config.databases)}"
                 )
         _check_start(config, stage)
         try:
@@ -286,7 +286,7 @@ def _check_start(config: RunConfig, stage: StageConfig) -> None:
     if stage.start is not None and stage.start not in (BASE, *earlier):
         raise ConfigError(
             f"stage {stage.name} starts from {stage.start!r}, needed one of {', '.join((BASE, *earlier))}"
-            f"{_did_you_mean(stage.start, earlier)}"
+            f"{did_you_mean(stage.start, earlier)}"
         )
 
 
@@ -300,18 +300,19 @@ def _explain(error: ValidationError, model: type[BaseModel] | None = None, prefi
     key = prefix + ".".join(str(part) for part in _without_tags(model, location))
     if first["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
-        return f"unknown key {key}{_did_you_mean(str(location[-1]), known)} (known here: {', '.join(known)})"
+        return f"unknown key {key}{did_you_mean(str(location[-1]), known)} (known here: {', '.join(known)})"
     if first["type"] == "missing":
         return f"key {key} is missing"
     if first["type"] == "union_tag_invalid":
         context = first["ctx"]
         tags = [tag.strip(" '") for tag in str(context["expected_tags"]).split(",")]
-        return f"{key}.kind={context['tag']} is unknown{_did_you_mean(context['tag'], tags)} (known: {', '.join(tags)})"
+        return f"{key}.kind={context['tag']} is unknown{did_you_mean(context['tag'], tags)} (known: {', '.join(tags)})"
     message = first["msg"].removeprefix("Value error, ")
     return message if first["type"] == "value_error" else f"{key}={first['input']!r}: {message}"
 
 
-def _did_you_mean(name: str, known: Sequence[str] | dict[str, Any]) -> str:
+def did_you_mean(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """Return the clause that names the nearest of `known`; nothing if none is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f", did you mean {nearest[0]}?" if nearest else ""
 
@@ -327,7 +328,7 @@ def _without_tags(model: Any, location: tuple[int | str, ...]) -> list[int | str
     """Return `location` without the parts that name a member of a union (a database's kind), not a key."""
     parts = []
     for part in location:
-        if not _members_by_kind(model):
+        if not members_by_kind(model):
             parts.append(part)
         model = _step_into(model, part)
     return parts
@@ -335,7 +336,7 @@ def _without_tags(model: Any, location: tuple[int | str, ...]) -> list[int | str
 
 def _step_into(annotation: Any, part: int | str) -> Any:
     """Return the type of `part` (a key, an index, or the kind of a database) within a type."""
-    if kinds := _members_by_kind(annotation):
+    if kinds := members_by_kind(annotation):
         return kinds.get(str(part))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get(str(part))
@@ -346,7 +347,7 @@ def _step_into(annotation: Any, part: int | str) -> Any:
     return None
 
 
-def _members_by_kind(annotation: Any) -> dict[str, type[BaseModel]]:
+def members_by_kind(annotation: Any) -> dict[str, type[BaseModel]]:
     """Return the members of a union of databases by their `kind`; nothing for another type."""
     if hasattr(annotation, "__metadata__"):  # Annotated[Union, Field(discriminator=...)]
         annotation = get_args(annotation)[0]

@@ -1,12 +1,12 @@
 """What `sonoshard databases` says of the kinds of database that can be read."""
 
-import difflib
 import textwrap
 from collections.abc import Iterable
-from typing import get_args
+from typing import cast
 
 from data.databases import AnyDatabase, Database
 from data.databases.base import PROMPT_FIELDS
+from launch.config import did_you_mean, members_by_kind
 from launch.errors import ConfigError
 
 WIDTH = 100
@@ -14,8 +14,7 @@ WIDTH = 100
 
 def kinds() -> dict[str, type[Database]]:
     """Return the settings model of every kind, by its name in configurations."""
-    union, _ = get_args(AnyDatabase)
-    return {model.model_fields["kind"].default: model for model in get_args(union)}
+    return cast(dict[str, type[Database]], members_by_kind(AnyDatabase))
 
 
 def listing() -> str:
@@ -30,9 +29,8 @@ def describe(name: str) -> str:
     """Return all that is known of one kind. Raises: ConfigError if there is none of this name."""
     known = kinds()
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        mend = f", did you mean {nearest[0]}?" if nearest else ""
-        raise ConfigError(f"no kind of database is named {name!r}{mend} (known: {', '.join(sorted(known))})")
+        near, names = did_you_mean(name, known), ", ".join(sorted(known))
+        raise ConfigError(f"no kind of database is named {name!r}{near} (known: {names})")
     model = known[name]
     about = model.about
     named = "any attribute" if model.attributes is None else ", ".join((*PROMPT_FIELDS, *model.attributes))

@@ -106,18 +106,19 @@ def _rank(image: Inspected) -> tuple[bool, bool, int, str]:
 
 def _faults_of_copies(image: Inspected, group: Sequence[Inspected]) -> list[Faulty]:
     """Return what is wrong with an image of a group, which is sorted: the best first."""
-    others = [other for other in group if other.id != image.id]
-    same = [other for other in others if other.sha256 == image.sha256]
-    # Frames of one examination are alike, and in one split anyway; but they are not of two labels.
-    alike = [
+    # Frames of one examination are alike, and in one split anyway.
+    copies = [
         other
-        for other in others
-        if other.sha256 != image.sha256 and (image.patient is None or other.patient != image.patient)
+        for other in group
+        if other.id != image.id and (other.sha256 == image.sha256 or not _are_of_one_patient(image, other))
     ]
-    contrary = [other for other in others if other.label != image.label and (other in same or other in alike)]
+    same = [other for other in copies if other.sha256 == image.sha256]
+    alike = [other for other in copies if other.sha256 != image.sha256]
+    contrary = [other for other in copies if other.label != image.label]
     faults = []
     if same:
-        faults.append(Faulty("duplicate", "the same file", _ids(same), image is _first([image, *same], group)))
+        best = next(member for member in group if member.sha256 == image.sha256)
+        faults.append(Faulty("duplicate", "the same file", _ids(same), image is best))
     if alike:
         faults.append(Faulty("near_duplicate", "alike", _ids(alike), image is group[0]))
     if contrary:
@@ -126,8 +127,8 @@ def _faults_of_copies(image: Inspected, group: Sequence[Inspected]) -> list[Faul
     return faults
 
 
-def _first(some: Sequence[Inspected], group: Sequence[Inspected]) -> Inspected:
-    return next(image for image in group if image in some)
+def _are_of_one_patient(image: Inspected, other: Inspected) -> bool:
+    return image.patient is not None and image.patient == other.patient
 
 
 def _ids(images: Sequence[Inspected]) -> tuple[str, ...]:
