@@ -79,6 +79,7 @@ def measure(case: Case, folder: Path) -> None:
     from distributed.memory import measured_bytes
     from distributed.rank import join_process_group, leave_process_group, rank_from_environment
     from launch.activations import measured_activation_bytes
+    from launch.networks import Networks
     from models.base import latent_shape, text_shape
 
     rank = rank_from_environment()
@@ -86,7 +87,7 @@ def measure(case: Case, folder: Path) -> None:
     config = configuration(case, folder)
     dtype, device = training_dtype(config.precision), training_device(rank)
     unet = random_unet(config, dtype).to(device)
-    activations = measured_activation_bytes(config, unet)
+    activations = measured_activation_bytes(config, Networks(unet, None))
     engine = Engine(
         unet,
         config.optimizer,

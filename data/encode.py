@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from data.durable import replacing
 from data.embeddings import ARRAY_FILE, write_embeddings
 from data.errors import DataError
+from data.hints import LEVELS
 from data.images import class_numbers, decode
 from data.manifest import ManifestRow
 from data.manifest_slices import ManifestSlices
@@ -41,12 +42,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # B images, C latent channels, H W image height and width, P prompts, L prompt tokens, D text width
-
-# Colours of the class numbers in hint.png, for the eye: readers take the numbers. From 16 on they repeat.
-COLOURS = 16 * [
-    *(0, 0, 0, 230, 25, 75, 60, 180, 75, 255, 225, 25, 0, 130, 200, 245, 130, 48, 145, 30, 180, 70, 240, 240),
-    *(240, 50, 230, 210, 245, 60, 250, 190, 212, 0, 128, 128, 220, 190, 255, 170, 110, 40, 255, 250, 200, 128, 0, 0),
-]
 
 
 class Encoder(Protocol):
@@ -369,7 +364,7 @@ def fit(
 
 
 def _png(hint: Image.Image) -> bytes:
-    hint.putpalette(COLOURS)
+    hint.putpalette(LEVELS.tobytes())
     content = io.BytesIO()
     hint.save(content, format="PNG")
     return content.getvalue()

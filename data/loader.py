@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data.augment import AugmentConfig
 from data.databases import UserPath
+from data.hints import NO_HINT
 from data.order import Order
 from data.randomness import Draws, Stream, draw
 from data.shards import Entry, ShardSet
 
-# B samples, C latent channels, h w latent height and width, L prompt tokens, D text width
+# B samples, C latent channels, h w latent height and width, H W those of the image, L prompt tokens, D text width
 
 
 class LoaderConfig(BaseModel):
@@ -61,6 +62,7 @@ class Batch:
     timestep_B: quantiles of the timestep distribution in [0, 1), float64: in float32 the largest would round to 1.
     text_BLD: prompt embeddings, float32. ids: of the samples. is_dropped: whether a sample's caption was replaced by
     the empty one. is_repeat: whether a sample only fills up the batch, since another rank has it: it counts in no mean.
+    hint_BHW: class numbers of the masks, NO_HINT where there is none or it was dropped. None: they were not asked for.
     """
 
     latents_BChw: NDArray[np.float32]
@@ -71,6 +73,7 @@ class Batch:
     ids: tuple[str, ...]
     is_dropped: tuple[bool, ...]
     is_repeat: tuple[bool, ...]
+    hint_BHW: NDArray[np.uint8] | None = None
 
 
 class Loader:
@@ -84,6 +87,8 @@ class Loader:
         augment: AugmentConfig,
         seed: int,
         parts: Mapping[str, NDArray[np.int64]] | None = None,
+        *,
+        with_hints: bool = False,
     ) -> None:
         """Load what `order` says. parts: the numbers of each database's samples that it orders. None: all."""
         self._shards = shards
@@ -92,6 +97,7 @@ class Loader:
         self._slicing = slicing
         self._augment = augment
         self._seed = seed
+        self._with_hints = with_hints
 
     def ids(self, step: int) -> list[str]:
         """Return the ids of all samples of global step `step` (counted from 0), over all ranks, in order."""
@@ -111,7 +117,7 @@ class Loader:
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """Return the samples at `positions` of the run."""
-        filling = _Filling(self._shards, len(positions))
+        filling = _Filling(self._shards, len(positions), self._with_hints)
         for position in positions:
             draws = draw(self._seed, Stream.TRAINING, position, self._shards.latent_shape)
             filling.add(
@@ -119,6 +125,7 @@ class Loader:
                 draws,
                 is_mirrored=draws.flip < self._augment.flip,
                 is_dropped=draws.caption < self._augment.caption_dropout,
+                is_hint_dropped=draws.hint < self._augment.hint_dropout,
             )
         return filling.batch()
 
@@ -130,7 +137,14 @@ class Loader:
 
 
 def validation_batches(
-    shards: ShardSet, database: str, seed: int, *, num_samples: int, timesteps_per_sample: int, slicing: BatchSlicing
+    shards: ShardSet,
+    database: str,
+    seed: int,
+    *,
+    num_samples: int,
+    timesteps_per_sample: int,
+    slicing: BatchSlicing,
+    with_hints: bool = False,
 ) -> Iterator[Batch]:
     """Yield this rank's share of a database's held-out samples at fixed timesteps and noise, unflipped, undropped.
 
@@ -146,7 +160,7 @@ def validation_batches(
     mine = [slicing.rank + slicing.world_size * number for number in range(share)]
     for start in range(0, share, slicing.micro_size):
         numbers = mine[start : start + slicing.micro_size]
-        filling = _Filling(shards, len(numbers))
+        filling = _Filling(shards, len(numbers), with_hints)
         for number in numbers:
             sample, stratum = divmod(number % count, timesteps_per_sample)
             quantile = (stratum + sample * 0.6180339887498949 % 1) / timesteps_per_sample
@@ -159,8 +173,9 @@ def validation_batches(
 class _Filling:
     """A batch in the making: a sample is written where it stays, since copies of a batch cost more than its reading."""
 
-    def __init__(self, shards: ShardSet, size: int) -> None:
+    def __init__(self, shards: ShardSet, size: int, with_hints: bool) -> None:
         self._shards = shards
+        self._hints: list[NDArray[np.uint8]] | None = [] if with_hints else None
         self._latents_BChw = np.empty((size, *shards.latent_shape), dtype=np.float32)
         self._noise_BChw = np.empty_like(self._latents_BChw)
         self._offset_BC = np.empty(self._latents_BChw.shape[:2], dtype=np.float32)
@@ -177,6 +192,7 @@ class _Filling:
         *,
         is_mirrored: bool = False,
         is_dropped: bool = False,
+        is_hint_dropped: bool = False,
         is_repeat: bool = False,
     ) -> None:
         """Add a sample with its draws."""
@@ -191,6 +207,10 @@ class _Filling:
         self._ids.append(entry.id)
         self._is_dropped.append(is_dropped)
         self._is_repeat.append(is_repeat)
+        if self._hints is not None:
+            # A database without masks has empty hints in its shards.
+            is_known = entry.has_hint and not is_hint_dropped
+            self._hints.append(record.hint if is_known else np.full_like(record.hint, NO_HINT))
 
     def batch(self) -> Batch:
         """Return the batch once all its samples are in."""
@@ -203,6 +223,7 @@ class _Filling:
             ids=tuple(self._ids),
             is_dropped=tuple(self._is_dropped),
             is_repeat=tuple(self._is_repeat),
+            hint_BHW=np.stack(self._hints) if self._hints is not None else None,
         )
 
 

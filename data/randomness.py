@@ -19,8 +19,9 @@ class Stream(IntEnum):
 class Draws:
     """The random numbers of one sample.
 
-    timestep, flip, caption, prompt: uniform in [0, 1). The first is a quantile of the timestep distribution, the others
-    decide on the mirror image, on dropping the caption, and which of an image's prompts is taken.
+    timestep, flip, caption, prompt, hint: uniform in [0, 1). The first is a quantile of the timestep distribution, the
+    others decide on the mirror image, on dropping the caption, which of an image's prompts is taken, and on dropping
+    the hint.
     posterior, noise: standard normal float32, the latents' shape [C, h, w]. offset: standard normal float32, [C].
     """
 
@@ -28,6 +29,7 @@ class Draws:
     flip: float
     caption: float
     prompt: float
+    hint: float
     posterior: NDArray[np.float32]
     noise: NDArray[np.float32]
     offset: NDArray[np.float32]
@@ -43,11 +45,11 @@ def draw(seed: int, stream: Stream, position: int, shape: tuple[int, int, int]) 
     # One integer, since a list of them could mean several: NumPy cuts each into as many words as it needs.
     key = np.random.SeedSequence(seed | stream << 64 | position << 96)
     size = math.prod(shape)
-    bits = np.random.SFC64(key).random_raw(4 + size + shape[0])
-    timestep, flip, caption, prompt = (float(word) * 2.0**-53 for word in bits[:4] >> np.uint64(11))
-    posterior, noise = _normal_pair(bits[4 : 4 + size].view(np.uint32))
-    offset, _ = _normal_pair(bits[4 + size :].view(np.uint32))
-    return Draws(timestep, flip, caption, prompt, posterior.reshape(shape), noise.reshape(shape), offset)
+    bits = np.random.SFC64(key).random_raw(5 + size + shape[0])
+    timestep, flip, caption, prompt, hint = (float(word) * 2.0**-53 for word in bits[:5] >> np.uint64(11))
+    posterior, noise = _normal_pair(bits[5 : 5 + size].view(np.uint32))
+    offset, _ = _normal_pair(bits[5 + size :].view(np.uint32))
+    return Draws(timestep, flip, caption, prompt, hint, posterior.reshape(shape), noise.reshape(shape), offset)
 
 
 def _normal_pair(words: NDArray[np.uint32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -105,6 +105,10 @@ class Entries(Sequence[Entry]):
     def __iter__(self) -> Iterator[Entry]:
         return (self[index] for index in range(self._length))
 
+    def num_hints(self) -> int:
+        """Return how many samples have a mask."""
+        return int(self._has_hint.sum())
+
     def clusters(self) -> NDArray[np.object_]:
         """Return the cluster of every sample."""
         return self._texts["cluster"].to_numpy(zero_copy_only=False)

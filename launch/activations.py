@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from distributed.live_bytes import PeakBytes
 from launch.config import RunConfig
-from models.base import ModelConfig, latent_shape, noise_schedule, text_shape
+from launch.networks import Networks
+from models.base import ModelConfig, latent_shape, noise_schedule, resolution_of, text_shape
+from models.controlnet import ControlledUnet, empty_controlnet
 from models.objective import ObjectiveConfig, denoising_loss
 from models.schedule import NoiseSchedule
 from models.stable_diffusion import apply_settings, empty_unet
@@ -18,6 +20,7 @@ from models.stable_diffusion import apply_settings, empty_unet
 def activation_bytes(
     config: ModelConfig,
     *,
+    has_hints: bool = False,
     micro_size: int,
     dtype: torch.dtype,
     latent_shape: tuple[int, int, int],
@@ -25,25 +28,28 @@ def activation_bytes(
 ) -> int:
     """Return what `peak_bytes` would measure on this rank, in bytes, from the base's configs alone, in seconds.
 
-    micro_size: samples; dtype: of parameters and activations; latent_shape: C, H, W; text_shape: L, D.
+    micro_size: samples; dtype: of parameters and activations; latent_shape: C, H, W; text_shape: L, D; has_hints: of a
+    ControlNet beside its frozen UNet.
     Checkpointing and attention are as `config` sets them. The attention is the CPU's fused kernel; CUDA's keep the
     same tensors for the backward pass. Compiling is left out of it: it would keep other tensors, mostly fewer.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    unet = empty_unet(config)
+    networks = [empty_unet(config), *([empty_controlnet(config)] if has_hints else [])]
     schedule = noise_schedule(config)
     # Fake tensors have a shape, a dtype and a device, and no memory.
     with FakeTensorMode():
-        weights = {name: torch.empty(p.shape, dtype=dtype) for name, p in unet.named_parameters()}
-        unet.load_state_dict(weights, assign=True)
-        apply_settings(unet.train(), config.model_copy(update={"compile": False}))
+        for network in networks:
+            weights = {name: torch.empty(p.shape, dtype=dtype) for name, p in network.named_parameters()}
+            network.load_state_dict(weights, assign=True)
+            apply_settings(network.train(), config.model_copy(update={"compile": False}))
         return peak_bytes(
-            unet,
+            ControlledUnet(networks[0].requires_grad_(False), networks[1]) if has_hints else networks[0],
             replace(schedule, alpha_bar_T=torch.empty(schedule.num_timesteps)),
             micro_size=micro_size,
             latent_shape=latent_shape,
             text_shape=text_shape,
+            hint_pixels=resolution_of(config) if has_hints else None,
         )
 
 
@@ -54,6 +60,7 @@ def peak_bytes(
     micro_size: int,
     latent_shape: tuple[int, int, int],
     text_shape: tuple[int, int],
+    hint_pixels: int | None = None,
 ) -> int:
     """Return the most bytes alive at once that one forward and backward of the objective makes, in bytes.
 
@@ -62,6 +69,7 @@ def peak_bytes(
     it: parameters; a parameter's gradient once it is whole, since what becomes of it then is the engine's matter
     (ZeRO-2 gives it away, ZeRO-1 keeps it). It is the peak of this sum, not what of it is alive at the peak of all: the
     bytes alive at any time are at most parameters + the gradients that the engine keeps + this.
+    hint_pixels: height and width of the hint, where `unet` is a ControlledUnet.
     """
     device = next(unet.parameters()).device
     with gradients_dropped(unet), PeakBytes(device) as peak:
@@ -69,26 +77,30 @@ def peak_bytes(
         noise_BCHW = torch.zeros_like(latents_BCHW)
         timesteps_B = torch.zeros(micro_size, dtype=torch.int64, device=device)
         text_BLD = torch.zeros(micro_size, *text_shape, device=device)
-        inputs = (latents_BCHW, noise_BCHW, timesteps_B, text_BLD)
+        hint_B3HW = None
+        if hint_pixels is not None:
+            hint_B3HW = torch.zeros(micro_size, 3, hint_pixels, hint_pixels, device=device)
+        inputs = (latents_BCHW, noise_BCHW, timesteps_B, text_BLD, hint_B3HW)
         denoising_loss(unet, schedule, ObjectiveConfig(), *inputs).mean().backward()
     return peak.bytes
 
 
-def measured_activation_bytes(config: RunConfig, unet: nn.Module) -> int:
-    """Return what `peak_bytes` measures for one micro batch of zeros through `unet`, on its device; 0 if unknown.
+def measured_activation_bytes(config: RunConfig, networks: Networks) -> int:
+    """Return what `peak_bytes` measures for one micro batch of zeros, on the networks' device; 0 if unknown.
 
     A compiled UNet on a CPU is not measured: the count would keep it from being compiled.
     """
-    device = next(unet.parameters()).device
+    device = next(networks.trained.parameters()).device
     if config.model.compile and device.type != "cuda":
         return 0
     schedule = noise_schedule(config.model)
     return peak_bytes(
-        unet,
+        networks.denoiser(networks.trained),
         replace(schedule, alpha_bar_T=schedule.alpha_bar_T.to(device)),
         micro_size=config.batch.micro_size,
         latent_shape=latent_shape(config.model),
         text_shape=text_shape(config.model),
+        hint_pixels=resolution_of(config.model) if networks.frozen_unet is not None else None,
     )
 
 
@@ -99,7 +111,7 @@ def gradients_dropped(module: nn.Module) -> Iterator[None]:
     def drop(parameter: Tensor) -> None:
         parameter.grad = None
 
-    hooks = [p.register_post_accumulate_grad_hook(drop) for p in module.parameters()]
+    hooks = [p.register_post_accumulate_grad_hook(drop) for p in module.parameters() if p.requires_grad]
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ import difflib
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -17,8 +17,8 @@ from distributed.config import CheckpointConfig, EmaConfig, OptimizerConfig, Pre
 from launch.errors import ConfigError
 from models.base import ModelConfig
 from models.objective import ObjectiveConfig
+from models.record import read_record
 from models.sampling import SamplingConfig
-from models.saving import read_record
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -67,7 +67,11 @@ class PreviewConfig(BaseModel):
     every_steps: int | None = Field(
         500, gt=0, description="Optimizer steps between previews. None: at the start and at the end."
     )
-    prompts: list[str] | None = Field(None, description="What to draw. None: a prompt of each label, up to eight.")
+    prompts: list[str] | None = Field(
+        None,
+        description="What to draw. None: a prompt of each label, up to eight. A ControlNet stage draws held-out masks"
+        " by their own prompts instead.",
+    )
     seed: int = Field(0, ge=0, description="Prompt i starts from the noise of seed + i.")
     sampling: SamplingConfig = SamplingConfig()
 
@@ -78,6 +82,11 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="Names the stage's folder and its curves.")
+    kind: Literal["diffusion", "controlnet"] = Field(
+        "diffusion",
+        description="diffusion: trains the UNet. controlnet: trains a ControlNet that draws what a mask shows, made of"
+        " the UNet that the stage starts from, which stays as it is.",
+    )
     databases: list[str] = Field(min_length=1, description="Names from `databases` to train on.")
     weights: dict[str, Weight] | None = Field(None, description="Relative shares of them. None: as their sizes are.")
     replay: dict[str, Share] = Field(
@@ -89,6 +98,10 @@ class StageConfig(BaseModel):
     optimizer: dict[str, Any] = Field(
         default_factory=dict,
         description="Settings of `optimizer` that are other ones in this stage, such as {lr: 1.0e-5}.",
+    )
+    augment: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of `augment` that are other ones in this stage, such as {caption_dropout: 0.5}.",
     )
     start: str | None = Field(
         None,
@@ -106,6 +119,11 @@ class StageConfig(BaseModel):
     def trained_on(self) -> tuple[str, ...]:
         """All databases whose samples the stage sees."""
         return (*self.databases, *self.replay)
+
+    @property
+    def has_hints(self) -> bool:
+        """Whether the network sees masks."""
+        return self.kind == "controlnet"
 
 
 class RunConfig(BaseModel):
@@ -162,6 +180,10 @@ class RunConfig(BaseModel):
     def stage_optimizer(self, stage: StageConfig) -> OptimizerConfig:
         """The optimizer of one stage."""
         return OptimizerConfig.model_validate(self.optimizer.model_dump() | stage.optimizer)
+
+    def stage_augment(self, stage: StageConfig) -> AugmentConfig:
+        """What varies from one look at a sample to the next in one stage."""
+        return AugmentConfig.model_validate(self.augment.model_dump() | stage.augment)
 
     def start_of(self, stage: StageConfig) -> StageConfig | None:
         """The stage whose model this one goes on from; None where that is the run's own base."""
@@ -261,10 +283,14 @@ def _check_stages(config: RunConfig) -> None:
                     f" ({', '.join(config.databases)}){did_you_mean(name, config.databases)}"
                 )
         _check_start(config, stage)
-        try:
-            config.stage_optimizer(stage)
-        except ValidationError as error:
-            raise ConfigError(f"stage {stage.name}: {_explain(error, OptimizerConfig, 'optimizer.')}") from error
+        for key, section, of_stage in (
+            ("optimizer.", OptimizerConfig, config.stage_optimizer),
+            ("augment.", AugmentConfig, config.stage_augment),
+        ):
+            try:
+                of_stage(stage)
+            except ValidationError as error:
+                raise ConfigError(f"stage {stage.name}: {_explain(error, section, key)}") from error
         if again := sorted(stage.replay.keys() & set(stage.databases)):
             raise ConfigError(f"stage {stage.name} replays {again[0]}, which it trains on anyway: see `weights`")
         if sum(stage.replay.values()) >= 1:

@@ -13,7 +13,7 @@ from data.shards import ShardSet
 from launch.config import RunConfig, StageConfig
 from launch.errors import ConfigError
 from models.base import noise_schedule
-from models.saving import read_record
+from models.record import read_record
 
 # The fact that says which images these are.
 IMAGES = "images_sha256"
@@ -55,6 +55,7 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         start = {"stage": earlier.name, "steps": max(earlier.steps, record["steps"] if record else 0)}
     return {
         "stage": stage.name,
+        "kind": stage.kind,
         "seed": config.seed,
         "batch.global_size": config.batch.global_size,
         "fraction": stage.fraction,
@@ -62,7 +63,7 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         IMAGES: _images_sha256(config, stage, shards),
         "weights": stage.weights,
         "replay": stage.replay,
-        "augment": config.augment.model_dump(mode="json"),
+        "augment": config.stage_augment(stage).model_dump(mode="json"),
         "objective": config.objective.model_dump(mode="json"),
         "optimizer.name": optimizer.name,
         "optimizer.master": optimizer.master,

@@ -13,11 +13,12 @@ from distributed.checkpoint import newest_position
 from distributed.config import refuse_impossible
 from distributed.engine import training_dtype
 from launch.config import RunConfig, StageConfig
+from launch.errors import ConfigError
 from launch.facts import refuse_other_facts, stage_facts, stage_order
 from launch.lineage import refuse_leaks
 from launch.progress import Progress
 from models.base import resolution_of
-from models.saving import read_record
+from models.record import read_record
 from models.stable_diffusion import encoder_fingerprint, load_encoder
 
 
@@ -108,7 +109,18 @@ def check_run(config: RunConfig, world_size: int) -> str:
     return "\n".join(lines)
 
 
+def refuse_without_masks(stage: StageConfig, shards: ShardSet) -> None:
+    """Raise ConfigError if a stage whose network sees masks has a database without any."""
+    for name in stage.databases if stage.has_hints else ():
+        if not shards.entries(name, "train").num_hints():
+            raise ConfigError(
+                f"stage {stage.name} trains a ControlNet, but no training image of {name} has a mask: take {name} out"
+                " of its databases"
+            )
+
+
 def _check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str:
+    refuse_without_masks(stage, shards)
     facts = stage_facts(config, stage, shards)
     already: dict[str, Mapping[str, object] | None] = {
         "model": read_record(config.stage_model(stage)),

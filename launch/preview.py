@@ -1,7 +1,8 @@
 """The images that TensorBoard shows while training: always the same prompts from the same noise."""
 
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,15 +10,20 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from data.shards import ShardSet
+from data.hints import coloured, hint_images
+from data.shards import Record, ShardSet
 from distributed.engine import Engine
 from launch.config import RunConfig, StageConfig
 from models.base import resolution_of
-from models.sampling import sample_from_embeddings
+from models.sampling import decode_latents, sample_from_embeddings
 from models.schedule import NoiseSchedule
 from models.stable_diffusion import load_text_encoder, load_vae, text_embeddings
 
-MAX_DEFAULT_PROMPTS = 8
+# N images, C latent channels, h w latent height and width, H W those of the image in pixels,
+# L prompt tokens, D text width
+
+MAX_DEFAULT_IMAGES = 8
+MAX_MASKS_PER_LABEL = 2
 
 
 def prompts_of_labels(shards: ShardSet, databases: Sequence[str]) -> list[str]:
@@ -26,68 +32,124 @@ def prompts_of_labels(shards: ShardSet, databases: Sequence[str]) -> list[str]:
     for database in databases:
         for entry in shards.entries(database, "validation"):
             prompts.setdefault((database, entry.label), shards.prompts[entry.prompts[0]])
-    return list(dict.fromkeys(prompts.values()))[:MAX_DEFAULT_PROMPTS]
+    return list(dict.fromkeys(prompts.values()))[:MAX_DEFAULT_IMAGES]
 
 
-class EngineUnet(nn.Module):
-    """The UNet as the sampler wants it: called through the engine, which a UNet that ZeRO-3 divided needs."""
+def masked_samples(shards: ShardSet, databases: Sequence[str]) -> list[Record]:
+    """Return the first held-out samples of each label whose mask is not empty; eight at the most."""
+    chosen: list[Record] = []
+    counts: Counter[tuple[str, str]] = Counter()
+    for database in databases:
+        for entry in shards.entries(database, "validation"):
+            if not entry.has_hint or counts[database, entry.label] == MAX_MASKS_PER_LABEL:
+                continue
+            record = shards.read(entry, mirrored=False)
+            if record.hint.any():
+                counts[database, entry.label] += 1
+                chosen.append(record)
+    return chosen[:MAX_DEFAULT_IMAGES]
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__()
-        self.config = engine.module.config
-        self._network = engine.network
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the UNet returns."""
-        return self._network(*args, **kwargs)
+@dataclass(frozen=True)
+class Subjects:
+    """What to draw. captions: one an image. hints_NHW: class numbers, where the network sees masks.
+
+    real_NChw: the VAE's latents of the real images with these masks, not scaled.
+    """
+
+    captions: list[str]
+    prompts: list[str]
+    hints_NHW: NDArray[np.uint8] | None = None
+    real_NChw: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of_prompts(cls, prompts: list[str]) -> "Subjects":
+        """Return one image a prompt."""
+        return cls(prompts, prompts)
+
+    @classmethod
+    def of_masks(cls, records: Sequence[Record], shards: ShardSet) -> "Subjects":
+        """Return one image a sample, drawn by its mask and its first prompt."""
+        prompts = [shards.prompts[record.prompt_index] for record in records]
+        captions = [f"{number}: {prompt}" for number, prompt in enumerate(prompts)]
+        if not records:
+            return cls(captions, prompts)
+        real = [np.split(record.moments, 2)[0] for record in records]
+        return cls(captions, prompts, np.stack([record.hint for record in records]), np.stack(real))
 
 
 class Preview:
     """Draws the preview's images, each rank its share of them."""
 
     def __init__(
-        self, config: RunConfig, stage: StageConfig, schedule: NoiseSchedule, shards: ShardSet, engine: Engine
+        self,
+        config: RunConfig,
+        schedule: NoiseSchedule,
+        shards: ShardSet,
+        engine: Engine,
+        denoiser: nn.Module,
+        subjects: Subjects,
     ) -> None:
         self._config = config.preview
         self._schedule = schedule
         self._engine = engine
+        self._denoiser = denoiser
+        self._subjects = subjects
         self._pixels = resolution_of(config.model)
         # Waits on the CPU between previews, in the dtype of training: the decoder of SD 1.5 in bf16 is 100 MB.
         self._vae = load_vae(config.model, "cpu", engine.dtype)
         del self._vae.encoder
-        self.prompts = config.preview.prompts or prompts_of_labels(shards, stage.databases)
-        self._text_PLD, self._empty_LD = self._embeddings(config, shards)
+        self._text_NLD, self._empty_LD = self._embeddings(config, shards)
 
     def draw(self) -> dict[str, NDArray[np.uint8]]:
-        """Return one image [H, W, 3] a prompt with the module's present weights; on the first rank. Collective."""
-        rank, num_prompts = self._engine.rank, len(self.prompts)
-        # Every rank draws equally many, since a call of the UNet may be collective: numbers beyond the last prompt
+        """Return one image [H, W, 3] a caption with the module's present weights; on the first rank. Collective.
+
+        Where the network sees masks, it stands between the mask and the real image as the VAE keeps it: [H, 3 W, 3].
+        """
+        subjects, rank = self._subjects, self._engine.rank
+        num_images = len(subjects.captions)
+        if num_images == 0:
+            return {}
+        # Every rank draws equally many, since a call of the UNet may be collective: numbers beyond the last image
         # stand for repeats, which nobody asks for below.
-        mine = [rank.index + rank.world_size * number for number in range(-(-num_prompts // rank.world_size))]
-        prompts = [number % num_prompts for number in mine]
+        mine = [rank.index + rank.world_size * number for number in range(-(-num_images // rank.world_size))]
+        numbers = [number % num_images for number in mine]
+        hints_NHW = None if subjects.hints_NHW is None else subjects.hints_NHW[numbers]
         self._vae.to(self._engine.device)
         images = sample_from_embeddings(
-            EngineUnet(self._engine),
+            self._denoiser,
             self._vae,
             self._schedule,
-            self._text_PLD[prompts],
+            self._text_NLD[numbers],
             self._empty_LD,
-            [self._config.seed + prompt for prompt in prompts],
+            [self._config.seed + number for number in numbers],
             height=self._pixels,
             width=self._pixels,
+            hints_N3HW=None if hints_NHW is None else torch.from_numpy(hint_images(hints_NHW)),
             **self._config.sampling.model_dump(),
         )
+        if hints_NHW is not None and subjects.real_NChw is not None:
+            with torch.no_grad():
+                real = decode_latents(self._vae, torch.from_numpy(subjects.real_NChw[numbers]))
+            images = np.concatenate([coloured(hints_NHW), images, real], axis=2)
         self._vae.to("cpu")
         drawn: list[dict[int, NDArray[np.uint8]]] = [{}] * rank.world_size
         dist.all_gather_object(drawn, dict(zip(mine, images, strict=True)))
         by_number = {number: image for part in drawn for number, image in part.items()}
-        return {prompt: by_number[number] for number, prompt in enumerate(self.prompts)}
+        return {caption: by_number[number] for number, caption in enumerate(subjects.captions)}
 
     def _embeddings(self, config: RunConfig, shards: ShardSet) -> tuple[Tensor, Tensor]:
         """Return the embeddings of the prompts and of the empty one; the text encoder is loaded only for new ones."""
-        wanted = ["", *self.prompts]
+        wanted = ["", *self._subjects.prompts]
         if all(prompt in shards.prompts for prompt in wanted):
             text = torch.from_numpy(shards.text[[shards.prompts.index(prompt) for prompt in wanted]])
         else:
             text = text_embeddings(*load_text_encoder(config.model, "cpu", torch.float32), wanted)
         return text[1:], text[0]
+
+
+def subjects_of(config: RunConfig, stage: StageConfig, shards: ShardSet) -> Subjects:
+    """Return what a stage shows: masks where its network sees them, else prompts."""
+    if stage.has_hints:
+        return Subjects.of_masks(masked_samples(shards, stage.databases), shards)
+    return Subjects.of_prompts(config.preview.prompts or prompts_of_labels(shards, stage.databases))

@@ -7,6 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from data.hints import hint_colours
 from data.loader import BatchSlicing, Loader, validation_batches
 from data.shards import ShardSet
 from distributed.checkpoint import find_checkpoint, load_checkpoint
@@ -22,13 +23,13 @@ from launch.config import RunConfig, StageConfig
 from launch.facts import refuse_other_facts, stage_order, stage_parts, stage_seed
 from launch.lineage import files_of_lineage
 from launch.memory import compared, predict
-from launch.preview import Preview
+from launch.networks import Networks
+from launch.preview import Preview, subjects_of
 from launch.record import config_text, versions
 from launch.step import Objective, TrainedStep, mean_loss, train_step
 from launch.tracking import Stopwatch, TimedIterator, Tracker
 from models.base import noise_schedule
-from models.saving import save_pipeline
-from models.stable_diffusion import load_unet
+from models.saving import Network, save_pipeline
 
 # Of a long list of samples a message names so many; all of them stand in steps.jsonl.
 MAX_NAMED_SAMPLES = 8
@@ -52,11 +53,19 @@ class Stage:
         self.slicing = BatchSlicing(config.batch.global_size, config.batch.micro_size, rank.index, rank.world_size)
         order = stage_order(config, stage, shards)
         parts = stage_parts(config, stage, shards)
-        self.loader = Loader(shards, order, self.slicing, config.augment, stage_seed(config, stage), parts)
-        unet = load_unet(config.model, training_dtype(config.precision)).to(training_device(rank))
-        self.activation_bytes = measured_activation_bytes(config, unet)
+        self.loader = Loader(
+            shards,
+            order,
+            self.slicing,
+            config.stage_augment(stage),
+            stage_seed(config, stage),
+            parts,
+            with_hints=stage.has_hints,
+        )
+        networks = Networks.load(config, stage, training_dtype(config.precision), training_device(rank))
+        self.activation_bytes = measured_activation_bytes(config, networks)
         self.engine = Engine(
-            unet,
+            networks.trained,
             config.optimizer,
             config.zero,
             rank,
@@ -64,11 +73,13 @@ class Stage:
             micro_size=config.batch.micro_size,
             accumulation_steps=self.slicing.accumulation_steps,
         )
+        self.denoiser = networks.denoiser(self.engine.network)
         self.ema = ShardedEma([group.master for group in self.engine.groups], config.ema.lengths)
         schedule = noise_schedule(config.model)
         self.objective = Objective(schedule, config.objective, self.engine.device)
         self.validation_objective = Objective(schedule, config.objective.for_validation, self.engine.device)
-        self.preview = Preview(config, stage, schedule, shards, self.engine)
+        subjects = subjects_of(config, stage, shards)
+        self.preview = Preview(config, schedule, shards, self.engine, self.denoiser, subjects)
         self.checkpoints = config.stage_path(stage) / "checkpoints"
         self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
         self.validation_losses: dict[int, float] = {}
@@ -93,7 +104,7 @@ class Stage:
         while self.step < self.stage.steps:
             watch = Stopwatch()
             rate = learning_rate(self.config.optimizer, self.step + 1, self.stage.steps)
-            trained = train_step(self.engine, self.objective, batches, rate)
+            trained = train_step(self.engine, self.denoiser, self.objective, batches, rate)
             self.step += 1
             if not trained.result.is_skipped:
                 self.ema.update(self.engine.num_steps)
@@ -241,7 +252,10 @@ class Stage:
     def _losses_of(self, slices: Sequence[Tensor] | None, databases: Sequence[str]) -> dict[str, float]:
         """Return the loss of the weights in `slices` (None: the newest ones) on each of `databases`. Collective."""
         with self._lent_weights(slices):
-            return {name: mean_loss(self.engine, self.validation_objective, self._held_out(name)) for name in databases}
+            return {
+                name: mean_loss(self.denoiser, self.validation_objective, self._held_out(name), self.engine.device)
+                for name in databases
+            }
 
     def _mean_over_stage(self, losses: Mapping[str, float]) -> float:
         return sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)
@@ -254,6 +268,7 @@ class Stage:
             num_samples=self.config.validation.num_samples,
             timesteps_per_sample=self.config.validation.timesteps_per_sample,
             slicing=self.slicing,
+            with_hints=self.stage.has_hints,
         )
 
     def _show_preview(self) -> None:
@@ -268,9 +283,13 @@ class Stage:
         error = None
         if weights is not None:
             record = {"steps": self.step, **self.facts, "base": self.config.model.base, **versions()}
+            network: Network = "unet"
+            if self.stage.has_hints:
+                network, record["hint_colours"] = "controlnet", hint_colours(self.shards.palette)
             try:
                 lineage = files_of_lineage(self.config.stage_path(self.stage))
-                save_pipeline(self.config.model, weights, self.config.stage_model(self.stage), record, lineage)
+                folder = self.config.stage_model(self.stage)
+                save_pipeline(self.config.model, weights, folder, record, lineage, network)
             except (OSError, SafetensorError) as failure:
                 error = f"could not write the model: {failure}; the last checkpoint in {self.checkpoints} is whole"
         raise_together(error, self.rank)

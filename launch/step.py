@@ -9,6 +9,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data.hints import hint_images
 from data.loader import Batch
 from distributed.engine import Engine
 from distributed.rank import Rank
@@ -61,25 +62,29 @@ class Objective:
             noise_BChw,
             timesteps_from_quantile(quantile_B, self._schedule).to(self._device),
             self._tensor(batch.text_BLD),
+            None if batch.hint_BHW is None else self._tensor(hint_images(batch.hint_BHW)),
         )
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
 
-def train_step(engine: Engine, objective: Objective, batches: Iterator[Batch], learning_rate: float) -> TrainedStep:
+def train_step(
+    engine: Engine, denoiser: nn.Module, objective: Objective, batches: Iterator[Batch], learning_rate: float
+) -> TrainedStep:
     """Take this rank's micro batches of one global batch from `batches` and update the weights. Collective.
 
-    The engine skips a step whose gradient is not finite, and so one in which the loss of any sample is not.
+    denoiser: what predicts the noise through `engine.network`. The engine skips a step whose gradient is not finite,
+    and so one in which the loss of any sample is not.
     """
-    engine.network.train()
+    denoiser.train()
     losses: list[Tensor] = []  # they stay on the device: to look at each would make a GPU wait
     ids: list[str] = []
     num_dropped = 0
     result = None
     while result is None:
         batch = next(batches)
-        loss_B = objective.losses(engine.network, batch)
+        loss_B = objective.losses(denoiser, batch)
         engine.accumulate(with_bad_gradient_where_bad(loss_B).mean())
         result = engine.finish_micro_batch(learning_rate)
         losses.append(loss_B.detach())
@@ -112,17 +117,17 @@ def _bad_ids(loss_N: Tensor, ids: list[str], rank: Rank) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def mean_loss(engine: Engine, objective: Objective, batches: Iterator[Batch]) -> float:
+def mean_loss(denoiser: nn.Module, objective: Objective, batches: Iterator[Batch], device: torch.device) -> float:
     """Return the mean loss over all ranks' `batches`, without repeats, with the module's present weights. Collective.
 
     Every rank must have equally many batches: a call of the network is collective under ZeRO-3.
     """
-    engine.network.eval()
-    loss_sum = torch.zeros((), dtype=torch.float64, device=engine.device)
+    denoiser.eval()
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     num_samples = 0
     for batch in batches:
         counts_B = ~torch.tensor(batch.is_repeat)
-        loss_sum += objective.losses(engine.network, batch)[counts_B.to(engine.device)].double().sum()
+        loss_sum += objective.losses(denoiser, batch)[counts_B.to(device)].double().sum()
         num_samples += int(counts_B.sum())
     loss_sum_all, num_samples_all = _sum_over_ranks(loss_sum, num_samples)
     return loss_sum_all / num_samples_all

@@ -13,10 +13,10 @@ from launch.config import RunConfig
 from launch.facts import refuse_other_facts, stage_facts
 from launch.lineage import refuse_leaks, write_lineage
 from launch.lock import locked
-from launch.prepare import open_shards
+from launch.prepare import open_shards, refuse_without_masks
 from launch.record import write_record
 from launch.stage import Stage
-from models.saving import read_record
+from models.record import read_record
 
 
 def train(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
@@ -54,6 +54,7 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
         else:
             # A stage trains on from the averaged weights of an earlier one.
             model, optimizer = config.stage_base(stage_config), config.stage_optimizer(stage_config)
+            refuse_without_masks(stage_config, shards)
             from_first_rank(rank, partial(refuse_leaks, config, stage_config, shards, model.base))
             started = config.model_copy(update={"model": model, "optimizer": optimizer})
             stage = Stage(started, stage_config, shards, facts, rank, stop)

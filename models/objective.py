@@ -1,6 +1,6 @@
 """The training objective: what the UNet should predict, and how much each timestep counts."""
 
-# B batch, C latent channels, H W latent height and width, L prompt tokens, D text width
+# B batch, C latent channels, H W latent height and width (after 3 channels: the image's), L prompt tokens, D text width
 
 from __future__ import annotations
 
@@ -55,15 +55,18 @@ def denoising_loss(
     noise_BCHW: Tensor,
     timesteps_B: Tensor,
     text_BLD: Tensor,
+    hint_B3HW: Tensor | None = None,
 ) -> Tensor:
     """Return the weighted loss of each sample, [B] float32, differentiable in the parameters of `unet`.
 
     `latents_BCHW` are scaled (schedule.scaling_factor), `noise_BCHW` is standard normal, `timesteps_B` is int64 in
-    [0, T). Noise is added and the loss is taken in float32, whatever the dtype of the UNet's parameters.
+    [0, T). hint_B3HW: only where `unet` is a ControlledUnet. Noise is added and the loss is taken in float32, whatever
+    the dtype of the UNet's parameters.
     """
     dtype = next(unet.parameters()).dtype
+    hint = () if hint_B3HW is None else (hint_B3HW,)
     noisy_BCHW = schedule.add_noise(latents_BCHW, noise_BCHW, timesteps_B)
-    output_BCHW = unet(noisy_BCHW.to(dtype), timesteps_B, text_BLD.to(dtype)).sample
+    output_BCHW = unet(noisy_BCHW.to(dtype), timesteps_B, text_BLD.to(dtype), *hint).sample
     target_BCHW = prediction_target(schedule, latents_BCHW, noise_BCHW, timesteps_B)
     return diffusion_loss(output_BCHW, target_BCHW, timestep_weight(schedule, config, timesteps_B))
 

@@ -56,9 +56,15 @@ def sample(
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
+    hints_N3HW: Tensor | None = None,
 ) -> NDArray[np.uint8]:
-    """Return one image for each prompt and its seed, uint8 [N, H, W, 3]; see `sample_from_embeddings`."""
+    """Return one image for each prompt and its seed, uint8 [N, H, W, 3]; see `sample_from_embeddings`.
+
+    A ControlNet's pipeline needs a hint for each of them too.
+    """
     import torch
+
+    from models.controlnet import ControlledUnet
 
     schedule = NoiseSchedule.from_scheduler_config(
         pipeline.scheduler.config, scaling_factor=pipeline.vae.config.scaling_factor
@@ -66,8 +72,9 @@ def sample(
     distinct = list(dict.fromkeys(["", *prompts]))
     with torch.no_grad():
         text_PLD, _ = pipeline.encode_prompt(distinct, pipeline.device, 1, do_classifier_free_guidance=False)
+    controlnet = getattr(pipeline, "controlnet", None)
     return sample_from_embeddings(
-        pipeline.unet,
+        pipeline.unet if controlnet is None else ControlledUnet(pipeline.unet, controlnet),
         pipeline.vae,
         schedule,
         text_PLD[[distinct.index(prompt) for prompt in prompts]],
@@ -80,6 +87,7 @@ def sample(
         height=height,
         width=width,
         batch_size=batch_size,
+        hints_N3HW=hints_N3HW,
     )
 
 
@@ -98,12 +106,14 @@ def sample_from_embeddings(
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
+    hints_N3HW: Tensor | None = None,
 ) -> NDArray[np.uint8]:
     """Return one image for each embedding and its seed, uint8 [N, H, W, 3], without a text encoder in memory.
 
     The starting noise is drawn on the CPU in float32 from each image's own seed, so neither the batch nor the device
     nor the dtype changes which picture a seed stands for (beyond rounding).
     `empty_LD` is the embedding of the empty prompt. Height and width are in pixels; None: what the UNet was made for.
+    hints_N3HW: a hint in [0, 1] for each image, where `unet` is a ControlledUnet; guidance keeps it on both sides.
     The UNet's mode is put back.
     Raises: ModelError if the size is no whole number of latents, ValueError if seeds and embeddings do not match.
     """
@@ -124,8 +134,9 @@ def sample_from_embeddings(
                 solver = make_solver(schedule, sampler)
                 solver.set_timesteps(steps, device=next(unet.parameters()).device)
                 guide = partial(guided, guidance=guidance, rescale=guidance_rescale) if guidance != 1 else None
-                latents_BCHW = _denoise(unet, solver, noise_BCHW, text_NLD[start:stop], empty_LD, guide)
-                images.append(_decode(vae, latents_BCHW / schedule.scaling_factor))
+                hint_B3HW = None if hints_N3HW is None else hints_N3HW[start:stop]
+                latents_BCHW = _denoise(unet, solver, noise_BCHW, text_NLD[start:stop], empty_LD, guide, hint_B3HW)
+                images.append(decode_latents(vae, latents_BCHW / schedule.scaling_factor))
     finally:
         unet.train(was_training)
     height_px, width_px = (side * _latent_pixels(vae) for side in latent_shape[1:])
@@ -174,6 +185,7 @@ def _denoise(
     text_BLD: Tensor,
     empty_LD: Tensor,
     guide: Callable[[Tensor, Tensor], Tensor] | None,
+    hint_B3HW: Tensor | None,
 ) -> Tensor:
     """Return the latents at the end of the solver's timesteps. guide: None takes the prediction with the prompt."""
     import torch
@@ -181,20 +193,23 @@ def _denoise(
     parameter = next(unet.parameters())
     device, dtype = parameter.device, parameter.dtype
     text_BLD = text_BLD.to(device, dtype)
-    empty_BLD = empty_LD.to(device, dtype).expand_as(text_BLD)
+    if guide is not None:
+        text_BLD = torch.cat([empty_LD.to(device, dtype).expand_as(text_BLD), text_BLD])
+    hint = () if hint_B3HW is None else (hint_B3HW.to(device, dtype).repeat(len(text_BLD) // len(hint_B3HW), 1, 1, 1),)
     latents_BCHW = noise_BCHW.to(device) * solver.init_noise_sigma
     for timestep in solver.timesteps:
         input_BCHW = solver.scale_model_input(latents_BCHW, timestep).to(dtype)
         if guide is None:
-            output_BCHW = unet(input_BCHW, timestep, text_BLD).sample.float()
+            output_BCHW = unet(input_BCHW, timestep, text_BLD, *hint).sample.float()
         else:
-            both = unet(torch.cat([input_BCHW, input_BCHW]), timestep, torch.cat([empty_BLD, text_BLD])).sample.float()
+            both = unet(torch.cat([input_BCHW, input_BCHW]), timestep, text_BLD, *hint).sample.float()
             output_BCHW = guide(*both.chunk(2))
         latents_BCHW = solver.step(output_BCHW, timestep, latents_BCHW).prev_sample
     return latents_BCHW
 
 
-def _decode(vae: AutoencoderKL, latents_BCHW: Tensor) -> NDArray[np.uint8]:
+def decode_latents(vae: AutoencoderKL, latents_BCHW: Tensor) -> NDArray[np.uint8]:
+    """Return the images of latents as the VAE has them (not scaled), uint8 [B, H, W, 3]."""
     images_BCHW = vae.decode(latents_BCHW.to(vae.device, vae.dtype)).sample.float()
     levels_BHWC: Tensor = ((images_BCHW / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
     array: NDArray[np.uint8] = levels_BHWC.cpu().numpy()

@@ -1,4 +1,4 @@
-"""Write a fine-tuned UNet as a whole pipeline: a diffusers folder that loads anywhere."""
+"""Write a fine-tuned UNet or ControlNet as a whole pipeline: a diffusers folder that loads anywhere."""
 
 from __future__ import annotations
 
@@ -7,38 +7,37 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from models.base import ModelConfig
+from models.controlnet import empty_controlnet, load_control_pipeline
+from models.record import RECORD_FILE
 from models.stable_diffusion import empty_unet, load_pipeline
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
-
-# Beside model_index.json: how the UNet was trained.
-RECORD_FILE = "sonoshard.json"
+Network = Literal["unet", "controlnet"]
 
 
 def save_pipeline(
     config: ModelConfig,
-    unet_weights: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
     folder: Path,
     record: Mapping[str, Any],
     files: Mapping[str, bytes] | None = None,
+    network: Network = "unet",
 ) -> None:
-    """Write the base of `config` with the UNet's weights replaced, float32 safetensors, whole or not at all.
+    """Write the base of `config` with the weights of one network replaced, float32 safetensors, whole or not at all.
 
-    unet_weights: every parameter by its name, on the CPU. record: how they were trained, as JSON; `read_record`
-    gives it back. files: more to lie beside it. An older model in `folder` is replaced.
+    weights: every parameter of `network` by its name, on the CPU; with those of a ControlNet it is a ControlNet's
+    pipeline. record: how they were trained, as JSON; `read_record` gives it back. files: more to lie beside it. An
+    older model in `folder` is replaced.
     """
-    import torch
-
-    unet = empty_unet(config).eval()
-    unet.load_state_dict(dict(unet_weights), assign=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    load_pipeline(config, "cpu", torch.float32, unet=unet).save_pretrained(partial)
+    _pipeline(config, weights, network).save_pretrained(partial)
     (partial / RECORD_FILE).write_text(json.dumps(dict(record), indent=1) + "\n", encoding="utf-8")
     for name, content in (files or {}).items():
         (partial / name).write_bytes(content)
@@ -55,6 +54,16 @@ def save_pipeline(
     _flush(folder.parent)
 
 
+def _pipeline(config: ModelConfig, weights: Mapping[str, Tensor], network: Network) -> DiffusionPipeline:
+    import torch
+
+    trained = empty_unet(config) if network == "unet" else empty_controlnet(config)
+    trained.eval().load_state_dict(dict(weights), assign=True)
+    if network == "unet":
+        return load_pipeline(config, "cpu", torch.float32, unet=trained)
+    return load_control_pipeline(config, "cpu", torch.float32, controlnet=trained)
+
+
 def _flush(path: Path) -> None:
     """Ask the operating system to put a file or a folder's entries on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -62,12 +71,3 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """Return how the model in `folder` was trained; None where `save_pipeline` did not write one."""
-    try:
-        record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return record

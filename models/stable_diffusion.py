@@ -19,7 +19,7 @@ from models.weights import hash_weights, weight_files
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
     from torch import Tensor, nn
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -28,13 +28,13 @@ def load_unet(config: ModelConfig, dtype: torch.dtype) -> UNet2DConditionModel:
     """Return the UNet in `dtype` on the CPU, in training mode, with the config's settings for training."""
     from diffusers import UNet2DConditionModel
 
-    unet = _load_part(open_base(config), "unet", UNet2DConditionModel, dtype)
+    unet = load_part(open_base(config), "unet", UNet2DConditionModel, dtype)
     apply_settings(unet, config)
     return unet.train()
 
 
-def apply_settings(unet: UNet2DConditionModel, config: ModelConfig) -> None:
-    """Set how the UNet computes, as the config says; parameters and their names stay as they are."""
+def apply_settings(unet: UNet2DConditionModel | ControlNetModel, config: ModelConfig) -> None:
+    """Set how a UNet or ControlNet computes, as the config says; parameters and their names stay as they are."""
     from diffusers.models.attention_processor import AttnProcessor
     from torch import nn
 
@@ -85,7 +85,7 @@ def load_vae(config: ModelConfig, device: torch.device | str, dtype: torch.dtype
     """Return the VAE, frozen, in evaluation mode."""
     from diffusers import AutoencoderKL
 
-    return _load_part(open_base(config), "vae", AutoencoderKL, dtype).requires_grad_(False).eval().to(device)
+    return load_part(open_base(config), "vae", AutoencoderKL, dtype).requires_grad_(False).eval().to(device)
 
 
 def load_text_encoder(
@@ -99,7 +99,7 @@ def load_text_encoder(
 
     base = open_base(config)
     tokenizer = _load_tokenizer(base)
-    text_encoder = _load_part(base, "text_encoder", CLIPTextModel, dtype)
+    text_encoder = load_part(base, "text_encoder", CLIPTextModel, dtype)
     return tokenizer, text_encoder.requires_grad_(False).eval().to(device)
 
 
@@ -136,9 +136,7 @@ def load_pipeline(
         vae=load_vae(config, device, dtype),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=_load_part(base, "unet", diffusers.UNet2DConditionModel, dtype).eval().to(device)
-        if unet is None
-        else unet,
+        unet=load_part(base, "unet", diffusers.UNet2DConditionModel, dtype).eval().to(device) if unet is None else unet,
         scheduler=scheduler_class.from_config(scheduler_config, **changes),
         safety_checker=None,
         feature_extractor=None,
@@ -211,7 +209,8 @@ def text_embeddings(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, promp
         return text_encoder(tokens.input_ids.to(text_encoder.device), attention_mask=mask)[0].float().cpu()
 
 
-def _load_part(base: BaseFiles, part: str, model_class: Any, dtype: torch.dtype) -> Any:
+def load_part(base: BaseFiles, part: str, model_class: Any, dtype: torch.dtype) -> Any:
+    """Return one part of a base as an object of `model_class`, in `dtype` on the CPU. Raises: ModelError."""
     if base.single_file is not None:
         return _load_single_file_part(base.single_file, base.folder, part, model_class, dtype)
     with _no_progress_bar():

@@ -11,7 +11,7 @@ from pathlib import Path
 from models.errors import ModelError
 
 # The file stem that diffusers and transformers give the weights of each part.
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+STEMS = dict.fromkeys(("unet", "vae", "controlnet"), "diffusion_pytorch_model") | {"text_encoder": "model"}
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -24,7 +24,7 @@ class WeightFiles:
 
 
 def weight_files(folder: Path, part: str) -> WeightFiles:
-    """Return the safetensors files of `part` ("unet", "vae", "text_encoder") in a diffusers folder.
+    """Return the safetensors files of `part` ("unet", "vae", "text_encoder", "controlnet") in a diffusers folder.
 
     A plain file wins over its float16 variant; a file in shards is named by its index.
     Raises: ModelError if there is none, and says so if there are only pickles, which are never opened.

@@ -10,6 +10,7 @@ import pytest
 
 from data.augment import AugmentConfig
 from data.errors import DataError
+from data.hints import NO_HINT
 from data.loader import Batch, BatchSlicing, Loader, posterior_sample, read_ahead, validation_batches
 from data.order import Order
 from data.randomness import Stream, draw
@@ -23,7 +24,7 @@ def shards(busi_shards: Path) -> ShardSet:
 
 def loader(shards: ShardSet, slicing: BatchSlicing, augment: AugmentConfig | None = None) -> Loader:
     order = Order({"busi": len(shards.entries("busi", "train"))}, seed=5)
-    return Loader(shards, order, slicing, augment or AugmentConfig(), seed=5)
+    return Loader(shards, order, slicing, augment or AugmentConfig(), seed=5, with_hints=True)
 
 
 def global_batch(shards: ShardSet, step: int, num_ranks: int, micro_size: int) -> list[Batch]:
@@ -53,6 +54,34 @@ def test_dropped_captions_are_the_empty_prompt_at_the_configured_rate(shards: Sh
     assert is_empty == list(batch.is_dropped)
     # Binomial: 3 standard deviations.
     assert abs(np.mean(is_empty) - rate) < 3 * np.sqrt(rate * (1 - rate) / count)
+
+
+def test_hints_are_the_masks_mirrored_with_the_image_and_dropped_at_the_configured_rate(shards: ShardSet) -> None:
+    slicing, count, rate = BatchSlicing(1, 1, 0, 1), 5000, 0.2
+    plain, mirrored = (loader(shards, slicing, AugmentConfig(flip=flip)).batch(range(12)) for flip in (0, 1))
+    assert plain.hint_BHW is not None
+    assert mirrored.hint_BHW is not None
+    by_id = {entry.id: entry for entry in shards.entries("busi", "train")}
+    for hint, id_ in zip(plain.hint_BHW, plain.ids, strict=True):
+        assert np.array_equal(hint, shards.read(by_id[id_], mirrored=False).hint)
+    assert np.array_equal(mirrored.hint_BHW, plain.hint_BHW[:, :, ::-1])
+    assert set(np.unique(plain.hint_BHW)) == {0, 1}, "some of the masks are not empty"
+
+    batch = loader(shards, slicing, AugmentConfig(hint_dropout=rate)).batch(range(count))
+    assert batch.hint_BHW is not None
+    is_dropped = [bool((hint == NO_HINT).all()) for hint in batch.hint_BHW]
+    assert any((hint == NO_HINT).any() for hint in batch.hint_BHW)
+    # Binomial: 3 standard deviations.
+    assert abs(np.mean(is_dropped) - rate) < 3 * np.sqrt(rate * (1 - rate) / count)
+    assert abs(np.corrcoef(is_dropped, batch.is_dropped)[0, 1]) < 3 / np.sqrt(count), "independent of the captions"
+
+
+def test_an_image_without_a_mask_has_no_hint(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [replace(entry, has_hint=False) for entry in shards.entries("busi", "train")]
+    monkeypatch.setattr(shards, "entries", lambda database, split: entries)
+    batch = loader(shards, BatchSlicing(1, 1, 0, 1)).batch(range(3))
+    assert batch.hint_BHW is not None
+    assert (batch.hint_BHW == NO_HINT).all()
 
 
 def test_flips_read_the_mirror_images_moments(shards: ShardSet) -> None:

@@ -39,7 +39,7 @@ def test_the_schema_for_editors_is_up_to_date() -> None:
         ("batch.global_sise=8", "unknown key batch.global_sise, did you mean global_size? (known here: global_size, "),
         ("databases.busi.rooot=x", "unknown key databases.busi.rooot, did you mean root? (known here: "),
         ("databases.busi.kind=bussi", "databases.busi.kind=bussi is unknown, did you mean busi? (known: "),
-        ("stages.0.stepz=3", "unknown key stages.0.stepz, did you mean steps? (known here: name, databases, "),
+        ("stages.0.stepz=3", "unknown key stages.0.stepz, did you mean steps? (known here: name, kind, databases, "),
         ("stages.0.steps=-3", "stages.0.steps=-3: Input should be greater than 0"),
         ("optimizer.lr=fast", "optimizer.lr='fast': Input should be a valid number"),
         (

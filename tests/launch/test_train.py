@@ -94,6 +94,54 @@ def test_the_model_changed_and_loads_as_a_pipeline(runs: Path, prepared: Path) -
     assert pipeline("a tumor", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
 
 
+CONTROL_RUNS = ("control-2", "control-1", "control-stopped", "control-zero-3")
+
+
+def test_a_controlnet_is_trained_alike_by_any_ranks_and_zero_stages_and_to_the_bit_when_stopped(runs: Path) -> None:
+    logs = [read_steps(runs / name / "stages" / "control" / "steps.jsonl") for name in CONTROL_RUNS]
+    assert [[step["ids"] for step in log] for log in logs] == 4 * [[step["ids"] for step in logs[0]]]
+    for log in logs[1:]:
+        # As for the UNet above; ZeRO-3 quantises in other blocks.
+        np.testing.assert_allclose([s["loss"] for s in log], [s["loss"] for s in logs[0]], rtol=1e-3)
+    assert logs[2] == logs[0]
+    straight, stopped = (control_weights(runs / name, "controlnet") for name in ("control-2", "control-stopped"))
+    assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+def test_the_unet_beside_a_controlnet_stays_as_it_is(runs: Path) -> None:
+    first = runs / "control-2" / "stages" / "first" / "model"
+    before = load_file(first / "unet" / "diffusion_pytorch_model.safetensors")
+    after = control_weights(runs / "control-2", "unet")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    trained = control_weights(runs / "control-2", "controlnet")
+    assert all(trained[name].any() for name in trained if name.startswith("controlnet_down_blocks"))
+
+
+def test_a_trained_controlnet_loads_in_diffusers_and_shows_mask_generated_and_real(runs: Path) -> None:
+    from diffusers import StableDiffusionControlNetPipeline
+    from PIL import Image
+
+    folder = runs / "control-2" / "stages" / "control" / "model"
+    record = json.loads((folder / "sonoshard.json").read_text(encoding="utf-8"))
+    assert record["kind"] == "controlnet"
+    assert record["hint_colours"]["lesion"] == [230, 25, 75]
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(folder, local_files_only=True)
+    drawn = pipeline("a tumor", image=Image.new("RGB", (64, 64)), num_inference_steps=1, output_type="np")
+    assert drawn.images.shape == (1, 64, 64, 3)
+    events = read_events(runs / "control-2", "control")
+    tags = [tag for tag in events.Tags()["images"] if tag.startswith("preview/")]
+    assert tags
+    for tag in tags:
+        assert [event.step for event in events.Images(tag)] == [0, 6]
+        assert (events.Images(tag)[0].height, events.Images(tag)[0].width) == (64, 3 * 64)
+
+
+def control_weights(run: Path, network: str) -> dict[str, torch.Tensor]:
+    file = run / "stages" / "control" / "model" / network / "diffusion_pytorch_model.safetensors"
+    state: dict[str, torch.Tensor] = load_file(file)
+    return state
+
+
 def read_events(run: Path, stage: str = "busi") -> EventAccumulator:
     events = EventAccumulator(str(run / "tensorboard" / stage), size_guidance={"images": 0, "scalars": 0})
     events.Reload()

@@ -74,6 +74,7 @@ def main(config: RunConfig, folder: Path) -> None:
             zero = config.zero.model_copy(update={"stage": stage})
             train(named(f"zero-{stage}", 4).model_copy(update={"zero": zero}), rank, StopRequest())
         two_stages(named("two-stages", 4), rank)
+    control_net(named("control", 4), rank)
     leave_process_group()
     end_at_once(0)
 
@@ -112,6 +113,30 @@ def two_stages(config: RunConfig, rank: Rank) -> None:
     else:
         raise AssertionError("the signal did not stop the run between its stages")
     train(config, rank, StopRequest())
+
+
+def control_net(config: RunConfig, rank: Rank) -> None:
+    """Train the UNet and then a ControlNet on it; on 2 ranks once more, stopped in the middle, and under ZeRO-3."""
+    first = config.stages[0].model_copy(update={"name": "first", "steps": 2})
+    augment = {"hint_dropout": 0.3, "caption_dropout": 0.5}
+    control = first.model_copy(update={"name": "control", "kind": "controlnet", "steps": 6, "augment": augment})
+    config = config.model_copy(update={"stages": [first, control]})
+    with every_rank_calling_the_unet_alike(rank):
+        train(config, rank, StopRequest())
+    if rank.world_size == 1:
+        return
+    stopped = own_run(config, config.run.with_name("control-stopped"))
+    stop = SignalledAfter(2 + 3, is_last_rank=rank.index == 1)
+    stop.listen()
+    try:
+        train(stopped, rank, stop)
+    except StoppedOnRequest:
+        assert not stopped.is_finished(control)
+    else:
+        raise AssertionError("the signal did not stop the ControlNet's stage")
+    train(stopped, rank, StopRequest())
+    zero_3 = own_run(config, config.run.with_name("control-zero-3"))
+    train(zero_3.model_copy(update={"zero": config.zero.model_copy(update={"stage": 3})}), rank, StopRequest())
 
 
 if __name__ == "__main__":

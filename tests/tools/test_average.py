@@ -16,7 +16,7 @@ from distributed.stored_state import StoredState
 from launch.cli import app
 from launch.config import load_config
 from launch.spawn import run_ranks
-from models.saving import read_record
+from models.record import read_record
 from tests.launch.conftest import prepare_run
 from tests.tensor_bytes import allocated_bytes
 from tools.average import Part, summed_weights

@@ -1,0 +1,17 @@
+"""How a saved model was trained: a JSON file in its folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+# Beside model_index.json.
+RECORD_FILE = "sonoshard.json"
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return how the model in `folder` was trained; None where `save_pipeline` did not write one."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return record
