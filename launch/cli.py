@@ -120,7 +120,12 @@ def train(
         from launch.prepare import check_run
 
         print(check_run(settings, world_size=nproc or num_started or 1))
-        if dry_run or all(settings.is_finished(stage) for stage in settings.stages):
+        if dry_run:
+            return
+        if all(settings.is_finished(stage) for stage in settings.stages):
+            from launch.forgetting_report import tell_matrix
+
+            tell_matrix(settings)
             return
         sys.exit(run_ranks(["-m", "launch.rank_process", *arguments], nproc or 1))
 

@@ -231,9 +231,7 @@ class Stage:
         mean = self._mean_over_stage(losses)
         self.validation_losses[self.step] = mean
         if self.tracker:
-            self.tracker.scalars(
-                self.step, {"validation/loss": mean, **{f"validation/{name}": loss for name, loss in losses.items()}}
-            )
+            self.tracker.validation(self.step, losses, mean)
             self._say(f"step {self.step}, validation loss {mean:.4f}")
         if self.step == self.stage.steps and len(self.ema.slices) > 1:
             for name, slices in self.ema.slices.items():

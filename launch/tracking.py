@@ -1,4 +1,4 @@
-"""What a run tells: TensorBoard, a line a step in steps.jsonl, and a progress bar on the first rank."""
+"""What a run tells: TensorBoard, steps.jsonl and validation.jsonl, and a progress bar on the first rank."""
 
 import json
 import math
@@ -17,23 +17,30 @@ from launch.progress import Progress
 T = TypeVar("T")
 
 
-class StepLog:
-    """One JSON object a step: step, loss, learning rate, gradient norm and the ids of the samples.
+# In a stage's folder, one object a step: step, loss, learning rate, gradient norm and the ids of the samples. A skipped
+# step also has `bad_ids`, the samples whose own loss was not finite.
+STEPS_FILE = "steps.jsonl"
+# One object a validation: step (0: the model that the stage starts from), losses by database, and their mean over the
+# databases that the stage is for.
+VALIDATION_FILE = "validation.jsonl"
 
-    A skipped step also has `bad_ids`, the samples whose own loss was not finite.
-    """
+
+class StepLog:
+    """One JSON object a line, each with the `step` that it is of."""
 
     def __init__(self, path: Path, done_steps: int) -> None:
-        """Open the log to go on after `done_steps`; steps beyond it, of a run that was killed, are taken out."""
+        """Open the log to go on after `done_steps`; what lies beyond, of a run that was killed, is taken out."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [entry for entry in read_steps(path) if entry["step"] <= done_steps] if path.exists() else []
+        # A stage without a step done begins anew, with step 0.
+        is_kept = done_steps > 0 and path.exists()
+        kept = [entry for entry in read_steps(path) if entry["step"] <= done_steps] if is_kept else []
         temporary = path.with_suffix(".partial")
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         temporary.rename(path)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one step."""
+        """Append one object."""
         self._file.write(json.dumps(entry, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -43,7 +50,7 @@ class StepLog:
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """Return the steps of a log; a last line that was cut off by a kill is left out."""
+    """Return the objects of a log; a last line that was cut off by a kill is left out."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -61,7 +68,9 @@ class Tracker:
         # A stage is a "run" of TensorBoard; what a killed process wrote beyond its checkpoint is hidden from there on.
         folder = config.run / "tensorboard" / stage.name
         self._writer = SummaryWriter(str(folder), purge_step=done_steps + 1 if done_steps else 0)
-        self._log = StepLog(config.stage_path(stage) / "steps.jsonl", done_steps)
+        self._steps, self._validations = (
+            StepLog(config.stage_path(stage) / name, done_steps) for name in (STEPS_FILE, VALIDATION_FILE)
+        )
         self._progress = Progress(stage.name, "step", stage.steps, done_steps)
 
     def begin(self, config_text: str, resumed: str | None) -> None:
@@ -79,12 +88,15 @@ class Tracker:
         """
         self.scalars(step, scalars)
         figures = {tag.removeprefix("train/"): value for tag, value in scalars.items() if tag.startswith("train/")}
-        # JSON knows no infinity: a gradient that is not finite is null.
-        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         skipped = {} if bad_ids is None else {"bad_ids": list(bad_ids)}
-        self._log.write({"step": step, **finite, "ids": list(ids), **skipped})
+        self._steps.write({"step": step, **_or_null(figures), "ids": list(ids), **skipped})
         note = f"loss {scalars['train/loss']:.4f}, {scalars['throughput/samples_per_s']:.1f} samples/s"
         self._progress.show(step, note)
+
+    def validation(self, step: int, losses: Mapping[str, float], mean: float) -> None:
+        """Record the loss after `step` steps on each database, and their mean over those that the stage is for."""
+        self.scalars(step, {"validation/loss": mean, **{f"validation/{name}": loss for name, loss in losses.items()}})
+        self._validations.write({"step": step, "losses": _or_null(losses), **_or_null({"mean": mean})})
 
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Record figures by their tags."""
@@ -103,8 +115,14 @@ class Tracker:
     def close(self) -> None:
         """Flush and close everything."""
         self._progress.close()
-        self._log.close()
+        self._steps.close()
+        self._validations.close()
         self._writer.close()
+
+
+def _or_null(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """Return figures for JSON, which knows no infinity: one that is not finite is null."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 class Stopwatch:

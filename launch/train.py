@@ -11,6 +11,7 @@ from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
 from launch.config import RunConfig
 from launch.facts import refuse_other_facts, stage_facts
+from launch.forgetting_report import tell_matrix, write_matrix
 from launch.lineage import refuse_leaks, write_lineage
 from launch.lock import locked
 from launch.prepare import open_shards, refuse_without_masks
@@ -67,5 +68,7 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
                 stage.close()
             del stage
             gc.collect()
+            from_first_rank(rank, partial(write_matrix, config))
             if is_stopping and number + 1 < len(config.stages):
                 raise StoppedOnRequest
+    from_first_rank(rank, partial(tell_matrix, config))

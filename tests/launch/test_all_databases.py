@@ -59,6 +59,9 @@ def test_every_kind_trains(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "launch.cli", "train", str(path)]
     trained = subprocess.run(command, capture_output=True, text=True, check=False)
     assert trained.returncode == 0, trained.stderr
+    table = trained.stdout.split("Validation loss after each stage")[1]
+    assert all(name in table for name in databases)
+    assert max(map(len, table.splitlines())) <= 80
     steps = read_steps(config.stage_path(config.stages[0]) / "steps.jsonl")
     assert len(steps) == 10
     assert {id_.split("/")[0] for step in steps for id_ in step["ids"]} == databases.keys()

@@ -212,7 +212,9 @@ def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped, 
     assert f"resumed after step {num_done}" in finished.stderr
     assert [step["step"] for step in stopped.steps()] == list(range(1, 21))
     assert stopped.steps()[:num_done] == stopped.done
+    (stopped.folder / "forgetting.json").unlink()
     assert ", finished" in stopped.again().stdout
+    assert (stopped.folder / "forgetting.json").is_file(), "what a kill after the last stage left out is made up for"
     disk = tmp_path / "disk"
     longer = stopped.again("stages.0.steps=22", f"loader.copy_to={disk}", "loader.check_hashes=true")
     assert longer.returncode == 0, longer.stderr

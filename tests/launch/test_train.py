@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from launch.forgetting import ForgettingMatrix
+from launch.forgetting_report import MATRIX_FILE, PICTURE_FILE
 from launch.spawn import run_ranks
-from launch.tracking import read_steps
+from launch.tracking import VALIDATION_FILE, read_steps
 
 pytestmark = pytest.mark.slow
 
@@ -173,6 +175,31 @@ def test_tensorboards_reader_finds_everything(runs: Path) -> None:
     text = events.Tensors(text_tag)[0].tensor_proto.string_val[0].decode()
     assert "global_size: 8" in text
     assert "lr: 0.001" in text
+
+
+def test_the_forgetting_matrix_is_what_the_validations_said(runs: Path) -> None:
+    run = runs / "two-stages-2"  # stopped between its stages
+    matrix = ForgettingMatrix.from_json((run / MATRIX_FILE).read_text(encoding="utf-8"))
+    assert [row.name for row in matrix.rows] == ["base", "first", "second"]
+    first, second = (
+        {event.step: event.value for event in read_events(run, stage).Scalars("validation/busi")}
+        for stage in ("first", "second")
+    )
+    # TensorBoard keeps float32.
+    losses = [row.losses["busi"] for row in matrix.rows]
+    assert losses == pytest.approx([first[0], first[3], second[3]], rel=1e-6)
+    pictures = read_events(run, "curriculum").Images("forgetting")
+    assert [picture.step for picture in pictures] == [1, 2], "one a finished stage"
+    assert (run / PICTURE_FILE).read_bytes()[1:4] == b"PNG"
+
+
+def test_a_stopped_run_has_the_same_validations_and_matrix(runs: Path) -> None:
+    straight, stopped = runs / "micro-4-2", runs / "stopped-2"
+    for name in (MATRIX_FILE, f"stages/busi/{VALIDATION_FILE}"):
+        assert (straight / name).read_bytes() == (stopped / name).read_bytes()
+    validations = read_steps(stopped / "stages" / "busi" / VALIDATION_FILE)
+    assert [validation["step"] for validation in validations] == [0, 10, 20]
+    assert not (stopped / PICTURE_FILE).exists(), "one stage and one database are no matrix"
 
 
 def test_memory_by_kind_is_what_zero_2_divides(runs: Path) -> None:
