@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from launch.config import BASE, RunConfig, StageConfig
 from launch.tracking import VALIDATION_FILE, read_steps
-from models.saving import read_record
+from models.record import read_record
 
 DIFFUSION = "diffusion"
 
@@ -188,7 +188,7 @@ def read_matrix(config: RunConfig) -> ForgettingMatrix:
             rows.append(
                 MatrixRow(
                     name=stage.name,
-                    kind=_kind(stage),
+                    kind=stage.kind,
                     start=start.name if start else BASE,
                     databases=tuple(stage.databases),
                     replay=tuple(stage.replay),
@@ -198,10 +198,6 @@ def read_matrix(config: RunConfig) -> ForgettingMatrix:
             )
     databases = [name for name in config.databases if any(name in row.losses for row in rows)]
     return ForgettingMatrix(databases=tuple(databases), rows=tuple(rows))
-
-
-def _kind(stage: StageConfig) -> str:
-    return str(getattr(stage, "kind", DIFFUSION))
 
 
 def _seen(config: RunConfig, stage: StageConfig) -> tuple[str, ...]:
@@ -215,7 +211,7 @@ def _seen(config: RunConfig, stage: StageConfig) -> tuple[str, ...]:
 
 def _base_losses(config: RunConfig) -> dict[str, float]:
     """Return the losses at step 0 of the first stage that starts from the run's base."""
-    starting = [stage for stage in config.stages if config.start_of(stage) is None and _kind(stage) == DIFFUSION]
+    starting = [stage for stage in config.stages if config.start_of(stage) is None and stage.kind == DIFFUSION]
     return next((losses for stage in starting if (losses := _losses(config, stage, 0))), {})
 
 
