@@ -13,6 +13,7 @@ from models.base import ModelConfig, latent_shape, noise_schedule, text_shape
 from models.objective import ObjectiveConfig, denoising_loss
 from models.schedule import NoiseSchedule
 from models.stable_diffusion import apply_settings, empty_unet
+from models.trained_part import LoraConfig, TrainedPart, train_only
 
 
 def activation_bytes(
@@ -22,16 +23,20 @@ def activation_bytes(
     dtype: torch.dtype,
     latent_shape: tuple[int, int, int],
     text_shape: tuple[int, int],
+    trains: TrainedPart = "all",
+    lora: LoraConfig | None = None,
 ) -> int:
     """Return what `peak_bytes` would measure on this rank, in bytes, from the base's configs alone, in seconds.
 
     micro_size: samples; dtype: of parameters and activations; latent_shape: C, H, W; text_shape: L, D.
     Checkpointing and attention are as `config` sets them. The attention is the CPU's fused kernel; CUDA's keep the
-    same tensors for the backward pass. Compiling is left out of it: it would keep other tensors, mostly fewer.
+    same tensors for the backward pass. What is frozen needs no gradient, nor all that one would be computed from.
+    Compiling is left out of it: it would keep other tensors, mostly fewer.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     unet = empty_unet(config)
+    train_only(unet, trains, lora)
     schedule = noise_schedule(config)
     # Fake tensors have a shape, a dtype and a device, and no memory.
     with FakeTensorMode():
@@ -99,7 +104,7 @@ def gradients_dropped(module: nn.Module) -> Iterator[None]:
     def drop(parameter: Tensor) -> None:
         parameter.grad = None
 
-    hooks = [p.register_post_accumulate_grad_hook(drop) for p in module.parameters()]
+    hooks = [p.register_post_accumulate_grad_hook(drop) for p in module.parameters() if p.requires_grad]
     try:
         yield
     finally:

@@ -9,20 +9,28 @@ from rich.table import Table
 from distributed.config import refuse_impossible
 from distributed.memory import predicted_bytes
 from launch.activations import activation_bytes
-from launch.config import RunConfig
+from launch.config import RunConfig, StageConfig
 from models.base import latent_shape, text_shape
 from models.stable_diffusion import empty_unet
+from models.trained_part import train_only
 
 
-def predict(config: RunConfig, world_size: int, dtype: torch.dtype, *, on_gpu: bool) -> dict[str, int]:
+def predict(
+    config: RunConfig, world_size: int, dtype: torch.dtype, *, on_gpu: bool, stage: StageConfig | None = None
+) -> dict[str, int]:
     """Return the bytes of each kind on one rank, `activations` among them; nothing is allocated.
 
+    stage: says what trains, by which optimizer; None: the first.
     Raises: EngineError for settings that do not go together; ModelError if the base is not on this machine.
     """
-    refuse_impossible(config.optimizer, config.zero, is_bf16=dtype == torch.bfloat16, has_gpu=on_gpu)
+    stage = stage or config.stages[0]
+    optimizer = config.stage_optimizer(stage)
+    refuse_impossible(optimizer, config.zero, is_bf16=dtype == torch.bfloat16, has_gpu=on_gpu)
+    unet = empty_unet(config.model)
+    train_only(unet, stage.trains, stage.lora)
     state = predicted_bytes(
-        empty_unet(config.model),
-        config.optimizer,
+        unet,
+        optimizer,
         config.zero,
         dtype=dtype,
         world_size=world_size,
@@ -35,6 +43,8 @@ def predict(config: RunConfig, world_size: int, dtype: torch.dtype, *, on_gpu: b
         dtype=dtype,
         latent_shape=latent_shape(config.model),
         text_shape=text_shape(config.model),
+        trains=stage.trains,
+        lora=stage.lora,
     )
     return {**state, "activations": activations}
 
@@ -48,9 +58,11 @@ def print_prediction(config: RunConfig, world_size: int) -> None:
         for is_on in (False, True)
     }
     kinds = {is_on: predict(one, world_size, dtype, on_gpu=True) for is_on, one in configs.items()}
+    first = config.stages[0]
     title = (
         f"MB on each of {world_size} rank{'s' * (world_size > 1)}: {config.model.base}, {str(dtype).split('.')[1]},"
-        f" {config.optimizer.name}, ZeRO {config.zero.stage}, micro batch {config.batch.micro_size}"
+        f" {config.stage_optimizer(first).name}, ZeRO {config.zero.stage}, micro batch {config.batch.micro_size}"
+        f"{'' if first.trains == 'all' else f', trains {first.trains}'}"
     )
     table = Table("kind", title=title, title_justify="left")
     for is_on in configs:

@@ -29,6 +29,7 @@ from launch.tracking import Stopwatch, TimedIterator, Tracker
 from models.base import noise_schedule
 from models.saving import save_pipeline
 from models.stable_diffusion import load_unet
+from models.trained_part import lora_files, train_only, whole_weights
 
 # Of a long list of samples a message names so many; all of them stand in steps.jsonl.
 MAX_NAMED_SAMPLES = 8
@@ -53,7 +54,9 @@ class Stage:
         order = stage_order(config, stage, shards)
         parts = stage_parts(config, stage, shards)
         self.loader = Loader(shards, order, self.slicing, config.augment, stage_seed(config, stage), parts)
-        unet = load_unet(config.model, training_dtype(config.precision)).to(training_device(rank))
+        unet = load_unet(config.model, training_dtype(config.precision))
+        train_only(unet, stage.trains, stage.lora, seed=stage_seed(config, stage))
+        unet.to(training_device(rank))
         self.activation_bytes = measured_activation_bytes(config, unet)
         self.engine = Engine(
             unet,
@@ -206,7 +209,7 @@ class Stage:
         """Record what was predicted beside what the first step of this process measured."""
         assert self.tracker is not None
         is_on_gpu = self.engine.device.type == "cuda"
-        predicted = predict(self.config, self.rank.world_size, self.engine.dtype, on_gpu=is_on_gpu)
+        predicted = predict(self.config, self.rank.world_size, self.engine.dtype, on_gpu=is_on_gpu, stage=self.stage)
         self.tracker.scalars(self.step, {f"predicted_mb/{kind}": value / 1e6 for kind, value in predicted.items()})
         self._say("memory on each rank, " + compared(predicted, measured))
 
@@ -264,13 +267,15 @@ class Stage:
 
     def _save_model(self) -> None:
         """Write the averaged weights as a diffusers folder, whole or not at all; it says how many steps they had."""
-        weights = self.engine.gather(self.ema.first or [group.master for group in self.engine.groups])
+        trained = self.engine.gather(self.ema.first or [group.master for group in self.engine.groups])
         error = None
-        if weights is not None:
+        if trained is not None:
             record = {"steps": self.step, **self.facts, "base": self.config.model.base, **versions()}
             try:
-                lineage = files_of_lineage(self.config.stage_path(self.stage))
-                save_pipeline(self.config.model, weights, self.config.stage_model(self.stage), record, lineage)
+                files = files_of_lineage(self.config.stage_path(self.stage))
+                files |= lora_files(trained, self.stage.trains, self.stage.lora)
+                weights = whole_weights(self.config.model, trained, self.stage.trains, self.stage.lora)
+                save_pipeline(self.config.model, weights, self.config.stage_model(self.stage), record, files)
             except (OSError, SafetensorError) as failure:
                 error = f"could not write the model: {failure}; the last checkpoint in {self.checkpoints} is whole"
         raise_together(error, self.rank)
