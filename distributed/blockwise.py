@@ -27,6 +27,9 @@ class Blockwise:
       a group would be 8-bit on two ranks and 32-bit on four.
     - A step works chunk by chunk where that saves memory, with the same bits as a whole one.
     - bfloat16 weights are updated in float32, a chunk at a time, and rounded stochastically.
+    - A group's `start`, if it has one, pulls: w -= lr * l2_sp * (w - start) after each step, before any rounding.
+      Source: Li, Grandvalet & Davoine 2018 (arXiv:1802.01483), section 3, decoupled from the gradient as the decay of
+      AdamW is (arXiv:1711.05101).
     """
 
     state: dict[Tensor, dict[str, Any]]
@@ -41,8 +44,12 @@ class Blockwise:
     def update_step(self, group: dict[str, Any], p: Tensor, gindex: int, pindex: int) -> None:
         """Update `p` (flat) and its moments by one step."""
         is_stochastic = p.dtype == torch.bfloat16
+        start, pull = group.get("start"), group["lr"] * group.get("l2_sp", 0)
         if p.device.type != "cpu" and not is_stochastic:
             super().update_step(group, p, gindex, pindex)  # type: ignore[misc]
+            if start is not None:
+                for elements, _ in _chunks(p.numel(), GPU_CHUNK_ELEMENTS):
+                    p.data[elements].lerp_(start[elements].float(), pull)
             return
         assert p.grad is not None
         state = self.state[p]
@@ -60,6 +67,8 @@ class Blockwise:
             for name, view in views.items():
                 if stepped[name] is not view and isinstance(view, Tensor):
                     view.copy_(stepped[name])
+            if start is not None:
+                chunk.lerp_(start[elements].float(), pull)
             if noise is not None:
                 weights.copy_(round_stochastically_(chunk, noise))
         state["step"] += 1

@@ -52,6 +52,14 @@ class OptimizerConfig(BaseModel):
     )
     eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
     weight_decay: float = Field(0.01, ge=0, description="Decoupled decay, on matrices and convolutions only.")
+    l2_sp: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Pull towards the weights that the stage started from (L2-SP, arXiv:1802.01483), decoupled from "
+        "the gradient as AdamW's weight decay is: after each step w -= lr * l2_sp * (w - w_start), on all that trains. "
+        "Costs a copy of the weights, divided by the ranks; 0: none.",
+    )
     max_bad_steps: int = Field(
         10, ge=1, description="Steps in a row with a gradient that is not finite, after which training fails."
     )
@@ -66,6 +74,15 @@ class OptimizerConfig(BaseModel):
     def resolved_betas(self) -> tuple[float, ...]:
         """The decays, or the optimizer's own."""
         return self.betas or _OWN_BETAS[self.name]
+
+    @model_validator(mode="after")
+    def _pull_ends_at_the_start(self) -> "OptimizerConfig":
+        if self.lr * self.l2_sp > 1:
+            raise ValueError(
+                f"optimizer.l2_sp={self.l2_sp:g} with lr={self.lr:g} pulls the weights beyond where they started:"
+                f" needed lr * l2_sp <= 1, so an l2_sp of at most {1 / self.lr:g}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _betas_fit(self) -> "OptimizerConfig":

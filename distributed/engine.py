@@ -44,7 +44,9 @@ def training_device(rank: Rank) -> torch.device:
 class Engine:
     """Trains one module: for each micro batch, call `network`, `accumulate` its loss and `finish_micro_batch`.
 
-    Its state lies in `groups`: this rank's slices of master weights and moments.
+    Its state lies in `groups`: this rank's slices of master weights and moments, of the parameters that require a
+    gradient. The others are frozen: they keep their values in the module, whole but for `zero.stage` 3, which divides
+    all, and are in no checkpoint, average or `gather`.
     """
 
     def __init__(
@@ -131,7 +133,7 @@ class Engine:
         self._state.send([group.master.data for group in self.groups])
 
     def gather(self, slices: Sequence[Tensor]) -> dict[str, Tensor] | None:
-        """Return the parameters that `slices` (one a group) make up, by name, in float32 on the first rank's CPU.
+        """Return the trained parameters that `slices` (one a group) make up, by name, float32 on the first rank's CPU.
 
         Other ranks get None. Collective; one group at a time is on the device.
         """
@@ -181,11 +183,17 @@ class Engine:
         """Return the bytes of the training state on this rank, by kind.
 
         gradients: those that it held when the first optimizer step began; master: 0 where weights are their own;
-        buckets: the most that summing gradients, or that step, took in passing.
+        buckets: the most that summing gradients, or that step, took in passing; frozen (weights that do not train) and
+        start (what L2-SP pulls towards) only where there are some.
         """
         moments = [tensor for group in self.groups for tensor in group.moments.values()]
+        rare = {
+            "frozen": sum(tensor.nbytes for tensor in self._state.frozen()),
+            "start": sum(group.start.nbytes for group in self.groups if group.start is not None),
+        }
         return {
             "parameters": sum(tensor.nbytes for tensor in self._state.weights()),
+            **{kind: count for kind, count in rare.items() if count},
             "gradients": self._gradient_bytes,
             "master": 0 if self._shares_masters else sum(group.master.nbytes for group in self.groups),
             "optimizer": sum(tensor.nbytes for tensor in moments),

@@ -133,13 +133,15 @@ class FlatGroup:
 
     master: the weights that the optimizer updates, [slice_numel] float32, or bfloat16 where it rounds stochastically.
     moments: by name; uint8 codes or float32 [slice_numel], and the scales of the codes, float32 [blocks]. code_values:
-    by the names of the moments that are codes; what each of the 256 codes stands for, float32 [256] in [-1, 1].
+    by the names of the moments that are codes; what each of the 256 codes stands for, float32 [256] in [-1, 1]. start:
+    the weights that L2-SP pulls towards, [slice_numel] in the dtype of training; None without a pull.
     """
 
     layout: GroupLayout
     master: Tensor
     moments: dict[str, Tensor]
     code_values: dict[str, Tensor]
+    start: Tensor | None = None
 
 
 def padding_after(numel: int, optim_bits: int) -> int:

@@ -30,9 +30,10 @@ def predicted_bytes(
 ) -> dict[str, int]:
     """Return the bytes that each kind of training state takes on one rank; those with "host" in host memory.
 
-    module: its shapes alone count, so it may be on the meta device. Kinds: parameters, gradients, master, optimizer,
-    ema, buckets (the most that summing gradients or a step takes in passing, without what a kernel takes while it runs:
-    20 MB of bitsandbytes' on a CPU). Activations are not the engine's.
+    module: its shapes, and what requires a gradient, alone count, so it may be on the meta device. Kinds: parameters
+    (those that train), frozen (the others), gradients, master, start (for L2-SP), optimizer, ema, buckets (the most
+    that summing gradients or a step takes in passing, without what a kernel takes while it runs: 20 MB of
+    bitsandbytes' on a CPU); frozen and start only where there are some. Activations are not the engine's.
     """
     size = dtype.itemsize
     divisor = QUANTISATION_BLOCK * world_size if zero.stage == 3 else 1
@@ -41,12 +42,17 @@ def predicted_bytes(
     layouts = [(each_layout if zero.stage == 3 else whole_layout)(group, num_slices) for group in groups]
     whole = sum(layout.numel for layout in layouts)
     slices = sum(layout.slice_numel for layout in layouts)
-    persistent = sum(p.numel() for p in module.parameters() if p.numel() <= PERSISTENT_ELEMENTS)
+    persistent = sum(p.numel() for p in module.parameters() if p.requires_grad and p.numel() <= PERSISTENT_ELEMENTS)
     is_offloaded = zero.offload == "optimizer"
     master_size = 0 if shares_masters(optimizer, zero, dtype) else 4
     host = ", host" if is_offloaded else ""
+    frozen = [p.numel() for p in module.parameters() if not p.requires_grad]
+    if zero.stage == 3:
+        frozen = [-(-numel // world_size) + numel * (numel <= PERSISTENT_ELEMENTS) for numel in frozen]
     kinds = {
         "parameters": size * (slices + persistent if zero.stage == 3 else whole),
+        **({"frozen": size * sum(frozen)} if frozen else {}),
+        **({f"start{host}": size * slices} if optimizer.l2_sp > 0 else {}),
         "gradients": size * (whole if zero.stage < 2 else slices),
         f"master{host}": master_size * slices,
         f"optimizer{host}": sum(_moment_bytes(layout, optimizer) for layout in layouts),

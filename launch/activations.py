@@ -15,6 +15,7 @@ from models.controlnet import ControlledUnet, empty_controlnet
 from models.objective import ObjectiveConfig, denoising_loss
 from models.schedule import NoiseSchedule
 from models.stable_diffusion import apply_settings, empty_unet
+from models.trained_part import LoraConfig, TrainedPart, train_only
 
 
 def activation_bytes(
@@ -25,17 +26,21 @@ def activation_bytes(
     dtype: torch.dtype,
     latent_shape: tuple[int, int, int],
     text_shape: tuple[int, int],
+    trains: TrainedPart = "all",
+    lora: LoraConfig | None = None,
 ) -> int:
     """Return what `peak_bytes` would measure on this rank, in bytes, from the base's configs alone, in seconds.
 
     micro_size: samples; dtype: of parameters and activations; latent_shape: C, H, W; text_shape: L, D; has_hints: of a
     ControlNet beside its frozen UNet.
     Checkpointing and attention are as `config` sets them. The attention is the CPU's fused kernel; CUDA's keep the
-    same tensors for the backward pass. Compiling is left out of it: it would keep other tensors, mostly fewer.
+    same tensors for the backward pass. What is frozen needs no gradient, nor all that one would be computed from.
+    Compiling is left out of it: it would keep other tensors, mostly fewer.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     networks = [empty_unet(config), *([empty_controlnet(config)] if has_hints else [])]
+    train_only(networks[0], trains, lora)
     schedule = noise_schedule(config)
     # Fake tensors have a shape, a dtype and a device, and no memory.
     with FakeTensorMode():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data.augment import AugmentConfig
 from data.databases import AnyDatabase, UserPath
@@ -19,6 +19,7 @@ from models.base import ModelConfig
 from models.objective import ObjectiveConfig
 from models.record import read_record
 from models.sampling import SamplingConfig
+from models.trained_part import LoraConfig, TrainedPart
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -114,11 +115,37 @@ class StageConfig(BaseModel):
         description="Share of each database's training images that is trained on, by patient: whole patients in an"
         " order that `seed` keys, so that a smaller share lies within a larger one.",
     )
+    trains: TrainedPart = Field(
+        "all",
+        description="Which parameters train. all; cross_attention: the attention to the prompt alone; lora: low-rank "
+        "changes to all attention, folded into the model at the end and also left beside it as a file. The others stay "
+        "as they are, without gradients, moments and averages.",
+    )
+    lora: LoraConfig | None = Field(None, description="With trains=lora. None: its defaults.")
+
+    @model_validator(mode="after")
+    def _parts_are_of_the_unet(self) -> "StageConfig":
+        if self.trains == "lora":
+            self.lora = self.lora or LoraConfig()
+        elif self.lora is not None:
+            raise ValueError(
+                f"stage {self.name} sets lora, but trains={self.trains}: set trains=lora, or leave lora out"
+            )
+        if self.kind == "controlnet" and self.trains != "all":
+            raise ValueError(
+                f"stage {self.name} is of kind controlnet, and trains={self.trains} is for a UNet: leave trains out"
+            )
+        return self
 
     @property
     def trained_on(self) -> tuple[str, ...]:
         """All databases whose samples the stage sees."""
         return (*self.databases, *self.replay)
+
+    @property
+    def network(self) -> Literal["unet", "controlnet"]:
+        """The part of the model that is trained."""
+        return "controlnet" if self.kind == "controlnet" else "unet"
 
     @property
     def has_hints(self) -> bool:
@@ -367,10 +394,16 @@ def _step_into(annotation: Any, part: int | str) -> Any:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         field = annotation.model_fields.get(str(part))
         # A discriminated union keeps its discriminator in the field's metadata; the bare annotation serves here.
-        return field.annotation if field else None
+        return _without_none(field.annotation) if field else None
     if get_origin(annotation) in (dict, list):
         return get_args(annotation)[-1]
     return None
+
+
+def _without_none(annotation: Any) -> Any:
+    """Return X of `X | None`, and any other type as it is."""
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    return members[0] if get_origin(annotation) in (Union, types.UnionType) and len(members) == 1 else annotation
 
 
 def members_by_kind(annotation: Any) -> dict[str, type[BaseModel]]:

@@ -17,6 +17,8 @@ from models.record import read_record
 
 # The fact that says which images these are.
 IMAGES = "images_sha256"
+# What a fact was before it was written down.
+UNWRITTEN = {"kind": "diffusion", "trains": "all"}
 
 
 def stage_seed(config: RunConfig, stage: StageConfig) -> int:
@@ -67,10 +69,16 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         "objective": config.objective.model_dump(mode="json"),
         "optimizer.name": optimizer.name,
         "optimizer.master": optimizer.master,
+        **facts_of_part(stage),
         "prediction_type": schedule.prediction_type,
         "zero_terminal_snr": schedule.has_zero_terminal_snr,
         "start": start,
     }
+
+
+def facts_of_part(stage: StageConfig) -> dict[str, Any]:
+    """Return the facts that say which parameters of the UNet train."""
+    return {"trains": stage.trains, "lora": stage.lora.model_dump(mode="json") if stage.lora else None}
 
 
 def _training_sizes(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, int]:
@@ -93,7 +101,7 @@ def _images_sha256(config: RunConfig, stage: StageConfig, shards: ShardSet) -> s
 def refuse_other_facts(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
     """Raise ConfigError, naming the first fact, if what lies at `where` was trained with others than `expected`."""
     for name, value in expected.items():
-        if (saved := found.get(name)) != value and name == IMAGES:
+        if (saved := found.get(name, UNWRITTEN.get(name))) != value and name == IMAGES:
             raise ConfigError(
                 f"{where} was trained on other images than the shards hold now, or with other ones held out: encode the"
                 " manifest that it had, or remove that folder, or give this run another one"

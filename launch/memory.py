@@ -9,20 +9,26 @@ from rich.table import Table
 from distributed.config import refuse_impossible
 from distributed.memory import predicted_bytes
 from launch.activations import activation_bytes
-from launch.config import RunConfig
+from launch.config import RunConfig, StageConfig
+from launch.networks import empty_trained
 from models.base import latent_shape, text_shape
 from models.stable_diffusion import empty_unet
 
 
-def predict(config: RunConfig, world_size: int, dtype: torch.dtype, *, on_gpu: bool) -> dict[str, int]:
+def predict(
+    config: RunConfig, world_size: int, dtype: torch.dtype, *, on_gpu: bool, stage: StageConfig | None = None
+) -> dict[str, int]:
     """Return the bytes of each kind on one rank, `activations` among them; nothing is allocated.
 
+    stage: says what trains, by which optimizer; None: the first.
     Raises: EngineError for settings that do not go together; ModelError if the base is not on this machine.
     """
-    refuse_impossible(config.optimizer, config.zero, is_bf16=dtype == torch.bfloat16, has_gpu=on_gpu)
+    stage = stage or config.stages[0]
+    optimizer = config.stage_optimizer(stage)
+    refuse_impossible(optimizer, config.zero, is_bf16=dtype == torch.bfloat16, has_gpu=on_gpu)
     state = predicted_bytes(
-        empty_unet(config.model),
-        config.optimizer,
+        empty_trained(config.model, stage),
+        optimizer,
         config.zero,
         dtype=dtype,
         world_size=world_size,
@@ -35,25 +41,47 @@ def predict(config: RunConfig, world_size: int, dtype: torch.dtype, *, on_gpu: b
         dtype=dtype,
         latent_shape=latent_shape(config.model),
         text_shape=text_shape(config.model),
+        trains=stage.trains,
+        lora=stage.lora,
+        has_hints=stage.has_hints,
     )
+    if stage.has_hints:
+        state["frozen"] = dtype.itemsize * sum(p.numel() for p in empty_unet(config.model).parameters())
     return {**state, "activations": activations}
 
 
 def print_prediction(config: RunConfig, world_size: int) -> None:
-    """Print a table of what each rank takes, with and without gradient checkpointing."""
+    """Print a table of what each rank takes, with and without gradient checkpointing, for each kind of stage."""
     # The question is asked on a login node about a GPU.
     dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
     configs = {
         is_on: config.model_copy(update={"model": config.model.model_copy(update={"gradient_checkpointing": is_on})})
         for is_on in (False, True)
     }
-    kinds = {is_on: predict(one, world_size, dtype, on_gpu=True) for is_on, one in configs.items()}
+    told: list[dict[bool, dict[str, int]]] = []
+    for stage in config.stages:
+        kinds = {is_on: predict(one, world_size, dtype, on_gpu=True, stage=stage) for is_on, one in configs.items()}
+        if kinds not in told:
+            told.append(kinds)
+            Console().print(_table(config, stage, world_size, dtype, kinds))
+    print(
+        "* as the configuration sets it. Beside it a GPU holds CUDA itself (about 500 MB) and what its allocator loses"
+        " to fragments."
+    )
+
+
+def _table(
+    config: RunConfig, stage: StageConfig, world_size: int, dtype: torch.dtype, kinds: dict[bool, dict[str, int]]
+) -> Table:
+    """Return the table of one stage. kinds: bytes by kind, without and with gradient checkpointing."""
+    trains = {"all": "", "lora": ", trains LoRA", "cross_attention": ", trains cross-attention"}[stage.trains]
     title = (
         f"MB on each of {world_size} rank{'s' * (world_size > 1)}: {config.model.base}, {str(dtype).split('.')[1]},"
-        f" {config.optimizer.name}, ZeRO {config.zero.stage}, micro batch {config.batch.micro_size}"
+        f" {config.stage_optimizer(stage).name}, ZeRO {config.zero.stage}, micro batch {config.batch.micro_size}"
+        f"{trains}{', ControlNet' * stage.has_hints}{f' (stage {stage.name})' * (len(config.stages) > 1)}"
     )
     table = Table("kind", title=title, title_justify="left")
-    for is_on in configs:
+    for is_on in kinds:
         mark = " *" if is_on == config.model.gradient_checkpointing else ""
         table.add_column(("checkpointing" if is_on else "no checkpointing") + mark, justify="right")
     for kind in kinds[False]:
@@ -63,11 +91,7 @@ def print_prediction(config: RunConfig, world_size: int) -> None:
         totals = [_total(bytes_by_kind, place) for bytes_by_kind in kinds.values()]
         if any(totals):
             table.add_row(f"total, {place}", *map(_mb, totals))
-    Console().print(table)
-    print(
-        "* as the configuration sets it. Beside it a GPU holds CUDA itself (about 500 MB) and what its allocator loses"
-        " to fragments."
-    )
+    return table
 
 
 def compared(predicted: Mapping[str, int], measured: Mapping[str, int]) -> str:

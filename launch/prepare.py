@@ -140,6 +140,8 @@ def _check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str
         num_held_out = len(shards.entries(name, "validation"))
         sources.append(f"{name} ({count} images, {samples * share / count:.1f} epochs, {num_held_out} to validate)")
     line = f"stage {stage.name}: {stage.steps} steps on {', '.join(sources)}"
+    if stage.trains != "all":
+        line += f"; of the UNet {stage.trains} trains"
     if stage.steps <= (warmup_steps := config.stage_optimizer(stage).warmup_steps):
         line += f"; note: they end within the warm-up of {warmup_steps} steps"
     return line + (", finished" if config.is_finished(stage) else "")

@@ -12,7 +12,7 @@ import yaml
 
 from launch.config import RunConfig
 
-_LIBRARIES = ("torch", "deepspeed", "bitsandbytes", "diffusers", "transformers", "webdataset", "numpy")
+_LIBRARIES = ("torch", "deepspeed", "bitsandbytes", "diffusers", "peft", "transformers", "webdataset", "numpy")
 
 
 def write_record(config: RunConfig) -> Path:

@@ -29,7 +29,8 @@ from launch.record import config_text, versions
 from launch.step import Objective, TrainedStep, mean_loss, train_step
 from launch.tracking import Stopwatch, TimedIterator, Tracker
 from models.base import noise_schedule
-from models.saving import Network, save_pipeline
+from models.saving import save_pipeline
+from models.trained_part import lora_files, whole_weights
 
 # Of a long list of samples a message names so many; all of them stand in steps.jsonl.
 MAX_NAMED_SAMPLES = 8
@@ -64,6 +65,7 @@ class Stage:
         )
         networks = Networks.load(config, stage, training_dtype(config.precision), training_device(rank))
         self.activation_bytes = measured_activation_bytes(config, networks)
+        self.frozen_bytes = networks.frozen_bytes
         self.engine = Engine(
             networks.trained,
             config.optimizer,
@@ -192,6 +194,8 @@ class Stage:
         if not self.tracker:
             return
         memory = {**measured_bytes(self.engine, self.ema), "activations": self.activation_bytes}
+        if self.frozen_bytes:
+            memory["frozen"] = self.frozen_bytes
         self.tracker.step(
             self.step,
             {
@@ -217,7 +221,7 @@ class Stage:
         """Record what was predicted beside what the first step of this process measured."""
         assert self.tracker is not None
         is_on_gpu = self.engine.device.type == "cuda"
-        predicted = predict(self.config, self.rank.world_size, self.engine.dtype, on_gpu=is_on_gpu)
+        predicted = predict(self.config, self.rank.world_size, self.engine.dtype, on_gpu=is_on_gpu, stage=self.stage)
         self.tracker.scalars(self.step, {f"predicted_mb/{kind}": value / 1e6 for kind, value in predicted.items()})
         self._say("memory on each rank, " + compared(predicted, measured))
 
@@ -277,17 +281,18 @@ class Stage:
 
     def _save_model(self) -> None:
         """Write the averaged weights as a diffusers folder, whole or not at all; it says how many steps they had."""
-        weights = self.engine.gather(self.ema.first or [group.master for group in self.engine.groups])
+        trained = self.engine.gather(self.ema.first or [group.master for group in self.engine.groups])
         error = None
-        if weights is not None:
+        if trained is not None:
             record = {"steps": self.step, **self.facts, "base": self.config.model.base, **versions()}
-            network: Network = "unet"
             if self.stage.has_hints:
-                network, record["hint_colours"] = "controlnet", hint_colours(self.shards.palette)
+                record["hint_colours"] = hint_colours(self.shards.palette)
             try:
-                lineage = files_of_lineage(self.config.stage_path(self.stage))
+                files = files_of_lineage(self.config.stage_path(self.stage))
+                files |= lora_files(trained, self.stage.trains, self.stage.lora)
+                weights = whole_weights(self.config.model, trained, self.stage.trains, self.stage.lora)
                 folder = self.config.stage_model(self.stage)
-                save_pipeline(self.config.model, weights, folder, record, lineage, network)
+                save_pipeline(self.config.model, weights, folder, record, files, self.stage.network)
             except (OSError, SafetensorError) as failure:
                 error = f"could not write the model: {failure}; the last checkpoint in {self.checkpoints} is whole"
         raise_together(error, self.rank)

@@ -18,12 +18,13 @@ from distributed.stored_state import StoredState
 from distributed.synthesis import Profile, synthesise
 from launch.config import RunConfig, StageConfig
 from launch.errors import ConfigError
-from launch.facts import refuse_other_facts
+from launch.facts import facts_of_part, refuse_other_facts
 from launch.lineage import files_of_lineage
+from launch.networks import empty_trained
 from launch.record import versions
 from models.base import noise_schedule
 from models.saving import save_pipeline
-from models.stable_diffusion import empty_unet
+from models.trained_part import lora_files, whole_weights
 
 # How far the profile of an average that is put together may be from the one that was asked for, relative.
 MAX_PROFILE_ERROR = 0.02
@@ -67,6 +68,7 @@ def write_average(
     for line in found.skipped:
         print(f"skipped: {line}")
     expected = {"stage": stage.name, "prediction_type": noise_schedule(config.model).prediction_type}
+    expected |= facts_of_part(stage)
     refuse_other_facts(found.position["facts"], expected, found.folder)
     parts, error = [Part(found, average_name(length))], 0.0
     if average_name(length) not in found.manifest["averages"]:
@@ -74,10 +76,12 @@ def write_average(
     if not torch.cuda.is_available():
         # To save a text encoder transformers imports DeepSpeed, which says on stdout that it looked for a GPU in vain.
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    weights = summed_weights(config, parts)
+    trained = summed_weights(config, stage, parts)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lineage = files_of_lineage(config.stage_path(stage))
-    save_pipeline(config.model, weights, folder, _record(config, stage, found, length, parts, error), lineage)
+    weights = whole_weights(config.stage_base(stage), trained, stage.trains, stage.lora)
+    files = files_of_lineage(config.stage_path(stage)) | lora_files(trained, stage.trains, stage.lora)
+    record, network = _record(config, stage, found, length, parts, error), stage.network
+    save_pipeline(config.stage_base(stage), weights, folder, record, files, network)
     return (
         f"average of length {length:g} in {found.folder.name}: {_origin(parts, error)}\n"
         f"{folder}   (a diffusers folder; a run starts from it with model.base={folder})"
@@ -153,12 +157,13 @@ def _whole_checkpoints(root: Path, found: Found) -> Iterator[Found]:
                 print(f"skipped: {damage}")
 
 
-def summed_weights(config: RunConfig, parts: list[Part]) -> dict[str, Tensor]:
-    """Return the sum of `parts` by parameter, float32; only one parameter is in memory more than once.
+def summed_weights(config: RunConfig, stage: StageConfig, parts: list[Part]) -> dict[str, Tensor]:
+    """Return the sum of `parts` by parameter that trains, float32; only one parameter is in memory more than once.
 
     Raises: ConfigError if the checkpoints are not of the configuration's model.
     """
-    shapes = {name: parameter.shape for name, parameter in empty_unet(config.model).named_parameters()}
+    trained = empty_trained(config.stage_base(stage), stage)
+    shapes = {name: parameter.shape for name, parameter in trained.named_parameters() if parameter.requires_grad}
     for part in parts:
         stored = {member.name: torch.Size(member.shape) for group in part.stored.layouts for member in group.members}
         different = sorted(name for name in shapes.keys() | stored.keys() if shapes.get(name) != stored.get(name))
@@ -184,8 +189,7 @@ def _record(
     config: RunConfig, stage: StageConfig, found: Found, length: float, parts: list[Part], error: float
 ) -> dict[str, Any]:
     """Return what stands beside the model: what the stage's own model has, and which average it is."""
-    number = config.stages.index(stage)
-    base = str(config.stage_model(config.stages[number - 1])) if number else config.model.base
+    base = config.stage_base(stage).base
     made_of = [
         {"checkpoint": part.checkpoint.folder.name, "average": part.name, "coefficient": part.coefficient}
         for part in parts

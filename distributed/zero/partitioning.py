@@ -60,7 +60,10 @@ class Partitioning(Protocol):
         """Give the module the weights that `slices` (one a group, of this rank) make up."""
 
     def weights(self) -> list[Tensor]:
-        """Return the tensors that hold the module's weights on this rank between two steps. Not collective."""
+        """Return the tensors that hold the weights that train on this rank between two steps. Not collective."""
+
+    def frozen(self) -> list[Tensor]:
+        """Return the tensors that hold the module's other weights on this rank now. Not collective."""
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients that this rank holds now. Not collective."""
@@ -70,9 +73,9 @@ class Partitioning(Protocol):
 
 
 def flat_groups(
-    layouts: Sequence[GroupLayout], masters: Sequence[Tensor], optimizer: torch.optim.Optimizer
+    layouts: Sequence[GroupLayout], masters: Sequence[Tensor], optimizer: torch.optim.Optimizer, setting: Setting
 ) -> list[FlatGroup]:
-    """Return the groups' state, with moments of zeros.
+    """Return the groups' state, with moments of zeros; called while the masters are what the module came with.
 
     bitsandbytes makes its state at the first step; made now, a checkpoint can be loaded into it.
     """
@@ -83,8 +86,16 @@ def flat_groups(
         kept, settings["params"] = settings["params"], [master]
         optimizer.init_state(settings, master, index, 0)  # type: ignore[attr-defined]
         settings["params"] = kept
-        groups.append(_flat_group(layout, master, optimizer.state[master]))
+        if setting.optimizer.l2_sp > 0:
+            # The dtype of training is exact: the masters began as weights of it.
+            settings |= {"start": master.detach().to(setting.dtype, copy=True), "l2_sp": setting.optimizer.l2_sp}
+        groups.append(_flat_group(layout, master, optimizer.state[master], settings.get("start")))
     return groups
+
+
+def frozen_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that do not train."""
+    return [parameter for parameter in module.parameters() if not parameter.requires_grad]
 
 
 def norm_of(tensors: Iterable[Tensor]) -> Tensor:
@@ -96,7 +107,7 @@ def norm_of(tensors: Iterable[Tensor]) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(part, dtype=torch.float32) for part in parts]).norm()
 
 
-def _flat_group(layout: GroupLayout, master: Tensor, state: dict[str, Any]) -> FlatGroup:
+def _flat_group(layout: GroupLayout, master: Tensor, state: dict[str, Any], start: Tensor | None) -> FlatGroup:
     """Return a group with bitsandbytes' names for its moments; the two rows of AdEMAMix's get names of their own."""
     moments: dict[str, Tensor] = {}
     code_values: dict[str, Tensor] = {}
@@ -109,4 +120,4 @@ def _flat_group(layout: GroupLayout, master: Tensor, state: dict[str, Any]) -> F
             moments |= rows
             if tensor.dtype == torch.uint8:
                 code_values |= dict.fromkeys(rows, state[f"qmap{number}"])
-    return FlatGroup(layout, master, moments, code_values)
+    return FlatGroup(layout, master, moments, code_values, start)

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from distributed.blockwise import build_optimizer
 from distributed.layout import flatten_into, whole_layout
 from distributed.optimizer import parameter_groups
-from distributed.zero.partitioning import Setting, StepResult, flat_groups, norm_of
+from distributed.zero.partitioning import Setting, StepResult, flat_groups, frozen_parameters, norm_of
 
 
 class Replicated:
-    """Flat weights and gradients, of which the module's are views."""
+    """Flat weights and gradients, of which those of the module that train are views."""
 
     def __init__(self, module: nn.Module, setting: Setting) -> None:
         """Take over `module`. Collective."""
@@ -40,7 +40,7 @@ class Replicated:
             group["params"] = [weights if setting.shares_masters else weights.float()]
         masters = [group["params"][0] for group in groups]
         self.optimizer = build_optimizer(groups, setting.optimizer)
-        self.groups = flat_groups(layouts, masters, self.optimizer)
+        self.groups = flat_groups(layouts, masters, self.optimizer, setting)
 
     def accumulate(self, loss: Tensor) -> None:
         """Add the gradient of one micro batch's mean loss."""
@@ -73,6 +73,10 @@ class Replicated:
     def weights(self) -> list[Tensor]:
         """Return the flat weights."""
         return self._weights
+
+    def frozen(self) -> list[Tensor]:
+        """Return the weights that do not train, whole."""
+        return [parameter.data for parameter in frozen_parameters(self.network)]
 
     def gradients(self) -> list[Tensor]:
         """Return the flat gradients."""

@@ -11,7 +11,7 @@ from distributed.blockwise import build_optimizer
 from distributed.layout import padding_after, whole_layout
 from distributed.optimizer import parameter_groups
 from distributed.zero.deepspeed import SteppedByDeepSpeed, deepspeed_config, initialize, take_names
-from distributed.zero.partitioning import Setting, flat_groups, norm_of
+from distributed.zero.partitioning import Setting, flat_groups, frozen_parameters, norm_of
 
 
 class PaddedModule(nn.Module):
@@ -63,7 +63,7 @@ class PartitionedOptimizer(SteppedByDeepSpeed):
         self.network: nn.Module = self._engine
         if setting.shares_masters:
             self._share_masters()
-        self.groups = flat_groups(layouts, self._zero.single_partition_of_fp32_groups, self.optimizer)
+        self.groups = flat_groups(layouts, self._zero.single_partition_of_fp32_groups, self.optimizer, setting)
 
     def send(self, slices: Sequence[Tensor]) -> None:
         """Give the module the weights that `slices` (one a group, of this rank) make up. Collective."""
@@ -78,6 +78,10 @@ class PartitionedOptimizer(SteppedByDeepSpeed):
         """Return the flat weights, whole on every rank."""
         weights: list[Tensor] = self._zero.bit16_groups_flat
         return weights
+
+    def frozen(self) -> list[Tensor]:
+        """Return the weights that do not train, whole on every rank."""
+        return [parameter.data for parameter in frozen_parameters(self.network)]
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients that this rank holds between the last backward pass and the step."""

@@ -1,6 +1,7 @@
 """ZeRO stage 3 by DeepSpeed: the weights are divided too, parameter by parameter, and gathered layer by layer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -8,11 +9,11 @@ from distributed.blockwise import build_optimizer
 from distributed.layout import QUANTISATION_BLOCK, clear_gaps, each_layout
 from distributed.optimizer import parameter_groups
 from distributed.zero.deepspeed import SteppedByDeepSpeed, deepspeed_config, initialize, take_names
-from distributed.zero.partitioning import Setting, flat_groups
+from distributed.zero.partitioning import Setting, flat_groups, frozen_parameters
 
 
 class PartitionedParameters(SteppedByDeepSpeed):
-    """Weights, gradients, master weights and moments, each parameter cut among the ranks."""
+    """Weights, gradients, master weights and moments, each parameter cut among the ranks; frozen weights too."""
 
     def __init__(self, module: nn.Module, setting: Setting) -> None:
         """Take over `module`. Collective."""
@@ -31,7 +32,7 @@ class PartitionedParameters(SteppedByDeepSpeed):
             if setting.shares_masters:
                 master.data = part
             clear_gaps(master.data, layout.pieces(setting.rank.index))  # DeepSpeed leaves them as memory was
-        self.groups = flat_groups(layouts, masters, self.optimizer)
+        self.groups = flat_groups(layouts, masters, self.optimizer, setting)
 
     def send(self, slices: Sequence[Tensor]) -> None:
         """Give the module the weights that `slices` (one a group, of this rank) make up. Collective."""
@@ -45,7 +46,12 @@ class PartitionedParameters(SteppedByDeepSpeed):
 
     def weights(self) -> list[Tensor]:
         """Return this rank's parts of the weights, and those that stay gathered."""
-        return [*self._parts, *(p.data for p in self._zero.persistent_parameters)]
+        return [*self._parts, *(p.data for p in self._zero.persistent_parameters if p.requires_grad)]
+
+    def frozen(self) -> list[Tensor]:
+        """Return this rank's parts of the weights that do not train, and those that are gathered now."""
+        frozen: list[Any] = frozen_parameters(self.network)
+        return [tensor for p in frozen for tensor in (p.ds_tensor, p.data)]
 
     def gradients(self) -> list[Tensor]:
         """Return the flat buffer of this rank's gradients, which DeepSpeed keeps."""
@@ -55,7 +61,8 @@ class PartitionedParameters(SteppedByDeepSpeed):
         """Free everything. DeepSpeed's modules keep its optimizer alive, so what that holds is taken from it."""
         self._engine.destroy()
         self.optimizer.state.clear()
-        parameters = [p for group in self._zero.fp16_groups for p in group]
+        self.optimizer.param_groups.clear()
+        parameters: list[Any] = list(self.network.parameters())
         for tensor in [*parameters, *(p.ds_tensor for p in parameters), *self._parts]:
             tensor.data = tensor.data.new_empty(0)
         vars(self._zero).clear()

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import deepspeed
 import pytest
 import torch
 import torch.distributed as dist
@@ -31,6 +32,7 @@ from distributed.ema import ShardedEma, average_name, power_function_exponent
 from distributed.engine import Engine, training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.failure import end_at_once
+from models.trained_part import LoraConfig, TrainedPart, train_only
 from tests.tensor_bytes import live_bytes
 
 GLOBAL_SIZE = 12  # divisible by 1, 2, 3 and 4 ranks
@@ -49,12 +51,23 @@ class Cell:
     master: str = "fp32"
     checkpointing: bool = False
     paged: bool = False
+    trains: TrainedPart = "all"
+    l2_sp: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.optimizer}-{self.stage}-{self.precision}-{self.offload}-{self.master}"
+        part = "" if self.trains == "all" else f"-{self.trains}"
+        pull = f"-{self.l2_sp:g}" if self.l2_sp else ""
+        return f"{self.optimizer}-{self.stage}-{self.precision}-{self.offload}-{self.master}{part}{pull}"
 
 
-ELASTIC = (Cell(), Cell("ademamix8bit", precision="bf16"), Cell(stage=3), Cell(stage=0))
+ELASTIC = (
+    Cell(),
+    Cell("ademamix8bit", precision="bf16"),
+    Cell(stage=3),
+    Cell(stage=0),
+    Cell(trains="lora", l2_sp=20),
+    Cell(stage=3, trains="cross_attention", l2_sp=20),
+)
 
 
 def matrix() -> Iterator[Cell]:
@@ -67,13 +80,24 @@ def matrix() -> Iterator[Cell]:
                     yield Cell(optimizer, stage, precision, offload="optimizer")
             yield Cell(optimizer, stage, "bf16", master="stochastic")
     yield Cell(stage=3, checkpointing=True)
+    yield from partial_matrix()
     if torch.cuda.is_available():
         yield from (Cell(optimizer, paged=True) for optimizer in OPTIMIZERS)
 
 
-def small_unet() -> UNet2DConditionModel:
+def partial_matrix() -> Iterator[Cell]:
+    """Yield cells in which a part of the weights trains, or is pulled to where it started."""
+    for stage in (0, 1, 2, 3):
+        yield Cell(stage=stage, trains="lora", checkpointing=stage > 1)
+        yield Cell(stage=stage, precision="bf16", trains="cross_attention", l2_sp=20)
+    for stage in (2, 3):
+        yield Cell(stage=stage, precision="bf16", master="stochastic", l2_sp=20)
+    yield Cell(stage=3, precision="bf16", offload="optimizer", trains="lora", l2_sp=20)
+
+
+def small_unet(trains: TrainedPart = "all") -> UNet2DConditionModel:
     torch.manual_seed(0)
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(16, 32),
         layers_per_block=1,
@@ -83,6 +107,8 @@ def small_unet() -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
+    train_only(unet, trains, LoraConfig(rank=4), seed=1)
+    return unet
 
 
 def engine_of(cell: Cell, module: nn.Module, rank: Rank) -> Engine:
@@ -92,6 +118,7 @@ def engine_of(cell: Cell, module: nn.Module, rank: Rank) -> Engine:
         "weight_decay": 0.1,
         "master": cell.master,
         "paged": cell.paged,
+        "l2_sp": cell.l2_sp,
     }
     return Engine(
         module.to(training_dtype(cell.precision)),
@@ -109,7 +136,7 @@ class Run:
 
     def __init__(self, rank: Rank, cell: Cell) -> None:
         self.rank, self.cell = rank, cell
-        unet = small_unet()
+        unet = small_unet(cell.trains)
         if cell.checkpointing:
             unet.enable_gradient_checkpointing()
         self.engine = engine_of(cell, unet, rank)
@@ -168,6 +195,8 @@ def all_cells(rank: Rank, folder: Path) -> dict[str, list[float]]:
         state = slices_of(again.engine, again.ema.slices)
         for key, tensor in slices_of(run.engine, run.ema.slices).items():
             assert torch.equal(tensor, state[key]), f"{cell}: {key}"
+        check_what_stays(run)
+        check_what_stays(again)
         name = f"{cell}-checkpointing" if cell.checkpointing else f"{cell}-paged" if cell.paged else str(cell)
         losses[name] = run.losses
         del state
@@ -265,6 +294,22 @@ def check_averages(rank: Rank) -> None:
     run.engine.close()
 
 
+def check_what_stays(run: Run) -> None:
+    """Frozen weights, and those that are pulled towards, are what the model began with; a pull holds what trains."""
+    began = {name: p.detach().to(run.engine.dtype) for name, p in small_unet(run.cell.trains).named_parameters()}
+    parameters = {name: p for name, p in run.engine.module.named_parameters() if not p.requires_grad}
+    with deepspeed.zero.GatheredParameters(list(parameters.values()), enabled=run.cell.stage == 3):
+        for name, parameter in parameters.items():
+            assert torch.equal(parameter, began[name]), name
+    trained = {member.name for group in run.engine.groups for member in group.layout.members}
+    assert trained | parameters.keys() == began.keys()
+    assert trained & parameters.keys() == set()
+    starts = [group.start for group in run.engine.groups if group.start is not None]
+    assert len(starts) == (len(run.engine.groups) if run.cell.l2_sp else 0)
+    for name, start in ((run.engine.gather(starts) if starts else None) or {}).items():
+        assert torch.equal(start, began[name].float()), name
+
+
 def check_lent_weights(run: Run) -> dict[str, int]:
     """The module computes with the average while it is lent, and with what it had before and after."""
     inputs = (
@@ -285,7 +330,9 @@ def check_lent_weights(run: Run) -> dict[str, int]:
         assert not torch.equal(before, output()), "the average is not the newest weights"
     assert torch.equal(before, output())
     run.engine.network.train()
-    return run.engine.state_bytes()
+    state_bytes = run.engine.state_bytes()
+    check_what_stays(run)  # which leaves nothing gathered
+    return state_bytes
 
 
 def check_a_bad_step(run: Run) -> None:
@@ -339,6 +386,7 @@ def recut(rank: Rank, folder: Path) -> dict[str, object]:
         run.load(folder / f"first-{saved}")
         run.save(folder / f"recut-{rank.world_size}-{saved}-as-{cell.stage}", 5)
         run.train(5, 8)
+        check_what_stays(run)
         facts[f"{saved}-as-{cell.stage}"] = run.losses
         run.close()
     return facts

@@ -38,6 +38,12 @@ def test_betas_are_the_optimizers_own_or_as_many_as_it_has() -> None:
         OptimizerConfig(betas=(0.8, 0.9, 0.99))
 
 
+def test_a_pull_ends_at_the_start() -> None:
+    assert OptimizerConfig(lr=1e-3, l2_sp=1000).l2_sp == 1000
+    with pytest.raises(ValidationError, match=r"lr \* l2_sp <= 1, so an l2_sp of at most 1000"):
+        OptimizerConfig(lr=1e-3, l2_sp=1001)
+
+
 def test_a_length_is_averaged_once() -> None:
     with pytest.raises(ValidationError, match="names a length twice"):
         EmaConfig(lengths=[0.1, 0.1])

@@ -16,7 +16,7 @@ from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.layout import QUANTISATION_BLOCK, GroupLayout
 from distributed.memory import predicted_bytes
 from launch.spawn import run_ranks
-from tests.distributed.engine_scenarios import ELASTIC, OPTIMIZERS, Cell, small_unet
+from tests.distributed.engine_scenarios import ELASTIC, OPTIMIZERS, Cell, partial_matrix, small_unet
 
 pytestmark = pytest.mark.slow
 
@@ -145,7 +145,16 @@ def test_every_cell_trains_saves_and_resumes_to_the_bit(tmp_path: Path) -> None:
     assert run_scenario("matrix", tmp_path, num_ranks) == 0
     losses = facts(tmp_path, f"matrix-{num_ranks}")
     num_paged = len(OPTIMIZERS) if torch.cuda.is_available() else 0
-    assert len(losses) == len(OPTIMIZERS) * (8 + 6 + 4) + 1 + num_paged
+    partial = {str(cell) for cell in partial_matrix()}
+    assert len(losses) == len(OPTIMIZERS) * (8 + 6 + 4) + 1 + num_paged + len(partial)
+    of_parts = {name: losses.pop(name) for name in list(losses) if name.removesuffix("-checkpointing") in partial}
+    assert len(of_parts) == len(partial)
+    for part, tolerance in (("fp32-none-fp32-lora", 1e-4), ("bf16-none-fp32-cross_attention-20", 1e-2)):
+        same = [values for name, values in of_parts.items() if name.removesuffix("-checkpointing").endswith(part)]
+        assert len(same) == 4, "one a stage"
+        assert all(values == pytest.approx(same[0], rel=tolerance) for values in same)
+        assert same[0][3] < same[0][0]
+        assert same[0] != losses["adamw8bit-2-fp32-none-fp32"]
     for name, values in losses.items():
         optimizer, _stage, precision, _offload, master = name.split("-")[:5]
         reference = losses[f"{optimizer}-2-{precision}-none-fp32"]
@@ -159,7 +168,7 @@ def test_every_cell_trains_saves_and_resumes_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_bytes_by_kind_are_what_each_stage_divides(folder: Path) -> None:
-    measured = {cell.stage: facts(folder, "save-2")[f"bytes-{cell}"] for cell in ELASTIC if cell.precision == "fp32"}
+    measured = {stage: facts(folder, "save-2")[f"bytes-{Cell(stage=stage)}"] for stage in (0, 2, 3)}
     whole = measured[0]
     assert whole["master"] == measured[2]["master"] == 0, "fp32 weights are their own master"
     # Half each, but for padding to whole blocks.
@@ -173,15 +182,20 @@ def test_bytes_by_kind_are_what_each_stage_divides(folder: Path) -> None:
 def test_bytes_by_kind_are_what_was_predicted_from_shapes(folder: Path, cell: Cell) -> None:
     measured = facts(folder, "save-2")[f"bytes-{cell}"]
     predicted = predicted_bytes(
-        small_unet(),
-        OptimizerConfig(),
+        small_unet(cell.trains),
+        OptimizerConfig(l2_sp=cell.l2_sp),
         ZeroConfig.model_validate({"stage": cell.stage}),
         dtype=torch.float32,
         world_size=2,
         num_averages=0,
         on_gpu=False,
     )
-    for kind in ("parameters", "gradients", "master", "optimizer", "buckets"):
+    kinds = {"parameters", "gradients", "master", "optimizer", "buckets"}
+    kinds |= {"frozen"} if cell.trains != "all" else set()
+    kinds |= {"start"} if cell.l2_sp else set()
+    assert measured.keys() == kinds
+    assert predicted.keys() == kinds | {"ema"}
+    for kind in kinds:
         # ZeRO-1/2 leave out the gradients of the padding.
         assert predicted[kind] == pytest.approx(measured[kind], rel=0.01, abs=1000), kind
 

@@ -9,6 +9,7 @@ import torch
 from launch.activations import activation_bytes, peak_bytes
 from models.base import ModelConfig, latent_shape, noise_schedule, text_shape
 from models.stable_diffusion import empty_unet, load_unet
+from models.trained_part import TrainedPart, train_only
 from tests.stable_diffusion_config import write_stable_diffusion_config
 from tests.tensor_bytes import allocated_bytes
 from tests.tiny_random_model import write_tiny_random_model
@@ -52,6 +53,17 @@ def test_the_prediction_is_what_real_tensors_take(
     assert all(p.grad is None for p in unet.parameters())
     # The same operators run on both. 1 %: room for a torch whose fake kernel keeps one tensor differently.
     assert predicted == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.parametrize("trains", ["cross_attention", "lora"])
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}], ids=["default", "checkpointing"])
+def test_the_prediction_knows_what_is_frozen(trains: TrainedPart, settings: dict[str, Any]) -> None:
+    config = ModelConfig.model_validate({"base": "tiny", **settings})
+    unet, schedule = load_unet(config, torch.bfloat16), noise_schedule(config)
+    train_only(unet, trains)
+    predicted = activation_bytes(config, dtype=torch.bfloat16, trains=trains, **sizes(config, 2))
+    assert predicted == pytest.approx(peak_bytes(unet, schedule, **sizes(config, 2)), rel=0.01)
+    assert all(p.grad is None for p in unet.parameters())
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True])

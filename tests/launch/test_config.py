@@ -13,6 +13,7 @@ from launch.errors import ConfigError
 from launch.facts import stage_weights
 from launch.record import config_text
 from launch.schema import SCHEMA, schema_text
+from models.trained_part import LoraConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -154,6 +155,10 @@ def curriculum(tmp_path: Path, second: str) -> RunConfig:
         ("start: c", "stage b starts from 'c', needed one of base, a"),
         ("start: b", "stage b starts from 'b', needed one of base, a"),
         ("optimizer: {lrr: 1}", "stage b: unknown key optimizer.lrr, did you mean lr?"),
+        ("lora: {rank: 4}", "stage b sets lora, but trains=all: set trains=lora, or leave lora out"),
+        ("trains: lora, lora: {rnk: 4}", "unknown key stages.1.lora.rnk, did you mean rank? (known here: rank, alpha)"),
+        ("trains: some", "stages.1.trains='some': Input should be 'all', 'cross_attention' or 'lora'"),
+        ("optimizer: {l2_sp: 2.0e+5}", "stage b: optimizer.l2_sp=200000 with lr=1e-05 pulls the weights beyond where"),
         ("optimizer: {lr: -1}", "stage b: optimizer.lr=-1: Input should be greater than 0"),
     ],
 )
@@ -170,6 +175,14 @@ def test_a_stage_has_its_own_optimizer_and_start(tmp_path: Path) -> None:
     assert config.stage_base(second).base == "tiny"
     chained = curriculum(tmp_path, "fraction: 0.5")
     assert chained.stage_base(chained.stages[1]).base == "runs/x/stages/a/model"
+
+
+def test_a_stage_says_what_trains(tmp_path: Path) -> None:
+    first, second = curriculum(tmp_path, "trains: lora").stages
+    assert (first.trains, first.lora) == ("all", None)
+    assert second.lora == LoraConfig()
+    (_, second) = curriculum(tmp_path, "trains: lora, lora: {rank: 4, alpha: 8}").stages
+    assert second.lora == LoraConfig(rank=4, alpha=8)
 
 
 def test_replay_takes_its_share_of_all_samples(tmp_path: Path) -> None:

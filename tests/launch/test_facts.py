@@ -1,10 +1,11 @@
 """A stage's facts tell what its position means: with others a checkpoint is not gone on from."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from launch.config import RunConfig, load_config
+from launch.config import RunConfig, StageConfig, load_config
 from launch.errors import ConfigError
 from launch.facts import refuse_other_facts, stage_facts, stage_order
 from launch.prepare import check_run, open_shards
@@ -23,6 +24,37 @@ def test_another_fraction_is_another_stage(prepared: Path) -> None:
     refuse_other_facts(found, found, Path("step-1"))
     with pytest.raises(ConfigError, match=r"^step-1 was trained with fraction=1.0, this run has 0.5: set it back"):
         refuse_other_facts(found, expected, Path("step-1"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"trains": "lora"}, "trains=all, this run has lora"),
+        ({"trains": "lora", "lora": {"rank": 8}}, "trains=all, this run has lora"),
+        ({"trains": "cross_attention"}, "trains=all, this run has cross_attention"),
+    ],
+)
+def test_other_trained_parameters_are_another_stage(prepared: Path, override: dict[str, Any], message: str) -> None:
+    config = load_config(prepared)
+    shards = open_shards(config)
+    (stage,) = config.stages
+    found = stage_facts(config, stage, shards)
+    older = {name: fact for name, fact in found.items() if name not in ("trains", "lora")}
+    refuse_other_facts(older, found, Path("step-1"))  # of a run from before there was a choice
+    other = StageConfig.model_validate(stage.model_dump() | override)
+    expected = stage_facts(config.model_copy(update={"stages": [other]}), other, shards)
+    for facts in (found, older):
+        with pytest.raises(ConfigError, match=f"step-1 was trained with {message}"):
+            refuse_other_facts(facts, expected, Path("step-1"))
+    if other.trains == "lora":
+        wider = expected | {"lora": {"rank": 32, "alpha": None}}
+        with pytest.raises(ConfigError, match=r"lora=\{'rank': .* this run has \{'rank': 32"):
+            refuse_other_facts(expected, wider, Path("step-1"))
+
+
+def test_a_dry_run_tells_which_part_trains(prepared: Path) -> None:
+    assert check_run(load_config(prepared, ["stages.0.trains=lora"]), 1).count("; of the UNet lora trains") == 1
+    assert "trains" not in check_run(load_config(prepared), 1)
 
 
 def test_a_fraction_is_what_is_ordered_and_told(prepared: Path) -> None:

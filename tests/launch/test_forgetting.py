@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.forgetting import ForgettingMatrix, MatrixRow, read_matrix
 from launch.forgetting_report import MATRIX_FILE, PICTURE_FILE, print_matrix, tell_matrix, write_matrix
 from launch.heat_map import BOTTOM, CELL_HEIGHT, CELL_WIDTH, DPI, heat_map
@@ -181,13 +181,9 @@ def test_reading_a_run(config: RunConfig) -> None:
     assert found.change(found.rows[3], "a") is None
 
 
-class KindedStage(StageConfig):
-    kind: str
-
-
 def test_the_kind_of_a_stage_is_read(config: RunConfig) -> None:
     one, two, *others = config.stages
-    masks = KindedStage(**two.model_dump(), kind="controlnet")
+    masks = two.model_copy(update={"kind": "controlnet"})
     found = read_matrix(config.model_copy(update={"stages": [one, masks, *others]}))
     assert [row.kind for row in found.rows] == ["diffusion", "diffusion", "controlnet", "diffusion"]
     assert [chain.stages for chain in found.chains] == [("one",), ("alone",)]

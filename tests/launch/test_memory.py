@@ -24,6 +24,30 @@ def test_ranks_and_checkpointing_take_less_of_what_they_should() -> None:
     assert whole["master"] == 2 * whole["parameters"]
 
 
+def test_what_is_frozen_takes_weights_alone() -> None:
+    overrides: dict[str, list[str]] = {
+        "all": [],
+        "lora": ["stages.0.trains=lora"],
+        "cross_attention": ["stages.0.trains=cross_attention", "stages.0.optimizer.l2_sp=1"],
+    }
+    whole, lora, pulled = (
+        predict(load_config(DEMO, given), 2, torch.bfloat16, on_gpu=True) for given in overrides.values()
+    )
+    assert "frozen" not in whole
+    assert "start" not in whole
+    for part in (lora, pulled):
+        for kind in ("gradients", "master", "optimizer", "ema"):
+            assert part[kind] < whole[kind] / 5
+        assert part["activations"] < whole["activations"]
+    # But for padding to whole blocks.
+    assert lora["frozen"] == pytest.approx(whole["parameters"], rel=0.01)
+    assert pulled["frozen"] + pulled["parameters"] == pytest.approx(whole["parameters"], rel=0.01)
+    assert pulled["start"] == pulled["master"] / 2, "bf16, half on each of two ranks"
+    config = load_config(DEMO, overrides["lora"])
+    stage = config.stages[0].model_copy(update={"trains": "all", "lora": None})
+    assert predict(config, 2, torch.bfloat16, on_gpu=True, stage=stage) == whole
+
+
 def test_the_table_shows_every_kind_and_both_totals(capsys: pytest.CaptureFixture[str]) -> None:
     print_prediction(load_config(DEMO, ["zero.offload=optimizer"]), world_size=2)
     shown = capsys.readouterr().out

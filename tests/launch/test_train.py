@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from launch.config import load_config
 from launch.forgetting import ForgettingMatrix
 from launch.forgetting_report import MATRIX_FILE, PICTURE_FILE
 from launch.spawn import run_ranks
 from launch.tracking import VALIDATION_FILE, read_steps
+from models.trained_part import LORA_FILE
+from tools.average import write_average
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +73,40 @@ def test_the_second_stage_starts_from_the_first(runs: Path) -> None:
     # The first validation of the second stage is the last one of the first: the same weights.
     begin = read_events(runs / "two-stages-2", "second").Scalars("validation/loss")[0].value
     assert begin == pytest.approx(read_events(runs / "two-stages-2", "first").Scalars("validation/loss")[-1].value)
+
+
+def test_a_stage_of_lora_leaves_a_whole_model_and_its_changes(runs: Path, prepared: Path, tmp_path: Path) -> None:
+    folder = runs / "two-stages-2" / "stages"
+    first, second = (
+        load_file(folder / name / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+        for name in ("first", "second")
+    )
+    changes = load_file(folder / "second" / "model" / LORA_FILE)
+    assert first.keys() == second.keys()
+    for name in first:
+        low, high = (changes.get(f"unet.{name.removesuffix('.weight')}.lora_{which}.weight") for which in "AB")
+        if low is None or high is None:
+            assert torch.equal(first[name], second[name]), name
+        else:
+            assert high.abs().max() > 0
+            torch.testing.assert_close(second[name], first[name] + high @ low, rtol=1e-6, atol=1e-7)
+    record = json.loads((folder / "second" / "model" / "sonoshard.json").read_text(encoding="utf-8"))
+    assert (record["trains"], record["lora"]) == ("lora", {"rank": 4, "alpha": 8})
+    events = read_events(runs / "two-stages-2", "second")
+    for kind in ("frozen", "start", "parameters", "optimizer"):
+        (predicted,) = events.Scalars(f"predicted_mb/{kind}")
+        # What is trained is small: padding to whole blocks counts.
+        assert predicted.value == pytest.approx(events.Scalars(f"memory_mb/{kind}")[0].value, rel=0.02)
+    # `sonoshard average` puts the same together from the checkpoint.
+    stage = "databases: [busi], steps: 3"
+    part = "trains: lora, lora: {rank: 4, alpha: 8}"
+    stages = f"stages=[{{name: first, {stage}}}, {{name: second, {stage}, {part}}}]"
+    config = load_config(prepared, [f"run={runs}/two-stages-2", stages])
+    write_average(config, stage_name="second", length=None, checkpoint="LATEST", out=tmp_path / "average")
+    again = load_file(tmp_path / "average" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(again[name], second[name]) for name in second)
+    beside = (folder / name / LORA_FILE for folder, name in ((folder, "second/model"), (tmp_path, "average")))
+    assert len({path.read_bytes() for path in beside}) == 1
 
 
 def test_the_last_validation_compares_the_kept_lengths(runs: Path) -> None:

@@ -25,6 +25,7 @@ from distributed.rank import Rank, join_process_group, leave_process_group, rank
 from launch.config import BatchConfig, RunConfig, load_config
 from launch.failure import end_at_once
 from launch.train import train
+from models.trained_part import LoraConfig
 from tests.launch.conftest import own_run
 
 
@@ -99,9 +100,10 @@ def every_rank_calling_the_unet_alike(rank: Rank) -> Iterator[None]:
 
 
 def two_stages(config: RunConfig, rank: Rank) -> None:
-    """Stop at the last step of the first of two stages, then go on. Two averages are kept."""
+    """Stop at the last step of the first of two stages, then go on with LoRA. Two averages are kept."""
     first = config.stages[0].model_copy(update={"name": "first", "steps": 3})
-    second = first.model_copy(update={"name": "second"})
+    part = {"trains": "lora", "lora": LoraConfig(rank=4, alpha=8), "optimizer": {"l2_sp": 1.0}}
+    second = first.model_copy(update={"name": "second", **part})
     config = config.model_copy(update={"stages": [first, second], "ema": EmaConfig(lengths=[0.1, 0.05])})
     stop = SignalledAfter(3, is_last_rank=rank.index == 1)
     stop.listen()

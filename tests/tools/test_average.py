@@ -158,7 +158,7 @@ def test_memory_stays_near_one_copy_of_the_weights(trained: Path) -> None:
     found = find_checkpoint(stage_of(trained) / "checkpoints")
     assert found is not None
     parts = [Part(found, f"ema@{length:g}", 1 / 3) for length in LENGTHS]
-    peak_bytes = allocated_bytes(lambda: summed_weights(config, parts), torch.device("cpu"))
+    peak_bytes = allocated_bytes(lambda: summed_weights(config, config.stages[0], parts), torch.device("cpu"))
     sizes = [tensor.numel() for tensor in weights(stage_of(trained) / "model").values()]
     # Of one parameter: what is read and its buffer in float32, the part and the sum in float64, the sum in float32.
     assert 4 * sum(sizes) <= peak_bytes <= 4 * sum(sizes) + (4 + 4 + 8 + 8 + 4) * max(sizes)
