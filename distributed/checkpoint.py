@@ -94,6 +94,15 @@ def find_checkpoint(root: Path) -> Found | None:
     return None
 
 
+def labelled_checkpoint(root: Path, label: str) -> Found | None:
+    """Return the checkpoint that `label` (LATEST or BEST) names under `root`, verified by hash; None where none is.
+
+    Raises: CheckpointError if it is not whole.
+    """
+    folder = named_checkpoint(root, label)
+    return Found(folder, verified_manifest(folder), ()) if folder else None
+
+
 def load_checkpoint(found: Found, engine: Engine, averages: Averages) -> None:
     """Put the state of `found` into the engine and into `averages`. Collective; any stage and world size.
 

@@ -77,6 +77,19 @@ class PreviewConfig(BaseModel):
     sampling: SamplingConfig = SamplingConfig()
 
 
+class EarlyStopConfig(BaseModel):
+    """Ends a stage whose validation loss falls no more; what it leaves is the model of its lowest validation loss."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    patience: int = Field(
+        3, gt=0, description="Validations, every validation.every_steps, without a lower loss after which it ends."
+    )
+    min_improvement: float = Field(
+        0.0, ge=0, lt=1, description="How much lower a loss must be to count as lower, as a fraction of the lowest."
+    )
+
+
 class StageConfig(BaseModel):
     """One stage of the curriculum: which databases, for how long."""
 
@@ -95,7 +108,17 @@ class StageConfig(BaseModel):
         description="Databases of earlier stages to go on seeing, so that they are not forgotten: the share of all "
         "samples that each gets; what is left is divided among `databases`.",
     )
-    steps: int = Field(gt=0, description="Optimizer steps.")
+    steps: int | None = Field(None, gt=0, description="Optimizer steps. None: as `epochs` says.")
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Instead of `steps`: how often, on average, the stage sees each training image of `databases`;"
+        " those of `replay` come on top.",
+    )
+    early_stop: EarlyStopConfig | None = Field(
+        None, description="End before that where the validation loss falls no more. None: train to the end."
+    )
     optimizer: dict[str, Any] = Field(
         default_factory=dict,
         description="Settings of `optimizer` that are other ones in this stage, such as {lr: 1.0e-5}.",
@@ -104,9 +127,10 @@ class StageConfig(BaseModel):
         default_factory=dict,
         description="Settings of `augment` that are other ones in this stage, such as {caption_dropout: 0.5}.",
     )
-    start: str | None = Field(
+    start: str | dict[str, Weight] | None = Field(
         None,
-        description="Name of an earlier stage to go on from; `base`: the run's own model. None: the stage before.",
+        description="Name of an earlier stage to go on from; `base`: the run's own model; several names with relative"
+        " weights, such as {busi: 0.7, ours: 0.3}: the mean of their weights. None: the stage before.",
     )
     fraction: float = Field(
         1.0,
@@ -122,6 +146,13 @@ class StageConfig(BaseModel):
         "as they are, without gradients, moments and averages.",
     )
     lora: LoraConfig | None = Field(None, description="With trains=lora. None: its defaults.")
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> "StageConfig":
+        if (self.steps is None) == (self.epochs is None):
+            has = "neither steps nor epochs" if self.steps is None else "both steps and epochs"
+            raise ValueError(f"stage {self.name} has {has}: give one of them")
+        return self
 
     @model_validator(mode="after")
     def _parts_are_of_the_unet(self) -> "StageConfig":
@@ -212,19 +243,26 @@ class RunConfig(BaseModel):
         """What varies from one look at a sample to the next in one stage."""
         return AugmentConfig.model_validate(self.augment.model_dump() | stage.augment)
 
-    def start_of(self, stage: StageConfig) -> StageConfig | None:
-        """The stage whose model this one goes on from; None where that is the run's own base."""
+    def starts_of(self, stage: StageConfig) -> list[tuple[StageConfig, float]]:
+        """The earlier stages whose models this one starts from, with their shares; none where it is the run's base."""
         number = self.stages.index(stage)
         if stage.start is None:
-            return self.stages[number - 1] if number > 0 else None
-        return next((earlier for earlier in self.stages[:number] if earlier.name == stage.start), None)
+            return [(self.stages[number - 1], 1.0)] if number > 0 else []
+        weights = {stage.start: 1.0} if isinstance(stage.start, str) else stage.start
+        total = sum(weights.values())
+        by_name = {earlier.name: earlier for earlier in self.stages[:number]}
+        return [(by_name[name], weight / total) for name, weight in weights.items() if name in by_name]
 
     def stage_base(self, stage: StageConfig) -> ModelConfig:
         """The model that a stage starts from."""
-        start = self.start_of(stage)
-        if start is None:
+        if not self.starts_of(stage):
             return self.model
-        return self.model.model_copy(update={"base": str(self.stage_model(start)), "single_file_config": None})
+        return self.model.model_copy(update={"base": str(self.stage_start(stage)), "single_file_config": None})
+
+    def stage_start(self, stage: StageConfig) -> Path:
+        """The diffusers folder of the earlier stages' model that a stage starts from: one's own, or their merge."""
+        starts = self.starts_of(stage)
+        return self.stage_model(starts[0][0]) if len(starts) == 1 else self.stage_path(stage) / "start"
 
     def stage_path(self, stage: StageConfig) -> Path:
         """The folder of one stage: its checkpoints, its log and its final model."""
@@ -235,9 +273,15 @@ class RunConfig(BaseModel):
         return self.stage_path(stage) / "model"
 
     def is_finished(self, stage: StageConfig) -> bool:
-        """Whether the stage left a model of at least its number of steps; with more steps asked for, it goes on."""
+        """Whether the stage left its model, of at least its steps or epochs; with more asked for, it goes on."""
         record = read_record(self.stage_model(stage))
-        return record is not None and record["steps"] >= stage.steps
+        if record is None:
+            return False
+        if stage.early_stop and record.get("early_stop") == stage.early_stop.model_dump():
+            return True
+        if stage.steps is None:
+            return bool((record.get("epochs") or 0) >= (stage.epochs or 0))
+        return bool(record["steps"] >= stage.steps)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -310,6 +354,13 @@ def _check_stages(config: RunConfig) -> None:
                     f" ({', '.join(config.databases)}){did_you_mean(name, config.databases)}"
                 )
         _check_start(config, stage)
+        if stage.early_stop and config.validation.every_steps is None:
+            raise ConfigError(
+                f"stage {stage.name} has early_stop, but validation.every_steps=null validates at its end alone: set"
+                " the steps between validations"
+            )
+        if stage.early_stop and not config.checkpoint.keep_best:
+            raise ConfigError(f"stage {stage.name} has early_stop, which needs checkpoint.keep_best=true")
         for key, section, of_stage in (
             ("optimizer.", OptimizerConfig, config.stage_optimizer),
             ("augment.", AugmentConfig, config.stage_augment),
@@ -335,12 +386,26 @@ def _check_stages(config: RunConfig) -> None:
 
 
 def _check_start(config: RunConfig, stage: StageConfig) -> None:
-    earlier = [other.name for other in config.stages[: config.stages.index(stage)]]
-    if stage.start is not None and stage.start not in (BASE, *earlier):
+    earlier = {other.name: other for other in config.stages[: config.stages.index(stage)]}
+    if isinstance(stage.start, str) and stage.start not in (BASE, *earlier):
         raise ConfigError(
             f"stage {stage.name} starts from {stage.start!r}, needed one of {', '.join((BASE, *earlier))}"
-            f"{did_you_mean(stage.start, earlier)}"
+            f"{did_you_mean(stage.start, list(earlier))}"
         )
+    if isinstance(stage.start, dict):
+        for name in stage.start:
+            if name not in earlier:
+                raise ConfigError(
+                    f"stage {stage.name} starts from a merge with {name!r}, needed earlier stages"
+                    f" ({', '.join(earlier) or 'there are none'}){did_you_mean(name, list(earlier))}"
+                )
+            if earlier[name].has_hints:
+                raise ConfigError(
+                    f"stage {stage.name} starts from a merge with {name}, which trained a ControlNet and left the UNet"
+                    " as it was: merge the stage that it started from"
+                )
+        if len(stage.start) < 2:
+            raise ConfigError(f"stage {stage.name} starts from a merge of one stage: give two, or its name alone")
 
 
 def _explain(error: ValidationError, model: type[BaseModel] | None = None, prefix: str = "") -> str:

@@ -1,5 +1,6 @@
 """What the meaning of a stage's position depends on: a checkpoint or model with other facts is not gone on from."""
 
+import math
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -51,10 +52,6 @@ def stage_parts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
 def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, Any]:
     """Return the facts of a stage as JSON. Ranks, micro batch, steps and learning rate may change on the way."""
     schedule, optimizer = noise_schedule(config.model), config.stage_optimizer(stage)
-    start: dict[str, Any] = {"stage": None, "steps": None}
-    if (earlier := config.start_of(stage)) is not None:
-        record = read_record(config.stage_model(earlier))
-        start = {"stage": earlier.name, "steps": max(earlier.steps, record["steps"] if record else 0)}
     return {
         "stage": stage.name,
         "kind": stage.kind,
@@ -72,8 +69,30 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         **facts_of_part(stage),
         "prediction_type": schedule.prediction_type,
         "zero_terminal_snr": schedule.has_zero_terminal_snr,
-        "start": start,
+        "start": _start(config, stage, shards),
     }
+
+
+def stage_steps(config: RunConfig, stage: StageConfig, shards: ShardSet) -> int:
+    """Return the optimizer steps of a stage; with `epochs`, as many as give its own databases so many samples."""
+    if stage.steps is not None:
+        return stage.steps
+    assert stage.epochs is not None
+    sizes = _training_sizes(config, stage, shards)
+    samples = stage.epochs * sum(sizes[name] for name in stage.databases) / (1 - sum(stage.replay.values()))
+    return math.ceil(samples / config.batch.global_size - 1e-9)  # 0.1 * 30 is a little more than 3
+
+
+def _start(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict[str, Any]:
+    """Return the stages that a stage starts from, how many steps they had and, of several, their shares."""
+    starts = []
+    for earlier, share in config.starts_of(stage):
+        record = read_record(config.stage_model(earlier))
+        steps = max(stage_steps(config, earlier, shards), record["steps"] if record else 0)
+        starts.append({"stage": earlier.name, "steps": steps, "share": share})
+    if len(starts) > 1:
+        return {"merge": starts}
+    return {"stage": starts[0]["stage"], "steps": starts[0]["steps"]} if starts else {"stage": None, "steps": None}
 
 
 def facts_of_part(stage: StageConfig) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class MatrixRow(BaseModel):
 
     name: str
     kind: str = DIFFUSION
-    start: str | None = None  # of the base: None
+    starts: tuple[str, ...] = ()  # what it goes on from, several if that is a merge; of the base: none
     databases: tuple[str, ...] = ()
     replay: tuple[str, ...] = ()
     seen: tuple[str, ...] = ()  # trained on in this stage or in one that it goes on from
@@ -81,7 +81,7 @@ class ForgettingMatrix(BaseModel):
         if row is self.base:
             return []
         above = self.rows[self.rows.index(row) - 1].name
-        notes = [f"from {row.start}"] if row.start != above else []
+        notes = [f"from {' + '.join(row.starts)}"] if row.starts != (above,) else []
         return notes + ([row.kind] if row.kind != DIFFUSION else [])
 
     @property
@@ -103,15 +103,16 @@ class ForgettingMatrix(BaseModel):
         ]
 
     def _way_to(self, row: MatrixRow) -> list[MatrixRow]:
-        """Return the diffusion stages that led to `row`, which is the last of them; without the base."""
+        """Return the diffusion stages that led to `row`, in the rows' order; it is the last of them."""
         by_name = {row.name: row for row in self.rows[1:]}
-        way: list[MatrixRow] = []
-        step: MatrixRow | None = row
-        while step is not None:
-            if step.kind == DIFFUSION:
-                way.insert(0, step)
-            step = by_name.get(step.start or BASE)
-        return way
+        led: set[str] = set()
+        to_look_at = [row.name]
+        while to_look_at:
+            name = to_look_at.pop()
+            if name in by_name and name not in led:
+                led.add(name)
+                to_look_at += by_name[name].starts
+        return [row for row in self.rows[1:] if row.name in led and row.kind == DIFFUSION]
 
     def to_json(self) -> str:
         """Return the matrix and its chains' averages as JSON, which `from_json` reads."""
@@ -183,13 +184,12 @@ def read_matrix(config: RunConfig) -> ForgettingMatrix:
     rows = [MatrixRow(name=BASE, losses=_base_losses(config))]
     for stage in config.stages:
         if config.is_finished(stage):
-            start = config.start_of(stage)
             record = read_record(config.stage_model(stage)) or {}
             rows.append(
                 MatrixRow(
                     name=stage.name,
                     kind=stage.kind,
-                    start=start.name if start else BASE,
+                    starts=tuple(start.name for start, _ in config.starts_of(stage)) or (BASE,),
                     databases=tuple(stage.databases),
                     replay=tuple(stage.replay),
                     seen=_seen(config, stage),
@@ -201,17 +201,13 @@ def read_matrix(config: RunConfig) -> ForgettingMatrix:
 
 
 def _seen(config: RunConfig, stage: StageConfig) -> tuple[str, ...]:
-    names: set[str] = set()
-    step: StageConfig | None = stage
-    while step is not None:
-        names.update(step.trained_on)
-        step = config.start_of(step)
+    names = {*stage.trained_on, *(name for start, _ in config.starts_of(stage) for name in _seen(config, start))}
     return tuple(name for name in config.databases if name in names)
 
 
 def _base_losses(config: RunConfig) -> dict[str, float]:
     """Return the losses at step 0 of the first stage that starts from the run's base."""
-    starting = [stage for stage in config.stages if config.start_of(stage) is None and stage.kind == DIFFUSION]
+    starting = [stage for stage in config.stages if not config.starts_of(stage) and stage.kind == DIFFUSION]
     return next((losses for stage in starting if (losses := _losses(config, stage, 0))), {})
 
 

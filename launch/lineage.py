@@ -3,8 +3,9 @@
 It lies in the model's folder as hashes of image files, pictures and patients, which name nobody.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -62,16 +63,28 @@ def read_lineage(base: str) -> dict[str, Side] | None:
 
 def write_lineage(config: RunConfig, stage: StageConfig, shards: ShardSet, base: str) -> None:
     """Write the lineage of a stage that starts from `base` to its folder; its models carry it on."""
-    from safetensors.numpy import save
-
     sides = {side: Side.of_stage(config, stage, shards, side) for side in SIDES}
     if (earlier := read_lineage(base)) is not None:
         sides = {side: own.united(earlier[side]) for side, own in sides.items()}
-    content: dict[str, NDArray[Any]] = {f"{side}.ties": of.ties for side, of in sides.items()}
-    content |= {f"{side}.likenesses": of.likenesses for side, of in sides.items()}
     path = config.stage_path(stage) / LINEAGE_FILE
     with replacing(path) as temporary:
-        temporary.write_bytes(save(content))
+        temporary.write_bytes(_stored(sides))
+
+
+def merged_lineage(bases: Sequence[str]) -> dict[str, bytes]:
+    """Return the file that a merge of models is to carry: what any of them was trained on, and held out."""
+    known = [lineage for base in bases if (lineage := read_lineage(base)) is not None]
+    if not known:
+        return {}
+    return {LINEAGE_FILE: _stored({side: reduce(Side.united, [of[side] for of in known]) for side in SIDES})}
+
+
+def _stored(sides: Mapping[str, Side]) -> bytes:
+    from safetensors.numpy import save
+
+    content: dict[str, NDArray[Any]] = {f"{side}.ties": of.ties for side, of in sides.items()}
+    content |= {f"{side}.likenesses": of.likenesses for side, of in sides.items()}
+    return save(content)
 
 
 def files_of_lineage(stage_path: Path) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ from distributed.config import refuse_impossible
 from distributed.engine import training_dtype
 from launch.config import RunConfig, StageConfig
 from launch.errors import ConfigError
-from launch.facts import refuse_other_facts, stage_facts, stage_order
+from launch.facts import refuse_other_facts, stage_facts, stage_order, stage_steps
 from launch.lineage import refuse_leaks
 from launch.progress import Progress
 from models.base import resolution_of
@@ -130,18 +130,19 @@ def _check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str
         if found is not None:
             refuse_other_facts(found, facts, config.stage_path(stage) / name)
     base = config.stage_base(stage).base
-    if config.start_of(stage) is None or Path(base).is_dir():  # of an earlier stage, if that is done
+    if not config.starts_of(stage) or Path(base).is_dir():  # of an earlier stage, if that is done
         refuse_leaks(config, stage, shards, base)
     order = stage_order(config, stage, shards)
-    samples = stage.steps * config.batch.global_size
+    steps = stage_steps(config, stage, shards)
+    samples = steps * config.batch.global_size
     sources = []
     for name, share in order.shares().items():
         count = order.sizes[name]
         num_held_out = len(shards.entries(name, "validation"))
         sources.append(f"{name} ({count} images, {samples * share / count:.1f} epochs, {num_held_out} to validate)")
-    line = f"stage {stage.name}: {stage.steps} steps on {', '.join(sources)}"
+    line = f"stage {stage.name}: {steps} steps on {', '.join(sources)}"
     if stage.trains != "all":
         line += f"; of the UNet {stage.trains} trains"
-    if stage.steps <= (warmup_steps := config.stage_optimizer(stage).warmup_steps):
+    if steps <= (warmup_steps := config.stage_optimizer(stage).warmup_steps):
         line += f"; note: they end within the warm-up of {warmup_steps} steps"
     return line + (", finished" if config.is_finished(stage) else "")

@@ -10,7 +10,7 @@ from torch import Tensor
 from data.hints import hint_colours
 from data.loader import BatchSlicing, Loader, validation_batches
 from data.shards import ShardSet
-from distributed.checkpoint import find_checkpoint, load_checkpoint
+from distributed.checkpoint import find_checkpoint, labelled_checkpoint, load_checkpoint
 from distributed.checkpoint_writer import CheckpointWriter
 from distributed.ema import ShardedEma
 from distributed.engine import Engine, training_device, training_dtype
@@ -20,7 +20,8 @@ from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
 from launch.activations import measured_activation_bytes
 from launch.config import RunConfig, StageConfig
-from launch.facts import refuse_other_facts, stage_order, stage_parts, stage_seed
+from launch.early_stop import is_over, lowest_step
+from launch.facts import refuse_other_facts, stage_order, stage_parts, stage_seed, stage_steps
 from launch.lineage import files_of_lineage
 from launch.memory import compared, predict
 from launch.networks import Networks
@@ -52,6 +53,7 @@ class Stage:
         self.config, self.stage, self.shards = config, stage, shards
         self.facts, self.rank, self.stop = facts, rank, stop
         self.slicing = BatchSlicing(config.batch.global_size, config.batch.micro_size, rank.index, rank.world_size)
+        self.num_steps = stage_steps(config, stage, shards)
         order = stage_order(config, stage, shards)
         parts = stage_parts(config, stage, shards)
         self.loader = Loader(
@@ -89,7 +91,7 @@ class Stage:
         self.is_memory_told = False
         self._remember_saved(0)
         resumed = self._resume()
-        self.tracker = Tracker(config, stage, done_steps=self.step) if rank.is_first else None
+        self.tracker = Tracker(config, stage, self.num_steps, done_steps=self.step) if rank.is_first else None
         if self.tracker:
             self.tracker.begin(config_text(config), resumed)
 
@@ -101,11 +103,11 @@ class Stage:
         if self.step == 0:  # what the base model does, to compare with
             self._validate()
             self._show_preview()
-        batches = TimedIterator(self.loader.batches(self.step, self.stage.steps))
+        batches = TimedIterator(self.loader.batches(self.step, self.num_steps))
         is_stopping = False
-        while self.step < self.stage.steps:
+        while not self._is_at_end():
             watch = Stopwatch()
-            rate = learning_rate(self.config.optimizer, self.step + 1, self.stage.steps)
+            rate = learning_rate(self.config.optimizer, self.step + 1, self.num_steps)
             trained = train_step(self.engine, self.denoiser, self.objective, batches, rate)
             self.step += 1
             if not trained.result.is_skipped:
@@ -117,18 +119,20 @@ class Stage:
             if self._is_due(self.config.preview.every_steps):
                 self._show_preview()
             is_stopping = self.stop.is_agreed(self.engine.device)
-            if is_stopping or self._is_due(self.config.checkpoint.save_every_steps):
+            if is_stopping or self._is_due(self.config.checkpoint.save_every_steps) or self._is_lowest():
                 self._save()
             else:
                 self.writer.poll()
             if self.writer.newest_step is not None:
                 self._remember_saved(self.writer.newest_step)
-            if is_stopping and self.step < self.stage.steps:
+            if is_stopping and not self._is_at_end():
                 self.writer.finish()
                 lost = f" (its last steps were bad: {self.stop.newest_save})" if self.num_bad_steps else ""
                 self._say(f"stopped on request after step {self.step}{lost}; run the same command again to go on")
                 raise StoppedOnRequest
         self.writer.finish()
+        if self.stage.early_stop:
+            self._go_back_to_lowest()
         self._save_model()
         self._say(f"finished, its model is {self.config.stage_model(self.stage)}")
         return is_stopping
@@ -144,7 +148,23 @@ class Stage:
             self.tracker.say(f"{self.stage.name}: {message}")
 
     def _is_due(self, every_steps: int | None) -> bool:
-        return self.step == self.stage.steps or (every_steps is not None and self.step % every_steps == 0)
+        return self.step == self.num_steps or (every_steps is not None and self.step % every_steps == 0)
+
+    def _is_at_end(self) -> bool:
+        return self.step >= self.num_steps or is_over(self.validation_losses, self.stage.early_stop)
+
+    def _is_lowest(self) -> bool:
+        """Return whether the weights are those that a stage with an early stop would leave, as far as it is."""
+        return self.stage.early_stop is not None and lowest_step(self.validation_losses) == self.step
+
+    def _go_back_to_lowest(self) -> None:
+        """Load the checkpoint of the lowest validation loss, where that is not the last one."""
+        found = from_first_rank(self.rank, lambda: labelled_checkpoint(self.checkpoints, "BEST"))
+        if found is None or found.position["step"] == self.step:
+            return
+        load_checkpoint(found, self.engine, self.ema.slices)
+        last, self.step = self.step, int(found.position["step"])
+        self._say(f"ended after step {last}; the lowest validation loss was that of step {self.step}")
 
     def _lent_weights(self, slices: Sequence[Tensor] | None) -> AbstractContextManager[Any]:
         return self.engine.weights_from(slices) if slices else nullcontext()
@@ -157,6 +177,7 @@ class Stage:
         refuse_other_facts(found.position["facts"], self.facts, found.folder)
         load_checkpoint(found, self.engine, self.ema.slices)
         self.step = int(found.position["step"])
+        self.validation_losses = {int(step): loss for step, loss in found.position.get("validation_losses", {}).items()}
         self._remember_saved(self.step)
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
 
@@ -182,6 +203,7 @@ class Stage:
             "step": self.step,
             "samples": self.step * self.slicing.global_size,
             "validation_loss": self.validation_losses.get(self.step),
+            "validation_losses": self.validation_losses,
             "facts": self.facts,
         }
         self.writer.save(self.ema.slices, position)
@@ -237,7 +259,7 @@ class Stage:
         if self.tracker:
             self.tracker.validation(self.step, losses, mean)
             self._say(f"step {self.step}, validation loss {mean:.4f}")
-        if self.step == self.stage.steps and len(self.ema.slices) > 1:
+        if self.step == self.num_steps and len(self.ema.slices) > 1:
             for name, slices in self.ema.slices.items():
                 is_known = slices is self.ema.first
                 self._record_length(
@@ -284,7 +306,10 @@ class Stage:
         trained = self.engine.gather(self.ema.first or [group.master for group in self.engine.groups])
         error = None
         if trained is not None:
-            record = {"steps": self.step, **self.facts, "base": self.config.model.base, **versions()}
+            record = {"steps": self.step, "epochs": self.stage.epochs, **self.facts, **versions()}
+            record |= {"base": self.config.model.base, "validation_loss": self.validation_losses.get(self.step)}
+            if self.stage.early_stop:
+                record["early_stop"] = self.stage.early_stop.model_dump()
             if self.stage.has_hints:
                 record["hint_colours"] = hint_colours(self.shards.palette)
             try:

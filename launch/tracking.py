@@ -63,15 +63,15 @@ def read_steps(path: Path) -> list[dict[str, Any]]:
 class Tracker:
     """Everything that the first rank shows of one stage."""
 
-    def __init__(self, config: RunConfig, stage: StageConfig, done_steps: int) -> None:
-        """Open the stage's logs to go on after `done_steps`."""
+    def __init__(self, config: RunConfig, stage: StageConfig, num_steps: int, done_steps: int) -> None:
+        """Open the logs of a stage of `num_steps` to go on after `done_steps`."""
         # A stage is a "run" of TensorBoard; what a killed process wrote beyond its checkpoint is hidden from there on.
         folder = config.run / "tensorboard" / stage.name
         self._writer = SummaryWriter(str(folder), purge_step=done_steps + 1 if done_steps else 0)
         self._steps, self._validations = (
             StepLog(config.stage_path(stage) / name, done_steps) for name in (STEPS_FILE, VALIDATION_FILE)
         )
-        self._progress = Progress(stage.name, "step", stage.steps, done_steps)
+        self._progress = Progress(stage.name, "step", num_steps, done_steps)
 
     def begin(self, config_text: str, resumed: str | None) -> None:
         """Show the resolved configuration, and what the stage goes on from."""

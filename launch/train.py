@@ -14,6 +14,7 @@ from launch.facts import refuse_other_facts, stage_facts
 from launch.forgetting_report import tell_matrix, write_matrix
 from launch.lineage import refuse_leaks, write_lineage
 from launch.lock import locked
+from launch.merged_start import write_merged_start
 from launch.prepare import open_shards, refuse_without_masks
 from launch.record import write_record
 from launch.stage import Stage
@@ -56,6 +57,7 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
             # A stage trains on from the averaged weights of an earlier one.
             model, optimizer = config.stage_base(stage_config), config.stage_optimizer(stage_config)
             refuse_without_masks(stage_config, shards)
+            from_first_rank(rank, partial(write_merged_start, config, stage_config))
             from_first_rank(rank, partial(refuse_leaks, config, stage_config, shards, model.base))
             started = config.model_copy(update={"model": model, "optimizer": optimizer})
             stage = Stage(started, stage_config, shards, facts, rank, stop)

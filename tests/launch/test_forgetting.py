@@ -23,7 +23,9 @@ def row(name: str, start: str | None, trained: str, losses: str, *, replay: str 
     """Return a row; `losses` are those of a, b, c and d, a dash where there is none."""
     known = {database: float(loss) for database, loss in zip("abcd", losses.split(), strict=False) if loss != "-"}
     own, replayed = tuple(trained), tuple(replay)
-    return MatrixRow(name=name, kind=kind, start=start, databases=own, replay=replayed, losses=known)
+    return MatrixRow(
+        name=name, kind=kind, starts=(start,) if start else (), databases=own, replay=replayed, losses=known
+    )
 
 
 def matrix(*rows: MatrixRow) -> ForgettingMatrix:
@@ -169,11 +171,11 @@ def write_log(
 def test_reading_a_run(config: RunConfig) -> None:
     found = read_matrix(config)
     assert found.databases == ("a", "b")
-    assert [(row.name, row.start, row.losses) for row in found.rows] == [
-        ("base", None, {"a": 1.0, "b": 2.0}),
-        ("one", "base", {"a": 0.5, "b": 1.9}),
-        ("two", "one", {"a": 0.6, "b": 1.0}),
-        ("alone", "base", {"b": 1.5}),
+    assert [(row.name, row.starts, row.losses) for row in found.rows] == [
+        ("base", (), {"a": 1.0, "b": 2.0}),
+        ("one", ("base",), {"a": 0.5, "b": 1.9}),
+        ("two", ("one",), {"a": 0.6, "b": 1.0}),
+        ("alone", ("base",), {"b": 1.5}),
     ]
     assert [row.seen for row in found.rows] == [(), ("a",), ("a", "b"), ("b",)]
     assert found.rows[2].replay == ("a",)
@@ -239,6 +241,19 @@ def printed(found: ForgettingMatrix, width: int = 80) -> str:
     return console.file.getvalue()
 
 
+def test_a_merge_goes_on_from_all_its_parts() -> None:
+    parts = [row("a", "base", "a", "0.5"), row("b", "base", "b", "- 0.6"), row("c", "base", "c", "")]
+    last = MatrixRow(name="last", starts=("a", "b"), databases=("c",), losses={"a": 0.8, "b": 0.6})
+    found = matrix(row("base", None, "", "1 1 1"), *parts, last)
+    assert [chain.stages for chain in found.chains] == [("c",), ("a", "b", "last")]
+    forgetting = found.chains[1].forgetting
+    assert forgetting is not None
+    assert {name: change.absolute for name, change in forgetting.databases.items()} == pytest.approx(
+        {"a": 0.3, "b": 0.0}
+    )
+    assert found.notes(last) == ["from a + b"]
+
+
 def test_the_table_of_four_databases_and_six_stages_fits() -> None:
     names = ("busi", "fetal-planes", "a-database-of-a-long-name", "d")
     losses = dict(zip(names, (0.1234, 0.2, 0.3, 0.4), strict=True))
@@ -246,7 +261,9 @@ def test_the_table_of_four_databases_and_six_stages_fits() -> None:
     for number in range(6):
         last = rows[-1].name
         replay = names[1:2] if number == 5 else ()
-        rows.append(MatrixRow(name=f"stage-{number}", start=last, databases=names[:1], replay=replay, losses=losses))
+        rows.append(
+            MatrixRow(name=f"stage-{number}", starts=(last,), databases=names[:1], replay=replay, losses=losses)
+        )
     text = printed(ForgettingMatrix(databases=names, rows=tuple(rows)))
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80

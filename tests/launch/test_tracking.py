@@ -18,7 +18,7 @@ def tracked(folder: Path, done_steps: int, losses: dict[int, dict[str, float]]) 
         }
     )
     (stage,) = config.stages
-    tracker = Tracker(config, stage, done_steps)
+    tracker = Tracker(config, stage, 20, done_steps)
     for step, by_database in losses.items():
         tracker.validation(step, by_database, by_database["one"])
     tracker.close()

@@ -133,6 +133,39 @@ def test_the_model_changed_and_loads_as_a_pipeline(runs: Path, prepared: Path) -
     assert pipeline("a tumor", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
 
 
+def test_a_stage_starts_from_a_merge_and_ends_early_with_its_best(runs: Path) -> None:
+    folder = runs / "curriculum-2" / "stages"
+    records = {name: json.loads((folder / name / "model" / "sonoshard.json").read_text()) for name in ("one", "merged")}
+    # 0.9 epochs of 14 or 15 images, 8 at a time.
+    assert records["one"]["steps"] == 2
+    shares = {start["stage"]: start["share"] for start in records["merged"]["start"]["merge"]}
+    assert shares == {"one": 0.75, "other": 0.25}
+    start, one, other = (
+        load_file(path / "unet" / "diffusion_pytorch_model.safetensors")
+        for path in (folder / "merged" / "start", folder / "one" / "model", folder / "other" / "model")
+    )
+    for name, value in start.items():
+        torch.testing.assert_close(value, 0.75 * one[name] + 0.25 * other[name], rtol=1e-5, atol=1e-7)
+    assert (folder / "merged" / "start" / "lineage.safetensors").is_file()
+
+    log = read_steps(folder / "merged" / "validation.jsonl")
+    losses = {entry["step"]: entry["mean"] for entry in log if entry["step"] > 0}
+    lowest = min(losses, key=lambda step: losses[step])
+    assert list(losses) == list(range(2, lowest + 5, 2)), "two validations after the lowest it ended"
+    assert records["merged"]["steps"] == lowest
+    assert records["merged"]["validation_loss"] == losses[lowest]
+
+
+def test_a_stopped_curriculum_is_the_same_to_the_bit(runs: Path) -> None:
+    folders = [runs / name / "stages" / "merged" for name in ("curriculum-2", "curriculum-stopped")]
+    straight, stopped = (
+        load_file(folder / "model" / "unet" / "diffusion_pytorch_model.safetensors") for folder in folders
+    )
+    assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+    logs = [read_steps(folder / "validation.jsonl") for folder in folders]
+    assert logs[0] == logs[1]
+
+
 CONTROL_RUNS = ("control-2", "control-1", "control-stopped", "control-zero-3")
 
 

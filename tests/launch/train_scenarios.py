@@ -3,6 +3,7 @@
 python -m tests.launch.train_scenarios CONFIG FOLDER     writes FOLDER/NAME-WORLD_SIZE/stages/busi/ for each scenario
 """
 
+import json
 import os
 import signal
 import sys
@@ -22,9 +23,10 @@ from distributed.checkpoint import newest_position
 from distributed.config import EmaConfig
 from distributed.preemption import STOP_SIGNALS, StoppedOnRequest, StopRequest
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
-from launch.config import BatchConfig, RunConfig, load_config
+from launch.config import BatchConfig, EarlyStopConfig, RunConfig, load_config
 from launch.failure import end_at_once
 from launch.train import train
+from models.record import RECORD_FILE
 from models.trained_part import LoraConfig
 from tests.launch.conftest import own_run
 
@@ -75,6 +77,7 @@ def main(config: RunConfig, folder: Path) -> None:
             zero = config.zero.model_copy(update={"stage": stage})
             train(named(f"zero-{stage}", 4).model_copy(update={"zero": zero}), rank, StopRequest())
         two_stages(named("two-stages", 4), rank)
+        curriculum(named("curriculum", 4), rank)
     control_net(named("control", 4), rank)
     leave_process_group()
     end_at_once(0)
@@ -115,6 +118,29 @@ def two_stages(config: RunConfig, rank: Rank) -> None:
     else:
         raise AssertionError("the signal did not stop the run between its stages")
     train(config, rank, StopRequest())
+
+
+def curriculum(config: RunConfig, rank: Rank) -> None:
+    """Start from a merge, and end early; once more, stopped on the way."""
+    one = config.stages[0].model_copy(update={"name": "one", "steps": None, "epochs": 0.9})
+    other = one.model_copy(update={"name": "other", "start": "base", "steps": 3, "epochs": None})
+    # A rate at which the loss soon rises.
+    updates = {"start": {"one": 3.0, "other": 1.0}, "steps": 40, "optimizer": {"lr": 0.05, "warmup_steps": 0}}
+    merged = other.model_copy(update={"name": "merged", "early_stop": EarlyStopConfig(patience=2), **updates})
+    validation = config.validation.model_copy(update={"every_steps": 2})
+    config = config.model_copy(update={"stages": [one, other, merged], "validation": validation})
+    train(config, rank, StopRequest())
+    stopped = own_run(config, config.run.with_name("curriculum-stopped"))
+    num_before = json.loads((config.stage_model(one) / RECORD_FILE).read_text(encoding="utf-8"))["steps"] + 3
+    stop = SignalledAfter(num_before + 3, is_last_rank=rank.index == 1)
+    stop.listen()
+    try:
+        train(stopped, rank, stop)
+    except StoppedOnRequest:
+        assert not stopped.is_finished(merged)
+    else:
+        raise AssertionError("the signal did not stop the third stage")
+    train(stopped, rank, StopRequest())
 
 
 def control_net(config: RunConfig, rank: Rank) -> None:

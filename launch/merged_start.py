@@ -1,0 +1,27 @@
+"""The merge of earlier stages that a stage starts from: their averaged UNets, with the lineage of all of them."""
+
+from launch.config import RunConfig, StageConfig
+from launch.lineage import merged_lineage
+from launch.record import versions
+from models.base import ModelConfig
+from models.merging import averaged_unet
+from models.record import read_record
+from models.saving import save_pipeline
+
+
+def write_merged_start(config: RunConfig, stage: StageConfig) -> None:
+    """Write what a stage starts from, where that is a merge that is not there yet; the stages of it are finished."""
+    starts = config.starts_of(stage)
+    folder = config.stage_start(stage)
+    record = {"merge": {start.name: weight for start, weight in starts}, "of": _versions_of(config, stage)}
+    if len(starts) < 2 or ((found := read_record(folder)) and {key: found.get(key) for key in record} == record):
+        return
+    models = {str(config.stage_model(start)): weight for start, weight in starts}
+    base = ModelConfig(base=next(iter(models)))
+    save_pipeline(base, averaged_unet(models), folder, {**record, **versions()}, merged_lineage(list(models)))
+
+
+def _versions_of(config: RunConfig, stage: StageConfig) -> dict[str, int]:
+    """Return how many steps each of the merged models had."""
+    records = {start.name: read_record(config.stage_model(start)) for start, _ in config.starts_of(stage)}
+    return {name: record["steps"] for name, record in records.items() if record}
