@@ -1,6 +1,7 @@
 """The whole configuration: the packages' own settings put together, and what crosses their borders checked."""
 
 import difflib
+import math
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -146,6 +147,17 @@ class StageConfig(BaseModel):
         "as they are, without gradients, moments and averages.",
     )
     lora: LoraConfig | None = Field(None, description="With trains=lora. None: its defaults.")
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _start_is_a_name_or_weights(cls, start: Any) -> Any:
+        # Here, since pydantic tells of each of the types that it might have been.
+        shares = list(start.values()) if isinstance(start, dict) else [1]
+        if not isinstance(start, str | dict | None) or not all(
+            isinstance(share, int | float) and math.isfinite(share) and share > 0 for share in shares
+        ):
+            raise ValueError(f"start={start}: needed a stage's name, or names with weights above 0")
+        return start
 
     @model_validator(mode="after")
     def _has_an_end(self) -> "StageConfig":
