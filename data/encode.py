@@ -271,7 +271,7 @@ def _write_shard(
                 moments = _moments(batch, encoder, config, resolution)
                 shape = moments.shape[1:]
                 for row, of_row in zip(batch, moments, strict=True):
-                    hint = _hint(row, contents.palette, config, resolution)
+                    hint = hint_of(row, contents.palette, config, resolution)
                     contents_of = [_png(hint), _json(_facts(row)), _npy(of_row)]
                     members = dict(zip(MEMBERS, contents_of, strict=True))
                     key = sample_key(row.id)
@@ -321,9 +321,7 @@ def _moments(
     """Return the stored moments of images and mirror images, [B, 2, 2 C, H/8, W/8]."""
     import torch
 
-    pictures = [
-        fit(decode(row.image, row.sha256)[0].crop(row.crop).convert("RGB"), resolution, config.resize) for row in rows
-    ]
+    pictures = [picture_of(row, config, resolution) for row in rows]
     images_BHWC = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
     images_BCHW = images_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
     # One after the other: the batch size is the user's word on memory.
@@ -341,7 +339,12 @@ def _moments(
     return (both.view(torch.uint16) if both.dtype == torch.bfloat16 else both).numpy()
 
 
-def _hint(row: ManifestRow, palette: Sequence[str], config: EncodeConfig, resolution: int) -> Image.Image:
+def picture_of(row: ManifestRow, config: EncodeConfig, resolution: int) -> Image.Image:
+    """Return the image at training resolution, RGB. Raises: DataError if its file is gone, or another one."""
+    return fit(decode(row.image, row.sha256)[0].crop(row.crop).convert("RGB"), resolution, config.resize)
+
+
+def hint_of(row: ManifestRow, palette: Sequence[str], config: EncodeConfig, resolution: int) -> Image.Image:
     """Return the mask at training resolution as class numbers; background where the database has no mask."""
     if not row.masks:
         return Image.new("L", (resolution, resolution))

@@ -1,0 +1,1 @@
+"""What a trained model draws, judged against real images that it never saw."""

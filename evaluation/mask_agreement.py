@@ -1,0 +1,200 @@
+"""Whether generated images follow the masks they were drawn from, by a segmenter trained on real images."""
+
+# N images, H W height and width in pixels
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion, distance_transform_edt
+
+from data.errors import DataError
+from evaluation.masked_images import MaskedImages
+from evaluation.segmenter import Segmenter
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 1000
+
+
+def dice(predicted_HW: NDArray[np.uint8], wanted_HW: NDArray[np.uint8], number: int) -> float:
+    """Return the Dice coefficient of the pixels with a class number, in [0, 1]: 1 is the same, 0 is nothing shared.
+
+    It is NaN, not 1, where neither mask has the class: there is nothing to agree on. Source: Dice 1945
+    (doi:10.2307/1932409).
+    """
+    predicted, wanted = predicted_HW == number, wanted_HW == number
+    total = int(predicted.sum()) + int(wanted.sum())
+    return 2 * int((predicted & wanted).sum()) / total if total else math.nan
+
+
+def hausdorff_95(predicted_HW: NDArray[np.uint8], wanted_HW: NDArray[np.uint8], number: int) -> float:
+    """Return the distance that 95 % of either outline are within of the other, the larger of both, in pixels.
+
+    NaN where neither mask has the class, infinite where one of them has not. An outline is the class's pixels with a
+    neighbour, out of four, that is not of it; so is what lies beyond the picture.
+    Source: Maier-Hein et al. 2024 (arXiv:2206.01653), "Hausdorff Distance 95th Percentile".
+    """
+    predicted, wanted = predicted_HW == number, wanted_HW == number
+    if not predicted.any() or not wanted.any():
+        return math.inf if predicted.any() or wanted.any() else math.nan
+    one, other = (mask & ~binary_erosion(mask) for mask in (predicted, wanted))
+    from_one, from_other = (distance_transform_edt(~outline) for outline in (one, other))
+    return float(max(np.percentile(from_other[one], 95), np.percentile(from_one[other], 95)))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure over images, with the bounds of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    values: NDArray[np.float64],
+    clusters: Sequence[str],
+    statistic: Callable[[NDArray[np.float64]], float],
+    seed: int,
+) -> Estimate:
+    """Return a statistic of values, one an image, with its percentile interval; NaN where there are no values.
+
+    Clusters are drawn whole, as images of one patient are alike. Source: Efron & Tibshirani 1993, chapter 13; Davison &
+    Hinkley 1997, section 3.8.
+    """
+    if not len(values):
+        return Estimate(math.nan, math.nan, math.nan)
+    names = np.asarray(clusters)
+    members = [np.flatnonzero(names == name) for name in np.unique(names)]
+    draws = np.random.default_rng(seed).integers(len(members), size=(NUM_RESAMPLES, len(members)))
+    drawn = [statistic(values[np.concatenate([members[place] for place in draw])]) for draw in draws]
+    # Values between two may not exist: of a finite and an infinite distance.
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="inverted_cdf")
+    return Estimate(float(statistic(values)), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well the segmenter finds a class in images.
+
+    dice: mean over the num_images whose mask has the class; it is 0 in the num_missed of them where none was found.
+    hausdorff_95_px: median over the same, infinite where missed. num_without: images whose mask lacks the class, in
+    num_invented of which the segmenter found one; Dice is not of these.
+    """
+
+    dice: Estimate
+    hausdorff_95_px: Estimate
+    num_images: int
+    num_missed: int
+    num_without: int
+    num_invented: int
+
+
+@dataclass(frozen=True)
+class ClassAgreement:
+    """A class in real images, against their own masks, and in generated ones, against the masks they were drawn from.
+
+    unrelated: mean Dice of generated images against the mask of another one: what a generator reaches that draws the
+    organ and does not look at the mask. reconstructed: real images after the VAE, against their own masks: what a
+    generator reaches that makes no mistake; None if they were not given.
+    """
+
+    real: Score
+    generated: Score
+    unrelated_dice: Estimate
+    reconstructed: Score | None = None
+
+
+@dataclass(frozen=True)
+class MaskAgreement:
+    """What was found, by class name."""
+
+    classes: Mapping[str, ClassAgreement]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in JSON's types; a number that is not finite becomes None."""
+        found: dict[str, Any] = _finite({name: asdict(agreement) for name, agreement in self.classes.items()})
+        return {"confidence": CONFIDENCE, "resamples": NUM_RESAMPLES, "classes": found}
+
+
+def mask_agreement(
+    segmenter: Segmenter,
+    real: MaskedImages,
+    generated: MaskedImages,
+    *,
+    reconstructed: MaskedImages | None = None,
+    seed: int = 0,
+) -> MaskAgreement:
+    """Return how well the segmenter's masks agree with those wanted, for each class that the wanted masks have.
+
+    real: held out, with their own masks. generated: with the masks that they were drawn from. reconstructed: real after
+    the VAE. seed: of the bootstrap. Raises: DataError if a mask has a class that the segmenter was never shown.
+    """
+    numbers = sorted(set(np.unique(real.class_numbers_NHW)) | set(np.unique(generated.class_numbers_NHW)))
+    if unknown := [number for number in numbers if number not in segmenter.numbers]:
+        raise DataError(
+            f"masks have class number {unknown[0]}, which no image that the segmenter was trained on has (those have "
+            f"{', '.join(segmenter.names)}): train it on the databases that it judges"
+        )
+    sources = {"real": real, "generated": generated}
+    if reconstructed is not None:
+        sources["reconstructed"] = reconstructed
+    predicted = {source: segmenter.predict(images.images_NHW) for source, images in sources.items()}
+    return MaskAgreement(
+        {
+            segmenter.classes[number]: ClassAgreement(
+                **{source: score(predicted[source], images, number, seed) for source, images in sources.items()},
+                unrelated_dice=unrelated_dice(predicted["generated"], generated, number, seed),
+            )
+            for number in map(int, numbers)
+            if number != 0
+        }
+    )
+
+
+def score(predicted_NHW: NDArray[np.uint8], wanted: MaskedImages, number: int, seed: int) -> Score:
+    """Return how well predicted masks agree with the wanted ones in a class."""
+    has_class = (wanted.class_numbers_NHW == number).any(axis=(1, 2))
+    is_found = (predicted_NHW == number).any(axis=(1, 2))
+    places = np.flatnonzero(has_class)
+    clusters = [wanted.clusters[place] for place in places]
+
+    def each(measure: Callable[[NDArray[np.uint8], NDArray[np.uint8], int], float]) -> NDArray[np.float64]:
+        return np.array([measure(predicted_NHW[i], wanted.class_numbers_NHW[i], number) for i in places])
+
+    return Score(
+        dice=bootstrap(each(dice), clusters, np.mean, seed),
+        hausdorff_95_px=bootstrap(each(hausdorff_95), clusters, _median, seed),
+        num_images=len(places),
+        num_missed=int((has_class & ~is_found).sum()),
+        num_without=int((~has_class).sum()),
+        num_invented=int((~has_class & is_found).sum()),
+    )
+
+
+def unrelated_dice(predicted_NHW: NDArray[np.uint8], wanted: MaskedImages, number: int, seed: int) -> Estimate:
+    """Return the mean Dice of each image against the mask of another that has the class; NaN if there is but one.
+
+    The other is half of the images away, in the order of their clusters: of another patient, where none has half.
+    """
+    has_class = (wanted.class_numbers_NHW == number).any(axis=(1, 2))
+    places = sorted(np.flatnonzero(has_class), key=lambda place: wanted.clusters[place])
+    if len(places) < 2:
+        return bootstrap(np.empty(0), (), np.mean, seed)
+    pairs = zip(places, np.roll(places, len(places) // 2), strict=True)
+    values = np.array([dice(predicted_NHW[i], wanted.class_numbers_NHW[other], number) for i, other in pairs])
+    return bootstrap(values, [wanted.clusters[place] for place in places], np.mean, seed)
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Return the median, the larger of the two in the middle: there is none between a finite and an infinite value."""
+    return float(np.sort(values)[len(values) // 2])
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(of_name) for name, of_name in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,88 @@
+"""Images with their masks at training resolution, as the VAE and the ControlNet see them."""
+
+# N images, H W height and width in pixels
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from data.encode import EncodeConfig, hint_of, picture_of
+from data.errors import DataError
+from data.manifest import Manifest
+from data.splits import Split
+
+
+@dataclass(frozen=True)
+class MaskedImages:
+    """Images and the masks that they have, or that they should follow.
+
+    images_NHW: uint8, grey. class_numbers_NHW: uint8, places in the manifest's palette; 0 is background. ids: of the
+    manifest's rows. clusters: images of one patient, and copies, have the same one.
+    """
+
+    images_NHW: NDArray[np.uint8]
+    class_numbers_NHW: NDArray[np.uint8]
+    ids: tuple[str, ...]
+    clusters: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images_NHW.shape != self.class_numbers_NHW.shape:
+            raise DataError(
+                f"images have shape {self.images_NHW.shape}, needed that of their masks, {self.class_numbers_NHW.shape}"
+            )
+        assert len(self.images_NHW) == len(self.ids) == len(self.clusters)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, chosen: slice) -> Self:
+        return type(self)(
+            self.images_NHW[chosen], self.class_numbers_NHW[chosen], self.ids[chosen], self.clusters[chosen]
+        )
+
+    def redrawn(self, images: NDArray[np.uint8]) -> Self:
+        """Return other images of the same masks: what was generated from them, uint8, [N, H, W] or [N, H, W, 3]."""
+        return replace(self, images_NHW=grey(images))
+
+
+def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return images [N, H, W] or [N, H, W, 3] as luma, [N, H, W]: Pillow's, which is that of ITU-R BT.601."""
+    if images.ndim == 3:
+        return images
+    return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
+
+
+def read_split(
+    manifest: Manifest,
+    split: Split,
+    config: EncodeConfig,
+    resolution: int,
+    *,
+    databases: Collection[str] | None = None,
+    max_images: int | None = None,
+) -> MaskedImages:
+    """Return the images of a split that have a mask, in the manifest's order, as `encode` would resize them.
+
+    An empty mask is one; images whose database has none are left out. databases: None: all. max_images: spread evenly
+    over those there are; None: all of them. Raises: DataError if there are none, or a file is not as it was.
+    """
+    rows = [
+        row
+        for row in manifest.rows
+        if row.split == split and row.masks and (databases is None or row.database in databases)
+    ]
+    if not rows:
+        of = "the manifest" if databases is None else " and ".join(sorted(databases))
+        raise DataError(f"{of} has no {split} image with a mask, needed one or more: add a database that has masks")
+    if max_images is not None and max_images < len(rows):
+        rows = [rows[place * len(rows) // max_images] for place in range(max_images)]
+    return MaskedImages(
+        np.stack([np.asarray(picture_of(row, config, resolution).convert("L")) for row in rows]),
+        np.stack([np.asarray(hint_of(row, manifest.palette, config, resolution)) for row in rows]),
+        tuple(row.id for row in rows),
+        tuple(row.cluster for row in rows),
+    )
