@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion
 
-from data.encode import COLOURS
+from data.hints import LEVELS, coloured
 from evaluation.mask_agreement import dice
 from evaluation.masked_images import MaskedImages
 
@@ -51,7 +51,10 @@ def mask_sheet(
     large, normal, small = (ImageFont.load_default(size) for size in (17, 14, 12))
     masks_NHW = generated.class_numbers_NHW
     rows = (
-        [_coloured(mask).resize((shown_width, shown_height), Image.Resampling.NEAREST) for mask in masks_NHW],
+        [
+            Image.fromarray(coloured(mask)).resize((shown_width, shown_height), Image.Resampling.NEAREST)
+            for mask in masks_NHW
+        ],
         [_enlarged(image, scale) for image in generated.images_NHW],
         [
             _outlined(_enlarged(image, scale), predicted, mask, scale)
@@ -86,14 +89,8 @@ def mask_sheet(
 
 
 def _colour(number: int) -> tuple[int, int, int]:
-    red, green, blue = COLOURS[3 * number : 3 * number + 3]
+    red, green, blue = LEVELS[number].tolist()
     return red, green, blue
-
-
-def _coloured(mask_HW: NDArray[np.uint8]) -> Image.Image:
-    picture = Image.fromarray(mask_HW)
-    picture.putpalette(COLOURS)
-    return picture.convert("RGB")
 
 
 def _enlarged(image_HW: NDArray[np.uint8], scale: int) -> Image.Image:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
     from torch import Tensor
 
-# Channels of the convolutions that bring a hint to the size of the latents; each beyond the first halves it.
-HINT_CHANNELS = (16, 32, 96, 256)
+# Channels of the convolutions that bring a hint to the size of the latents, each beyond the first of which halves it,
+# beside a UNet whose first level has so many. At the size of the image they would cost a small UNet most of its time.
+HINT_CHANNELS, UNET_CHANNELS = (16, 32, 96, 256), 320
+LEAST_CHANNELS = 16
 
 
 class ControlledUnet(nn.Module):
@@ -78,7 +80,9 @@ def new_controlnet(config: ModelConfig, unet: UNet2DConditionModel) -> ControlNe
 
     num_halvings = open_base(config).latent_pixels.bit_length() - 1
     num_wider = num_halvings + 1 - len(HINT_CHANNELS)
-    channels = (*HINT_CHANNELS, *num_wider * HINT_CHANNELS[-1:])[: num_halvings + 1]
+    widths = (*HINT_CHANNELS, *num_wider * HINT_CHANNELS[-1:])[: num_halvings + 1]
+    share = unet.config["block_out_channels"][0] / UNET_CHANNELS
+    channels = tuple(max(LEAST_CHANNELS, round(share * width)) for width in widths)
     return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels)
 
 

@@ -1,5 +1,6 @@
-"""The whole main job on built-in data: prepare, encode, train on several ranks, and a sheet of what changed."""
+"""The whole main job on built-in data: prepare, encode, a curriculum on several ranks, a page of what came of it."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,23 +11,35 @@ from PIL import Image
 
 from data.images import decode
 from data.manifest import Manifest, ManifestRow
-from launch.config import RunConfig, load_config
+from evaluation.segmenter import SegmenterConfig
+from evaluation.stage_agreement import AGREEMENT_FILE, stage_agreement, write_agreement
+from launch.config import RunConfig, StageConfig, load_config
 from launch.prepare import check_run, encode_databases, prepare_databases
 from launch.spawn import run_ranks
 from models.base import ModelConfig
+from models.record import RECORD_FILE
 from tools.contact_sheet import SheetRow, contact_sheet
+from tools.demo_page import write_page
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 QUICK = (
     "databases.breast.count=320",
+    "databases.cardiac.count=160",
+    "databases.fetal.count=160",
     "stages.0.steps=60",
+    *(f"stages.{stage}.steps=20" for stage in (1, 2, 3, 4)),
+    "stages.5.steps=100",
     "optimizer.warmup_steps=5",
-    "validation.every_steps=30",
+    "validation.every_steps=null",
     "validation.num_samples=16",
     "preview.every_steps=null",
 )
 # Columns of the sheet by label: the first held-out images of each, in the manifest's order.
 COLUMNS = {"normal": 2, "benign": 3, "malignant": 3}
+# Databases that share a segmenter: lesions are harder to find than what every image of a heart or a head has.
+JUDGED_TOGETHER = (("breast",), ("cardiac", "fetal"))
+NUM_JUDGED = 32
+SEGMENTER_STEPS = 250
 
 
 def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
@@ -34,47 +47,62 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     began = time.perf_counter()
     overrides = [f"run={out}", *(QUICK if quick else ())]
     config = load_config(CONFIG, overrides)
-    stage = config.stages[-1]
-    _say("1 of 5", "simulate and prepare: images, masks, prompts, splits by patient")
+    first, control = config.stages[0], config.stages[-1]
+    _say("1 of 6", "simulate and prepare: images, masks, prompts, splits by patient")
     print(prepare_databases(config))
-    _say("2 of 5", "encode: VAE and text encoder run once, over every image and prompt")
+    _say("2 of 6", "encode: VAE and text encoder run once, over every image and prompt")
     print(encode_databases(config))
-    _say("3 of 5", "draw before fine-tuning: the built-in model has never seen this scanner")
+    _say("3 of 6", "draw before fine-tuning: the built-in model has never seen this scanner")
     columns = _columns(Manifest.read(config.manifest_path).rows)
     before = _drawn(config, config.model, columns, "before")
-    _say("4 of 5", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
+    _say("4 of 6", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
     print(check_run(config, num_ranks))
-    if not config.is_finished(stage):
+    if not all(config.is_finished(stage) for stage in config.stages):
         code = run_ranks(["-m", "launch.rank_process", str(CONFIG), *overrides], num_ranks)
         if code != 0:
             return code
-    _say("5 of 5", "draw after fine-tuning, from the same noise")
-    after = _drawn(config, ModelConfig(base=str(config.stage_model(stage))), columns, "after")
+    _say("5 of 6", "draw after fine-tuning, from the same noise")
+    after = _drawn(config, ModelConfig(base=str(config.stage_model(first))), columns, "after")
     sheet = config.run / "contact_sheet.png"
     contact_sheet(
         [
             SheetRow("held-out images", "of the second scanner", np.stack([_picture(row) for row in columns])),
             SheetRow("before fine-tuning", "built-in model", before),
-            SheetRow("after fine-tuning", f"{stage.steps} steps, same noise", after),
+            SheetRow("after fine-tuning", f"{first.steps} steps, same noise", after),
         ],
         [row.prompts[0].removeprefix("simulated breast ultrasound, ") for row in columns],
         "Simulated breast ultrasound: a model of one scanner learns the images of another",
         "All images are simulated or generated, and no clinical evidence. Columns: the first held-out images of each"
         " label; noise seeds are the column numbers.",
     ).save(sheet)
+    _say("6 of 6", "draw from masks, and ask a segmenter of real images what it finds")
+    _judge(config, control, SegmenterConfig(steps=100 if quick else SEGMENTER_STEPS))
+    page = write_page(config)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     print(
         f"\ndone in {minutes} min {seconds} s\n"
+        f"  look at          {page}\n"
         f"  contact sheet    {sheet}\n"
-        f"  its images       {config.run / 'generated'}\n"
-        f"  fine-tuned model {config.stage_model(stage)}   (a diffusers folder)\n"
+        f"  forgetting       {config.run / 'forgetting.png'}\n"
+        f"  masks            {config.run / 'masks-0.png'}, {config.run / 'masks-1.png'}\n"
+        f"  models           {config.run / 'stages'}/*/model   (diffusers folders)\n"
         f"  TensorBoard      tensorboard --logdir {config.run / 'tensorboard'}\n"
-        f"  steps and ids    {config.stage_path(stage) / 'steps.jsonl'}\n"
         f"  configuration    {config.run / 'config.yaml'}\n"
         "the next run, on the same shards:\n"
         f"  sonoshard train {config.run / 'config.yaml'} run=runs/next shards={config.shards_path} optimizer.lr=2e-4"
     )
     return 0
+
+
+def _judge(config: RunConfig, stage: StageConfig, segmenter: SegmenterConfig) -> None:
+    """Write what a segmenter finds in images drawn from masks, where that is not there yet; tell it."""
+    path, model = config.run / AGREEMENT_FILE, config.stage_model(stage) / RECORD_FILE
+    if not path.exists() or path.stat().st_mtime < model.stat().st_mtime:
+        write_agreement(stage_agreement(config, stage, JUDGED_TOGETHER, segmenter, NUM_JUDGED), config.run)
+    for group in json.loads(path.read_text(encoding="utf-8")):
+        for name, found in group["classes"].items():
+            dice = found["generated"]["dice"]
+            print(f"{name}: Dice {dice['value']:.2f} ({dice['low']:.2f} to {dice['high']:.2f})")
 
 
 def _say(number: str, message: str) -> None:

@@ -7,8 +7,9 @@ import pytest
 from numpy.typing import NDArray
 
 from data.databases import SimulatedDatabase
-from data.encode import COLOURS, EncodeConfig, hint_of, picture_of
+from data.encode import EncodeConfig, hint_of, picture_of
 from data.errors import DataError
+from data.hints import CLASS_COLOURS
 from data.manifest import PALETTE, Manifest
 from data.prepare import PrepareConfig, prepare
 from evaluation.mask_sheet import mask_sheet
@@ -78,7 +79,7 @@ def test_the_sheet_shows_masks_outlines_and_images(tmp_path: Path) -> None:
     # Enlarged three times to 192 pixels.
     assert shown(sheet, (150, 150, 150)) >= 9 * 64 * 64
     assert shown(sheet, (90, 90, 90)) > 9 * 64 * 64
-    lesion = tuple(COLOURS[3:6])
+    lesion = CLASS_COLOURS[1]
     with_outline, without = shown(sheet, lesion), shown(np.asarray(mask_sheet(generated, 0 * mask, *arguments)), lesion)
     assert without >= 9 * 20 * 20
     # Two pixels wide around 60 x 60, in part under dots of the other outline; and the squares before the name and Dice.

@@ -1,0 +1,30 @@
+"""The page that shows what the demo made: RUN/index.html."""
+
+import json
+from pathlib import Path
+
+from data.durable import replacing
+from launch.config import RunConfig
+
+TEMPLATE = Path(__file__).parent / "demo.html.jinja"
+
+
+def write_page(config: RunConfig) -> Path:
+    """Write the page of a demo that ran to its end, and return where it lies."""
+    from jinja2 import Environment, StrictUndefined
+
+    matrix = json.loads((config.run / "forgetting.json").read_text(encoding="utf-8"))
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
+        TEMPLATE.read_text(encoding="utf-8")
+    )
+    page = config.run / "index.html"
+    text = template.render(
+        run=config.run,
+        stages=config.stages,
+        first=config.stages[0],
+        chains=[chain for chain in matrix["chains"] if chain["forgetting"]],
+        groups=json.loads((config.run / "mask_agreement.json").read_text(encoding="utf-8")),
+    )
+    with replacing(page) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return page
