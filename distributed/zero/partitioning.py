@@ -63,7 +63,7 @@ class Partitioning(Protocol):
         """Return the tensors that hold the weights that train on this rank between two steps. Not collective."""
 
     def frozen(self) -> list[Tensor]:
-        """Return the tensors that hold the module's other weights on this rank now. Not collective."""
+        """Return the tensors that hold the module's other weights on this rank between two steps. Not collective."""
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients that this rank holds now. Not collective."""

@@ -49,20 +49,20 @@ class PartitionedParameters(SteppedByDeepSpeed):
         return [*self._parts, *(p.data for p in self._zero.persistent_parameters if p.requires_grad)]
 
     def frozen(self) -> list[Tensor]:
-        """Return this rank's parts of the weights that do not train, and those that are gathered now."""
+        """Return this rank's parts of the weights that do not train, and those that stay gathered."""
         frozen: list[Any] = frozen_parameters(self.network)
-        return [tensor for p in frozen for tensor in (p.ds_tensor, p.data)]
+        persistent = [p.data for p in self._zero.persistent_parameters if not p.requires_grad]
+        return [*(p.ds_tensor for p in frozen), *persistent]
 
     def gradients(self) -> list[Tensor]:
         """Return the flat buffer of this rank's gradients, which DeepSpeed keeps."""
         return [self._zero.grad_partitions_flat_buffer]
 
     def close(self) -> None:
-        """Free everything. DeepSpeed's modules keep its optimizer alive, so what that holds is taken from it."""
+        """Free everything. DeepSpeed's modules keep its and our optimizer alive: what these hold is taken from them."""
         self._engine.destroy()
-        self.optimizer.state.clear()
-        self.optimizer.param_groups.clear()
         parameters: list[Any] = list(self.network.parameters())
         for tensor in [*parameters, *(p.ds_tensor for p in parameters), *self._parts]:
             tensor.data = tensor.data.new_empty(0)
-        vars(self._zero).clear()
+        for holder in (self._zero, self.optimizer):
+            vars(holder).clear()
