@@ -69,7 +69,8 @@ def load_controlnet(config: ModelConfig, dtype: torch.dtype, seed: int) -> Contr
         unet = load_unet(config.model_copy(update={"compile": False}), dtype)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            controlnet = new_controlnet(config, unet).to(dtype)
+            controlnet = new_controlnet(config, unet)
+        nn.Module.to(controlnet, dtype)  # diffusers' own `to` warns of modules to keep in float32, of which it has none
     apply_settings(controlnet, config)
     return controlnet.train()
 
