@@ -3,7 +3,7 @@
 import difflib
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -123,6 +123,11 @@ class StageConfig(BaseModel):
     optimizer: dict[str, Any] = Field(
         default_factory=dict,
         description="Settings of `optimizer` that are other ones in this stage, such as {lr: 1.0e-5}.",
+    )
+    objective: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of `objective` that are other ones in this stage, such as {min_snr_gamma: 1}; validation"
+        " takes those of the run, so that the losses of stages can be compared.",
     )
     augment: dict[str, Any] = Field(
         default_factory=dict,
@@ -251,6 +256,10 @@ class RunConfig(BaseModel):
         """The optimizer of one stage."""
         return OptimizerConfig.model_validate(self.optimizer.model_dump() | stage.optimizer)
 
+    def stage_objective(self, stage: StageConfig) -> ObjectiveConfig:
+        """The objective that one stage trains with."""
+        return ObjectiveConfig.model_validate(self.objective.model_dump() | stage.objective)
+
     def stage_augment(self, stage: StageConfig) -> AugmentConfig:
         """What varies from one look at a sample to the next in one stage."""
         return AugmentConfig.model_validate(self.augment.model_dump() | stage.augment)
@@ -373,10 +382,12 @@ def _check_stages(config: RunConfig) -> None:
             )
         if stage.early_stop and not config.checkpoint.keep_best:
             raise ConfigError(f"stage {stage.name} has early_stop, which needs checkpoint.keep_best=true")
-        for key, section, of_stage in (
+        sections: tuple[tuple[str, type[BaseModel], Callable[[StageConfig], BaseModel]], ...] = (
             ("optimizer.", OptimizerConfig, config.stage_optimizer),
+            ("objective.", ObjectiveConfig, config.stage_objective),
             ("augment.", AugmentConfig, config.stage_augment),
-        ):
+        )
+        for key, section, of_stage in sections:
             try:
                 of_stage(stage)
             except ValidationError as error:

@@ -63,7 +63,7 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         "weights": stage.weights,
         "replay": stage.replay,
         "augment": config.stage_augment(stage).model_dump(mode="json"),
-        "objective": config.objective.model_dump(mode="json"),
+        "objective": config.stage_objective(stage).model_dump(mode="json"),
         "optimizer.name": optimizer.name,
         "optimizer.master": optimizer.master,
         **facts_of_part(stage),

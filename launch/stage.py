@@ -80,7 +80,7 @@ class Stage:
         self.denoiser = networks.denoiser(self.engine.network)
         self.ema = ShardedEma([group.master for group in self.engine.groups], config.ema.lengths)
         schedule = noise_schedule(config.model)
-        self.objective = Objective(schedule, config.objective, self.engine.device)
+        self.objective = Objective(schedule, config.stage_objective(stage), self.engine.device)
         self.validation_objective = Objective(schedule, config.objective.for_validation, self.engine.device)
         subjects = subjects_of(config, stage, shards)
         self.preview = Preview(config, schedule, shards, self.engine, self.denoiser, subjects)
