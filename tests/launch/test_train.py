@@ -189,6 +189,16 @@ def test_the_unet_beside_a_controlnet_stays_as_it_is(runs: Path) -> None:
     assert all(trained[name].any() for name in trained if name.startswith("controlnet_down_blocks"))
 
 
+def test_the_memory_of_a_controlnet_and_its_frozen_unet_is_predicted(runs: Path) -> None:
+    events = read_events(runs / "control-2", "control")
+    kinds = [tag.removeprefix("predicted_mb/") for tag in events.Tags()["scalars"] if tag.startswith("predicted_mb/")]
+    assert {"parameters", "frozen", "activations"} <= set(kinds)
+    # Buckets hold what kernels take in passing, and a fake forward pass may order a sum in another way.
+    for kind in set(kinds) - {"buckets"}:
+        predicted, measured = (events.Scalars(f"{of}/{kind}")[0].value for of in ("predicted_mb", "memory_mb"))
+        assert measured == pytest.approx(predicted, rel=0.02), kind
+
+
 def test_a_trained_controlnet_loads_in_diffusers_and_shows_mask_generated_and_real(runs: Path) -> None:
     from diffusers import StableDiffusionControlNetPipeline
     from PIL import Image
