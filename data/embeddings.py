@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from data.durable import replacing
 from data.errors import DataError
 from data.hashed_table import ENCODE_AGAIN, read_table, write_table
+from data.mapped import let_go
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -87,8 +88,8 @@ def write_embeddings(
     """Make the folder hold the embeddings of `prompts`, which are sorted and distinct.
 
     embed: the embeddings of some prompts, [p, L, D]. fingerprint_sha256: of the encoder; embeddings that it made are
-    copied over. Memory needed: one batch. A kill at any time leaves what was there, or nothing; the next call goes on
-    from the last `SAVE_EVERY_BATCHES` batches.
+    copied over. Memory needed: `SAVE_EVERY_BATCHES` batches, and the prompts. A kill at any time leaves what was there,
+    or nothing; the next call goes on from the last so many batches.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -116,6 +117,9 @@ def write_embeddings(
         array[start : start + len(values)] = values
         if (start // batch_size + 1) % SAVE_EVERY_BATCHES == 0:
             array.flush()
+            let_go(array)
+            if old is not None:
+                let_go(old[1])
             with replacing(folder / UNFINISHED_STATE) as temporary:
                 state = {"key": key, "num_done": start + len(values), "shape": array.shape}
                 temporary.write_text(json.dumps(state), encoding="utf-8")

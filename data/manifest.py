@@ -27,6 +27,8 @@ PALETTE = (
     *("simple cyst", "normal ovary", "mucinous cystadenoma", "high-grade serous cystadenoma"),
 )
 METADATA_KEY = b"sonoshard"
+# So many rows are read at a time, some 1 MB as Arrow's columns.
+ROW_GROUP_ROWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ class Manifest:
         schema = _schema().with_metadata({METADATA_KEY: json.dumps(about).encode()})
         table = pa.Table.from_pylist([_to_cells(row) for row in self.rows], schema=schema)
         with replacing(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+            pq.write_table(table, temporary, row_group_size=ROW_GROUP_ROWS, compression="zstd")
 
     @classmethod
     def read(cls, path: Path) -> Self:

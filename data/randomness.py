@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,8 @@ class Draws:
     timestep, flip, caption, prompt, hint: uniform in [0, 1). The first is a quantile of the timestep distribution, the
     others decide on the mirror image, on dropping the caption, which of an image's prompts is taken, and on dropping
     the hint.
-    posterior, noise: standard normal float32, the latents' shape [C, h, w]. offset: standard normal float32, [C].
+    posterior, noise: standard normal float32, the latents' shape [C, h, w]; posterior is one of 65,536 quantiles.
+    offset: standard normal float32, [C].
     """
 
     timestep: float
@@ -44,21 +47,24 @@ def draw(seed: int, stream: Stream, position: int, shape: tuple[int, int, int]) 
     """
     # One integer, since a list of them could mean several: NumPy cuts each into as many words as it needs.
     key = np.random.SeedSequence(seed | stream << 64 | position << 96)
-    size = math.prod(shape)
-    bits = np.random.SFC64(key).random_raw(5 + size + shape[0])
-    timestep, flip, caption, prompt, hint = (float(word) * 2.0**-53 for word in bits[:5] >> np.uint64(11))
-    posterior, noise = _normal_pair(bits[5 : 5 + size].view(np.uint32))
-    offset, _ = _normal_pair(bits[5 + size :].view(np.uint32))
-    return Draws(timestep, flip, caption, prompt, hint, posterior.reshape(shape), noise.reshape(shape), offset)
+    size, channels = math.prod(shape), shape[0]
+    end_of_pairs = 5 + (size + channels + 1) // 2
+    bits = np.random.SFC64(key).random_raw(end_of_pairs + (size + 3) // 4)
+    timestep, flip, caption, prompt, hint = ((bits[:5] >> np.uint64(11)) * 2.0**-53).tolist()
+    normals = _normals(bits[5:end_of_pairs].view(np.uint32))
+    noise, offset = normals[:size].reshape(shape), normals[size : size + channels]
+    posterior = _quantiles().take(bits[end_of_pairs:].view(np.uint16)[:size], mode="clip").reshape(shape)
+    return Draws(timestep, flip, caption, prompt, hint, posterior, noise, offset)
 
 
-def _normal_pair(words: NDArray[np.uint32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return two independent arrays of standard normals, each half as long as the random `words`.
+def _normals(words: NDArray[np.uint32]) -> NDArray[np.float32]:
+    """Return as many independent standard normals as there are random `words`, an even number.
 
-    Four times as fast as NumPy's standard_normal: 68 instead of 260 us for 2 x 16,384 on one core with AVX-512. None is
-    further out than 6.8, which one in 7e10 would be. Source: Box & Muller 1958 (doi:10.1214/aoms/1177706645).
+    Four times as fast as NumPy's standard_normal, on one core with AVX-512. None is further out than 6.8, which one in
+    7e10 would be. Source: Box & Muller 1958 (doi:10.1214/aoms/1177706645).
     """
-    radius, angle = (half.astype(np.float32) for half in (words[: len(words) // 2], words[len(words) // 2 :]))
+    normals = words.astype(np.float32)
+    radius, angle = normals[: len(words) // 2], normals[len(words) // 2 :]
     radius += np.float32(0.5)  # none is 0, of which there is no logarithm
     radius *= np.float32(2.0**-32)
     np.log(radius, out=radius)
@@ -66,7 +72,19 @@ def _normal_pair(words: NDArray[np.uint32]) -> tuple[NDArray[np.float32], NDArra
     np.sqrt(radius, out=radius)
     angle *= np.float32(2 * np.pi * 2.0**-32)
     cosines = np.cos(angle)
-    cosines *= radius
-    sines = np.sin(angle, out=angle)
-    sines *= radius
-    return cosines, sines
+    np.sin(angle, out=angle)
+    angle *= radius
+    radius *= cosines
+    return normals
+
+
+@cache
+def _quantiles() -> NDArray[np.float32]:
+    """Return the normal quantiles of 65,536 equally likely steps, widened by 1e-5 to a variance of 1.
+
+    The outermost are at 4.32. That is fine enough for what the VAE's small standard deviation multiplies, and a number
+    costs 16 random bits and a look-up; the noise, which is learnt, has 32 bits and the tails of Box and Muller.
+    """
+    upper = np.array([NormalDist().inv_cdf((number + 0.5) / 2**16) for number in range(2**15, 2**16)])
+    upper /= np.sqrt(np.mean(upper**2))
+    return np.concatenate([-upper[::-1], upper]).astype(np.float32)

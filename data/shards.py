@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,7 +228,7 @@ class ShardSet:
         hint_bytes, _, moments_bytes = entry.bytes
         dtype = np.dtype("<u2" if facts.moments_dtype == "bfloat16" else facts.moments_dtype)
         shape = facts.moments_shape[1:]
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         # The two halves stand at the end of the .npy, behind a header of some length.
         start = moments + moments_bytes - (1 if mirrored else 2) * size * dtype.itemsize
         stored = np.frombuffer(content, dtype=dtype, count=size, offset=start).reshape(shape)

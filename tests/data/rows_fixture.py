@@ -9,8 +9,11 @@ from PIL import Image
 from data.manifest import PALETTE, Manifest, ManifestRow
 
 
-def write_rows(folder: Path, count: int) -> Path:
-    """Write a manifest of `count` rows, a tenth for validation, each with a prompt of its own; return its path."""
+def write_rows(folder: Path, count: int, num_prompts: int | None = None) -> Path:
+    """Write a manifest of `count` rows, a tenth for validation; return its path.
+
+    num_prompts: distinct prompts. None: each row has one of its own.
+    """
     image = folder / "image.png"
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(image)
     sha256 = hashlib.sha256(image.read_bytes()).hexdigest()
@@ -24,7 +27,7 @@ def write_rows(folder: Path, count: int) -> Path:
             width=16,
             height=16,
             organ="breast",
-            prompts=(f"Ultrasound image number {number}",),
+            prompts=(f"Ultrasound image number {number % (num_prompts or count)}",),
             label="benign",
             licence="CC0-1.0",
             split="validation" if number % 10 == 0 else "train",

@@ -6,12 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-import tracemalloc
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -32,6 +30,7 @@ from data.shards import ShardSet
 from tests.data.conftest import RESOLUTION, SMALL_SHARDS
 from tests.data.fake_encoder import FINGERPRINT, FakeEncoder
 from tests.data.noise_image import write_noise
+from tests.data.peak_memory import peak_bytes
 from tests.data.rows_fixture import write_rows
 
 Resize = Literal["pad", "crop", "stretch"]
@@ -308,29 +307,21 @@ def test_moments_that_overflow_are_not_stored(busi_manifest: Path, tmp_path: Pat
         encode(busi_manifest, Loud(), config, RESOLUTION, tmp_path)
 
 
-def test_memory_does_not_grow_with_the_database(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python's, NumPy's and Arrow's bytes; torch's are of one batch, since nothing holds a tensor any longer."""
     config = EncodeConfig(batch_size=16, samples_per_shard=100)
+    monkeypatch.setattr("data.manifest.ROW_GROUP_ROWS", 100)
 
-    def peak_bytes(name: str, count: int) -> int:
+    def peak(name: str, count: int) -> int:
         (tmp_path / name).mkdir()
-        manifest = write_rows(tmp_path / name, count)
-        before = pa.default_memory_pool()
-        arrow = pa.proxy_memory_pool(before)
-        pa.set_memory_pool(arrow)
-        tracemalloc.start()
-        try:
-            encode(manifest, FakeEncoder(), config, 64, tmp_path / name / "shards")
-            return tracemalloc.get_traced_memory()[1] + arrow.max_memory()
-        finally:
-            tracemalloc.stop()
-            pa.set_memory_pool(before)
+        manifest = write_rows(tmp_path / name, count, num_prompts=50)
+        return peak_bytes(lambda: encode(manifest, FakeEncoder(), config, 64, tmp_path / name / "shards"))
 
-    peak_bytes("first", 8)  # what is imported or cached the first time
-    few, many = peak_bytes("few", 300), peak_bytes("many", 1500)
-    # A row as a Python object has 5,000 bytes, and its moments at 64 pixels 4,096. What stays of it: its prompt in
-    # Arrow's columns, twice while they are sorted, its number, and its part of the columns of the manifest's file.
-    assert (many - few) / 1200 < 1000
+    peak("first", 8)  # what is imported or cached the first time
+    few, many = peak("few", 300), peak("many", 1500)
+    # A row as a Python object has 5,000 bytes, and its moments at 64 pixels 4,096. What stays of it: its number, twice
+    # while they are grouped, and its part of what there is of each shard (names, a hash) and row group.
+    assert (many - few) / 1200 < 100
 
 
 def test_a_shard_is_written_by_one_process_at_a_time(busi_manifest: Path, busi_shards: Path, tmp_path: Path) -> None:
