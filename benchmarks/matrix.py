@@ -2,7 +2,7 @@
 
 `python -m benchmarks.matrix [--steps 200] [--cells SUBSTRING ...] [--nproc 1] [--folder FOLDER]` prints a table and one
 JSON line, and exits with 1 if a cell with 8-bit moments ends more than 2 % above 32-bit AdamW of the same precision.
-Every cell starts from the same weights, sees the same samples with the same noise (configs/demo.yaml), and is measured
+Every cell starts from the same weights, sees the same samples with the same noise (matrix.yaml), and is measured
 on the same held-out ones. In a FOLDER that is given, what an earlier call has finished is not trained again. Columns:
 
     loss       of the averaged weights on held-out patients, at the last step
@@ -35,7 +35,7 @@ from launch.quiet import quiet_libraries
 from launch.spawn import run_ranks
 from launch.train import train
 
-CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+CONFIG = Path(__file__).parent / "matrix.yaml"
 OPTIMIZERS: tuple[OptimizerName, ...] = ("adamw", "adamw8bit", "lion8bit", "ademamix8bit")
 # What an 8-bit cell's loss may be above that of 32-bit AdamW, relative.
 MAX_EXCESS = 0.02
