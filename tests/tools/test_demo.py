@@ -1,5 +1,7 @@
-"""The demo, whole: it draws the images of a scanner that the built-in model had never seen."""
+"""The quick demo, whole: a second scanner is learnt, replay forgets less, and a ControlNet follows its masks."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,9 @@ from tools.contact_sheet import SheetRow, contact_sheet
 from tools.demo import run_demo
 
 pytestmark = pytest.mark.slow
+
+# Of the Dice coefficients that the quick demo reaches.
+FLOORS = {"lesion": 0.4, "left ventricle": 0.7, "myocardium": 0.5, "left atrium": 0.6}
 
 
 def images(folder: Path) -> NDArray[np.uint8]:
@@ -24,19 +29,51 @@ def corners(images_NHW: NDArray[np.uint8]) -> float:
     return float(images_NHW[:, outside].mean())
 
 
-def test_the_quick_demo_learns_the_second_scanner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_demo(tmp_path, quick=True, num_ranks=2) == 0
-    before, after = images(tmp_path / "generated" / "before"), images(tmp_path / "generated" / "after")
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    assert run_demo(folder, quick=True, num_ranks=2) == 0
+    return folder
+
+
+def test_the_quick_demo_learns_the_second_scanner(demo: Path) -> None:
+    before, after = images(demo / "generated" / "before"), images(demo / "generated" / "after")
     assert before.shape == after.shape == (8, 128, 128)
     # Tissue at first, black at last; what is still grey after only 60 steps stays below half of it.
     assert corners(before) > 60
     assert corners(after) < corners(before) / 2
-    sheet = tmp_path / "contact_sheet.png"
-    assert str(sheet) in capsys.readouterr().out
-    with Image.open(sheet) as picture:
+    with Image.open(demo / "contact_sheet.png") as picture:
         assert picture.width > 8 * 128
         assert picture.height > 3 * 128
-    assert any((tmp_path / "tensorboard").rglob("events.*"))
+    assert any((demo / "tensorboard").rglob("events.*"))
+
+
+def test_replay_forgets_less(demo: Path) -> None:
+    chains = json.loads((demo / "forgetting.json").read_text(encoding="utf-8"))["chains"]
+    forgetting = {chain["stages"][-1]: chain["forgetting"]["relative"] for chain in chains}
+    assert forgetting.keys() == {"fetal", "fetal_alone"}
+    # Of some 1 and 57 % in the whole demo.
+    assert forgetting["fetal"] < 0.5 * forgetting["fetal_alone"]
+
+
+def test_a_controlnet_draws_what_the_mask_shows(demo: Path) -> None:
+    groups = json.loads((demo / "mask_agreement.json").read_text(encoding="utf-8"))
+    found = {name: of for group in groups for name, of in group["classes"].items()}
+    assert found.keys() == {"lesion", "left ventricle", "myocardium", "left atrium", "head"}
+    for name, floor in FLOORS.items():
+        dice, unrelated = found[name]["generated"]["dice"]["value"], found[name]["unrelated_dice"]["value"]
+        assert dice > floor, name
+        assert dice > unrelated + 0.1, f"{name}: another one's mask would do nearly as well"
+
+
+def test_the_page_leads_to_what_there_is(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_demo(demo, quick=True, num_ranks=2) == 0, "and again, where all is done"
+    page = demo / "index.html"
+    assert str(page) in capsys.readouterr().out
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r'(?:href|src)="([^"]+)"', text)
+    assert {"contact_sheet.png", "forgetting.png", "masks-0.png", "quality/report.html"} <= set(links)
+    assert all((demo / link).exists() for link in links), links
 
 
 def test_a_contact_sheet_holds_every_image_as_it_is() -> None:
