@@ -7,13 +7,15 @@ its own. CPU time, so that other work on the same cores does not count.
 reading: position -> sample -> its moments in float32, its prompt's embedding, copied. batches: that, and all random
 numbers of a training sample, the draw from the posterior, stacked in batches of 8. webdataset: the library's own reader
 over the same tars, decoded, without prompts or random numbers. needed: what a training step of the built-in model
-consumes on the same core, at the same latents. anonymous memory: of the process at its end, less what its imports
-need; file-mapped: pages of shards and embeddings that the kernel keeps for it and takes back when it wants them.
+consumes on the same core, at the same latents. MB: the most anonymous memory of the process while it makes batches,
+less what its imports need; of files: pages of mapped files, likewise, which are the embeddings'. mapped: rate and pages
+if the tars were mapped as well.
 """
 
 import argparse
 import hashlib
 import json
+import mmap
 import os
 import platform
 import subprocess
@@ -26,12 +28,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import webdataset
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+import data.shards
 from data.augment import AugmentConfig
+from data.embeddings import read_embeddings
 from data.encode import EncodeConfig, encode
 from data.loader import BatchSlicing, Loader
 from data.manifest import PALETTE, Manifest, ManifestRow
@@ -103,6 +108,34 @@ def per_cpu_second(work: Callable[[], int]) -> float:
 
 def measure(shards: Path) -> dict[str, float]:
     """Return the figures of a folder of shards, read by this process."""
+    return _measure(shards)
+
+
+class MappedFile:
+    """Stands in for data.shards.OpenFile."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        """Return bytes from `offset` on."""
+        return self._content[offset : offset + num_bytes]
+
+    def fill(self, array: NDArray[np.generic], offset: int) -> None:
+        """Fill an array with the bytes from `offset` on."""
+        array[...] = np.frombuffer(self._content, array.dtype, array.size, offset).reshape(array.shape)
+
+
+def measure_mapped(shards: Path) -> dict[str, float]:
+    """Return the figures of a process that maps the tars."""
+    data.shards.OpenFile = MappedFile  # type: ignore[assignment, misc]
+    figures = _measure(shards)
+    return {f"mapped_{name}": figures[name] for name in ("batches_per_s", "file_mb")}
+
+
+def _measure(shards: Path) -> dict[str, float]:
+    read_embeddings(shards)  # Arrow's code comes into memory
     before = memory_mb()
     opened = ShardSet.open(shards)
     order = Order({DATABASE: len(opened.entries(DATABASE, "train"))}, seed=0)
@@ -112,7 +145,7 @@ def measure(shards: Path) -> dict[str, float]:
     def read() -> int:
         for _ in range(100):
             entry = opened.entries(DATABASE, "train")[order.place(next(positions)).sample]
-            opened.text[opened.read(entry, mirrored=False).prompt_index].copy()
+            opened.embeddings([opened.read(entry, mirrored=False).prompt_index])
         return 100
 
     def batch() -> int:
@@ -124,8 +157,8 @@ def measure(shards: Path) -> dict[str, float]:
     for tar in shards.glob("*/*.tar"):
         tar.read_bytes()
     figures = {"reading_per_s": per_cpu_second(read), "batches_per_s": per_cpu_second(batch)}
-    after = memory_mb()
-    figures |= {f"{kind}_mb": after[kind] - before[kind] for kind in after}
+    seen = [memory_mb() for _ in range(100) if batch()]
+    figures |= {f"{kind}_mb": max(memory[kind] for memory in seen) - before[kind] for kind in before}
     return figures
 
 
@@ -186,8 +219,8 @@ def main() -> None:
     if arguments.measure:
         torch.set_num_threads(1)
         what, of = arguments.measure
-        measures = {"shards": lambda: measure(Path(of)), "webdataset": lambda: measure_webdataset(Path(of))}
-        print(json.dumps(measures[what]() if what in measures else measure_step(int(of))))
+        measures = {"shards": measure, "mapped": measure_mapped, "webdataset": measure_webdataset}
+        print(json.dumps(measures[what](Path(of)) if what in measures else measure_step(int(of))))
         return
     figures = {}
     with tempfile.TemporaryDirectory(prefix="sonoshard-") as folder:
@@ -195,15 +228,18 @@ def main() -> None:
         for count in arguments.samples:
             write_shards(Path(folder) / str(count), count, arguments.resolution, arguments.dtype)
             shards = str(Path(folder) / str(count) / "shards")
-            parts = [in_process("--measure", what, shards) for what in ("shards", "webdataset")]
+            parts = [in_process("--measure", what, shards) for what in ("shards", "mapped", "webdataset")]
             figures[count] = {key: round(value, 1) for part in (*parts, needed) for key, value in part.items()}
     title = f"{arguments.resolution} pixels, {arguments.dtype}, samples/s of one core"
-    columns = ("samples", "reading", "batches", "webdataset", "needed", "anonymous MB", "file-mapped MB")
+    columns = ("samples", "reading", "batches", "webdataset", "needed", "MB", "of files", "mapped", "of files")
     table = Table(*columns, title=title)
     for count, row in figures.items():
         rates = (row[f"{name}_per_s"] for name in ("reading", "batches", "webdataset"))
         shown = (*(f"{rate:,.0f}" for rate in rates), f"{row['needed_per_s']:.2f}")
-        table.add_row(f"{count}", *shown, f"{row['anonymous_mb']:.0f}", f"{row['file_mb']:.0f}")
+        memory = (f"{row['anonymous_mb']:.0f}", f"{row['file_mb']:.0f}")
+        table.add_row(
+            f"{count}", *shown, *memory, f"{row['mapped_batches_per_s']:,.0f}", f"{row['mapped_file_mb']:.0f}"
+        )
     Console().print(table)
     facts = {"resolution": arguments.resolution, "dtype": arguments.dtype, "machine": platform.machine()}
     print(json.dumps({"benchmark": "loader", "by_samples": figures, "omp": os.environ["OMP_NUM_THREADS"]} | facts))

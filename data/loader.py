@@ -220,7 +220,7 @@ class _Filling:
             noise_BChw=self._noise_BChw,
             offset_BC=self._offset_BC,
             timestep_B=np.array(self._timesteps),
-            text_BLD=self._shards.text.take(self._prompts, axis=0),
+            text_BLD=self._shards.embeddings(self._prompts),
             ids=tuple(self._ids),
             is_dropped=tuple(self._is_dropped),
             is_repeat=tuple(self._is_repeat),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import data.shards
 from benchmarks import loader
 
 
@@ -12,4 +13,7 @@ def test_it_reads_real_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     loader.write_shards(tmp_path / "few", 20, 64, "float16")
     figures = loader.measure(tmp_path / "few" / "shards") | loader.measure_webdataset(tmp_path / "few" / "shards")
     assert figures.keys() == {"reading_per_s", "batches_per_s", "webdataset_per_s", "anonymous_mb", "file_mb"}
+    monkeypatch.setattr("data.shards.OpenFile", data.shards.OpenFile)  # put back afterwards
+    figures |= loader.measure_mapped(tmp_path / "few" / "shards")
+    assert figures.keys() >= {"mapped_batches_per_s", "mapped_file_mb"}
     assert all(figures[name] > 0 for name in figures if name.endswith("_per_s"))

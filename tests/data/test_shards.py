@@ -1,5 +1,6 @@
 """A folder of shards is opened only if it is whole and of the right encoder; a sample is one random access."""
 
+import os
 import pickle
 import re
 import shutil
@@ -61,7 +62,7 @@ def test_it_goes_to_other_processes(busi_shards: Path) -> None:
 
 
 def test_what_is_read_may_be_written_to(busi_shards: Path) -> None:
-    """A view of the map could not, and would keep it open."""
+    """As a view of a map could not."""
     shards = ShardSet.open(busi_shards)
     entry = shards.entries("busi", "train")[0]
     record = shards.read(entry, mirrored=False)
@@ -189,12 +190,50 @@ def test_a_flipped_bit_is_found(folder: Path) -> None:
 
 
 def test_at_most_a_few_tars_are_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.shards.MAX_MAPS", 1)
+    monkeypatch.setattr("data.shards.MAX_TARS", 1)
     shards = ShardSet.open(folder)
     entries = list(shards.entries("busi", "train"))
     moments = [shards.read(entry, mirrored=False).moments for entry in [*entries, *entries]]
     assert np.array_equal(moments[: len(entries)], moments[len(entries) :])
     assert moments[0].shape[-1] == RESOLUTION // 8
+
+
+def test_no_page_of_a_tar_stays_in_memory(busi_shards: Path) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("Linux only")
+    shards = ShardSet.open(busi_shards)
+    for entry in shards.entries("busi", "train"):
+        shards.read(entry, mirrored=False)
+    assert f"{busi_shards}/text.npy" in maps.read_text(encoding="utf-8")
+    assert ".tar" not in maps.read_text(encoding="utf-8")
+
+
+def test_embeddings_beyond_the_limit_are_let_go_of(busi_shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shards = ShardSet.open(busi_shards)
+    numbers = [1, 0, 3, 3, 2]
+    let_go: list[int] = []
+    monkeypatch.setattr("data.shards.let_go", lambda array: let_go.append(array.nbytes))
+    assert np.array_equal(shards.embeddings(numbers), shards.text[numbers])
+    assert let_go == [], "all of them are within the limit"
+    # Five embeddings are read at a time, and there are four.
+    monkeypatch.setattr("data.shards.MAX_TEXT_BYTES", 2 * 5 * shards.text[0].nbytes)
+    shards.embeddings(numbers), shards.embeddings(numbers), shards.embeddings(numbers)
+    assert let_go == [], "they are read again and again, but are few"
+    monkeypatch.setattr("data.shards.MAX_TEXT_BYTES", shards.text.nbytes - 1)
+    for _ in range(2):
+        assert np.array_equal(shards.embeddings(numbers), shards.text[numbers])
+    assert let_go == 2 * [shards.text.nbytes]
+
+
+def test_a_tar_that_was_cut_off_since_it_was_opened(folder: Path) -> None:
+    shards = ShardSet.open(folder)
+    last = shards.entries("busi", "validation")[-1]
+    tar = folder / f"{last.shard}.tar"
+    end = last.offsets[2] + last.bytes[2] - 1
+    os.truncate(tar, end)
+    with pytest.raises(DataError, match=f"^{tar} ends after {end} bytes: remove it and run `sonoshard encode` again"):
+        shards.read(last, mirrored=True)
 
 
 def test_with_hashes_checked_a_flipped_bit_is_found_where_it_is_read(folder: Path) -> None:
