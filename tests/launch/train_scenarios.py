@@ -108,16 +108,21 @@ def two_stages(config: RunConfig, rank: Rank) -> None:
     part = {"trains": "lora", "lora": LoraConfig(rank=4, alpha=8), "optimizer": {"l2_sp": 1.0}}
     second = first.model_copy(update={"name": "second", **part})
     config = config.model_copy(update={"stages": [first, second], "ema": EmaConfig(lengths=[0.1, 0.05])})
-    stop = SignalledAfter(3, is_last_rank=rank.index == 1)
+    train_until_stopped(config, rank, 3)
+    assert config.is_finished(first)
+    assert not config.stage_path(second).exists(), "a stop at the last step of a stage does not begin the next"
+    train(config, rank, StopRequest())
+
+
+def train_until_stopped(config: RunConfig, rank: Rank, num_steps: int) -> None:
+    """Train until the last rank gets a signal after so many steps, over all stages."""
+    stop = SignalledAfter(num_steps, is_last_rank=rank.index == 1)
     stop.listen()
     try:
         train(config, rank, stop)
     except StoppedOnRequest:
-        assert config.is_finished(first)
-        assert not config.stage_path(second).exists(), "a stop at the last step of a stage does not begin the next"
-    else:
-        raise AssertionError("the signal did not stop the run between its stages")
-    train(config, rank, StopRequest())
+        return
+    raise AssertionError(f"the signal after {num_steps} steps did not stop the run")
 
 
 def curriculum(config: RunConfig, rank: Rank) -> None:
@@ -132,14 +137,8 @@ def curriculum(config: RunConfig, rank: Rank) -> None:
     train(config, rank, StopRequest())
     stopped = own_run(config, config.run.with_name("curriculum-stopped"))
     num_before = json.loads((config.stage_model(one) / RECORD_FILE).read_text(encoding="utf-8"))["steps"] + 3
-    stop = SignalledAfter(num_before + 3, is_last_rank=rank.index == 1)
-    stop.listen()
-    try:
-        train(stopped, rank, stop)
-    except StoppedOnRequest:
-        assert not stopped.is_finished(merged)
-    else:
-        raise AssertionError("the signal did not stop the third stage")
+    train_until_stopped(stopped, rank, num_before + 3)
+    assert not stopped.is_finished(merged)
     train(stopped, rank, StopRequest())
 
 
@@ -154,14 +153,8 @@ def control_net(config: RunConfig, rank: Rank) -> None:
     if rank.world_size == 1:
         return
     stopped = own_run(config, config.run.with_name("control-stopped"))
-    stop = SignalledAfter(2 + 3, is_last_rank=rank.index == 1)
-    stop.listen()
-    try:
-        train(stopped, rank, stop)
-    except StoppedOnRequest:
-        assert not stopped.is_finished(control)
-    else:
-        raise AssertionError("the signal did not stop the ControlNet's stage")
+    train_until_stopped(stopped, rank, 2 + 3)
+    assert not stopped.is_finished(control)
     train(stopped, rank, StopRequest())
     zero_3 = own_run(config, config.run.with_name("control-zero-3"))
     train(zero_3.model_copy(update={"zero": config.zero.model_copy(update={"stage": 3})}), rank, StopRequest())
