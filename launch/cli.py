@@ -171,6 +171,21 @@ def average(
 
 
 @app.command()
+def evaluate(
+    config: Config,
+    overrides: Overrides = None,
+    num_images: Annotated[int, typer.Option(min=2, help="Images to draw of each stage and database.")] = 32,
+) -> None:
+    """Compare generated with real images after each stage."""
+    with one_line_errors():
+        from evaluation.realism_report import print_realism
+        from evaluation.stage_realism import stage_realism
+        from launch.config import load_config
+
+        print_realism(stage_realism(load_config(config, overrides or ()), num_images))
+
+
+@app.command()
 def verify(
     paths: Annotated[list[Path], typer.Argument(help="Folders: shards, checkpoints, stages, runs, or above them.")],
 ) -> None:
