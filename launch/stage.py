@@ -203,7 +203,7 @@ class Stage:
             "step": self.step,
             "samples": self.step * self.slicing.global_size,
             "validation_loss": self.validation_losses.get(self.step),
-            "validation_losses": self.validation_losses,
+            "validation_losses": dict(self.validation_losses),  # it may be written later, as they go on
             "facts": self.facts,
         }
         self.writer.save(self.ema.slices, position)
