@@ -4,13 +4,16 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from launch.config import RunConfig
+from data.hints import hint_colours
+from data.manifest import PALETTE
+from launch.config import RunConfig, StageConfig
 
 _LIBRARIES = ("torch", "deepspeed", "bitsandbytes", "diffusers", "peft", "transformers", "webdataset", "numpy")
 
@@ -25,6 +28,16 @@ def write_record(config: RunConfig) -> Path:
 def config_text(config: RunConfig) -> str:
     """Return the resolved configuration as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def model_record(stage: StageConfig, facts: Mapping[str, Any], steps: int, base: str) -> dict[str, Any]:
+    """Return what stands beside a model that a stage made of `base` in so many steps."""
+    record = {"steps": steps, "epochs": stage.epochs, **facts, "base": base, **versions()}
+    if stage.early_stop:
+        record["early_stop"] = stage.early_stop.model_dump()
+    if stage.has_hints:
+        record["hint_colours"] = hint_colours(PALETTE)
+    return record
 
 
 def versions() -> dict[str, Any]:

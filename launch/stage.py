@@ -7,7 +7,6 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from data.hints import hint_colours
 from data.loader import BatchSlicing, Loader, validation_batches
 from data.shards import ShardSet
 from distributed.checkpoint import find_checkpoint, labelled_checkpoint, load_checkpoint
@@ -26,7 +25,7 @@ from launch.lineage import files_of_lineage
 from launch.memory import compared, predict
 from launch.networks import Networks
 from launch.preview import Preview, subjects_of
-from launch.record import config_text, versions
+from launch.record import config_text, model_record
 from launch.step import Objective, TrainedStep, mean_loss, train_step
 from launch.tracking import Stopwatch, TimedIterator, Tracker
 from models.base import noise_schedule
@@ -306,12 +305,8 @@ class Stage:
         trained = self.engine.gather(self.ema.first or [group.master for group in self.engine.groups])
         error = None
         if trained is not None:
-            record = {"steps": self.step, "epochs": self.stage.epochs, **self.facts, **versions()}
-            record |= {"base": self.config.model.base, "validation_loss": self.validation_losses.get(self.step)}
-            if self.stage.early_stop:
-                record["early_stop"] = self.stage.early_stop.model_dump()
-            if self.stage.has_hints:
-                record["hint_colours"] = hint_colours(self.shards.palette)
+            record = model_record(self.stage, self.facts, self.step, self.config.model.base)
+            record["validation_loss"] = self.validation_losses.get(self.step)
             try:
                 files = files_of_lineage(self.config.stage_path(self.stage))
                 files |= lora_files(trained, self.stage.trains, self.stage.lora)

@@ -21,7 +21,7 @@ from launch.errors import ConfigError
 from launch.facts import facts_of_part, refuse_other_facts
 from launch.lineage import files_of_lineage
 from launch.networks import empty_trained
-from launch.record import versions
+from launch.record import model_record
 from models.base import noise_schedule
 from models.saving import save_pipeline
 from models.trained_part import lora_files, whole_weights
@@ -195,7 +195,8 @@ def _record(
         for part in parts
     ]
     average = {"length": length, "checkpoint": found.folder.name, "made_of": made_of, "profile_error": error}
-    return {"steps": found.position["step"], **found.position["facts"], "base": base, "average": average, **versions()}
+    record = model_record(stage, found.position["facts"], found.position["step"], base)
+    return {**record, "average": average}
 
 
 def _origin(parts: list[Part], error: float) -> str:

@@ -100,6 +100,7 @@ def test_a_kept_average_is_the_engines_own_to_the_bit(trained: Path) -> None:
     assert record is not None
     assert own is not None
     found = record.pop("average")
+    assert own.pop("validation_loss") > 0, "of the stage's own model, not of any average"
     assert record == own
     assert found == {
         "length": 0.07,
