@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +120,7 @@ class Loader:
         filling = _Filling(self._shards, len(positions), self._with_hints)
         # Each for the whole batch, while its code and tables are in the caches: 8 % faster than a sample at a time.
         entries = [self._entry(position) for position in positions]
-        drawn = [draw(self._seed, Stream.TRAINING, position, self._shards.latent_shape) for position in positions]
+        drawn = [filling.draw(self._seed, Stream.TRAINING, *numbered) for numbered in enumerate(positions)]
         for entry, draws in zip(entries, drawn, strict=True):
             filling.add(
                 entry,
@@ -163,11 +163,11 @@ def validation_batches(
     for start in range(0, share, slicing.micro_size):
         numbers = mine[start : start + slicing.micro_size]
         filling = _Filling(shards, len(numbers), with_hints)
-        for number in numbers:
+        for place, number in enumerate(numbers):
             sample, stratum = divmod(number % count, timesteps_per_sample)
             quantile = (stratum + sample * 0.6180339887498949 % 1) / timesteps_per_sample
-            draws = draw(seed, Stream.VALIDATION, number % count, shards.latent_shape)
-            fixed = replace(draws, timestep=quantile, prompt=0.0, posterior=np.zeros_like(draws.posterior))
+            draws = filling.draw(seed, Stream.VALIDATION, place, number % count)
+            fixed = draws._replace(timestep=quantile, prompt=0.0, posterior=np.zeros_like(draws.posterior))
             filling.add(entries[sample], fixed, is_repeat=number >= count)
         yield filling.batch()
 
@@ -187,6 +187,10 @@ class _Filling:
         self._is_dropped: list[bool] = []
         self._is_repeat: list[bool] = []
 
+    def draw(self, seed: int, stream: Stream, place: int, position: int) -> Draws:
+        """Return the draws of the sample at `position` of the run, the noise at its `place` in the batch."""
+        return draw(seed, stream, position, self._shards.latent_shape, noise=self._noise_BChw[place])
+
     def add(
         self,
         entry: Entry,
@@ -197,11 +201,10 @@ class _Filling:
         is_hint_dropped: bool = False,
         is_repeat: bool = False,
     ) -> None:
-        """Add a sample with its draws."""
+        """Add a sample with its draws, which were drawn for the next place."""
         number = len(self._ids)
         record = self._shards.read(entry, mirrored=is_mirrored, choice=int(draws.prompt * len(entry.prompts)))
         posterior_sample(record.moments, draws.posterior, out=self._latents_BChw[number])
-        self._noise_BChw[number] = draws.noise
         self._offset_BC[number] = draws.offset
         self._prompts.append(self._shards.empty_prompt_index if is_dropped else record.prompt_index)
         self._timesteps.append(draws.timestep)

@@ -1,10 +1,10 @@
 """Everything random about a sample, drawn from its position in the run: the same for any ranks and micro batch."""
 
 import math
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +17,14 @@ class Stream(IntEnum):
     VALIDATION = 1
 
 
-@dataclass(frozen=True)
-class Draws:
+class Draws(NamedTuple):
     """The random numbers of one sample.
 
     timestep, flip, caption, prompt, hint: uniform in [0, 1). The first is a quantile of the timestep distribution, the
     others decide on the mirror image, on dropping the caption, which of an image's prompts is taken, and on dropping
     the hint.
-    posterior, noise: standard normal float32, the latents' shape [C, h, w]; posterior is one of 65,536 quantiles.
-    offset: standard normal float32, [C].
+    noise: standard normal float32, the latents' shape [C, h, w].
+    posterior, offset: likewise, [C, h, w] and [C], each value one of 65,536 quantiles.
     """
 
     timestep: float
@@ -38,33 +37,41 @@ class Draws:
     offset: NDArray[np.float32]
 
 
-def draw(seed: int, stream: Stream, position: int, shape: tuple[int, int, int]) -> Draws:
-    """Return the draws of the sample at `position`: a pure function of the arguments.
+def draw(
+    seed: int,
+    stream: Stream,
+    position: int,
+    shape: tuple[int, int, int],
+    noise: NDArray[np.float32] | None = None,
+) -> Draws:
+    """Return the draws of the sample at `position`: a pure function of the first four arguments.
 
-    seed: in [0, 2^64). shape: of the latents, [C, h, w]. Each sample has a generator of its own, SFC64 of NumPy, whose
-    128 bits of seed are a hash of the other arguments (NumPy's SeedSequence). On CPUs of different kinds the last bit
-    of a normal may differ, as the logarithms and cosines of their vector units do.
+    seed: in [0, 2^64). shape: of the latents, [C, h, w], an even number of values. noise: written to, of that shape.
+    Each sample has a generator of its own, SFC64 of NumPy, whose 128 bits of seed are a hash of the other arguments
+    (NumPy's SeedSequence). On CPUs of different kinds the last bit of a normal may differ, as the logarithms and
+    cosines of their vector units do.
     """
     # One integer, since a list of them could mean several: NumPy cuts each into as many words as it needs.
     key = np.random.SeedSequence(seed | stream << 64 | position << 96)
     size, channels = math.prod(shape), shape[0]
-    end_of_pairs = 5 + (size + channels + 1) // 2
-    bits = np.random.SFC64(key).random_raw(end_of_pairs + (size + 3) // 4)
+    assert size % 2 == 0, "normals are made in pairs"
+    end_of_noise = 5 + size // 2
+    bits = np.random.SFC64(key).random_raw(end_of_noise + (size + channels + 3) // 4)
     timestep, flip, caption, prompt, hint = ((bits[:5] >> np.uint64(11)) * 2.0**-53).tolist()
-    normals = _normals(bits[5:end_of_pairs].view(np.uint32))
-    noise, offset = normals[:size].reshape(shape), normals[size : size + channels]
-    posterior = _quantiles().take(bits[end_of_pairs:].view(np.uint16)[:size], mode="clip").reshape(shape)
-    return Draws(timestep, flip, caption, prompt, hint, posterior, noise, offset)
+    noise = np.empty(shape, dtype=np.float32) if noise is None else noise
+    _normals(bits[5:end_of_noise].view(np.uint32), out=noise.reshape(-1))
+    others = _quantiles().take(bits[end_of_noise:].view(np.uint16)[: size + channels], mode="clip")
+    return Draws(timestep, flip, caption, prompt, hint, others[:size].reshape(shape), noise, others[size:])
 
 
-def _normals(words: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """Return as many independent standard normals as there are random `words`, an even number.
+def _normals(words: NDArray[np.uint32], out: NDArray[np.float32]) -> None:
+    """Fill `out` with as many independent standard normals as there are random `words`, an even number.
 
     Four times as fast as NumPy's standard_normal, on one core with AVX-512. None is further out than 6.8, which one in
     7e10 would be. Source: Box & Muller 1958 (doi:10.1214/aoms/1177706645).
     """
-    normals = words.astype(np.float32)
-    radius, angle = normals[: len(words) // 2], normals[len(words) // 2 :]
+    out[...] = words
+    radius, angle = out[: len(words) // 2], out[len(words) // 2 :]
     radius += np.float32(0.5)  # none is 0, of which there is no logarithm
     radius *= np.float32(2.0**-32)
     np.log(radius, out=radius)
@@ -75,15 +82,15 @@ def _normals(words: NDArray[np.uint32]) -> NDArray[np.float32]:
     np.sin(angle, out=angle)
     angle *= radius
     radius *= cosines
-    return normals
 
 
 @cache
 def _quantiles() -> NDArray[np.float32]:
     """Return the normal quantiles of 65,536 equally likely steps, widened by 1e-5 to a variance of 1.
 
-    The outermost are at 4.32. That is fine enough for what the VAE's small standard deviation multiplies, and a number
-    costs 16 random bits and a look-up; the noise, which is learnt, has 32 bits and the tails of Box and Muller.
+    The outermost are at 4.32. That is fine enough for what the VAE's small standard deviation or the offset's weight
+    multiplies, and a number costs 16 random bits and a look-up; the noise, which is learnt, has 32 bits and the tails
+    of Box and Muller.
     """
     upper = np.array([NormalDist().inv_cdf((number + 0.5) / 2**16) for number in range(2**15, 2**16)])
     upper /= np.sqrt(np.mean(upper**2))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, overload
+from typing import TYPE_CHECKING, NamedTuple, Self, overload
 from weakref import finalize
 
 import numpy as np
@@ -41,23 +41,21 @@ MAX_TARS = 256
 # pages are let go of whenever so many bytes were read.
 MAX_TEXT_BYTES = 120_000_000
 # Columns of the index that an entry has as they are, and the parts of the names of the others.
-TEXTS = ("id", "label", "patient", "cluster", "image_sha256", "sha256")
+TEXTS = ("id", "label", "patient", "image_sha256", "sha256")
 KINDS = tuple(member.split(".")[0] for member in MEMBERS)
 WHAT = ("offset", "bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Where a sample lies.
 
-    cluster: who shares its split (a patient, copies of a file). prompts: numbers of its prompts in ShardSet.prompts.
+    prompts: numbers of its prompts in ShardSet.prompts.
     has_hint: whether it has a mask. image_sha256: of the image file. sha256: of the sample's bytes in the tar.
     """
 
     id: str
     label: str
     patient: str | None
-    cluster: str
     prompts: tuple[int, ...]
     has_hint: bool
     shard: str
@@ -74,6 +72,7 @@ class Entries(Sequence[Entry]):
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         self._length = len(table)
         self._texts = {name: columns[name] for name in TEXTS}
+        self._clusters = columns["cluster"]
         # In NumPy's arrays a number costs a tenth of what it costs in Arrow's, which makes an object of each first.
         places = [np.column_stack([columns[f"{kind}_{what}"].to_numpy() for kind in KINDS]) for what in WHAT]
         self._offsets, self._bytes = places
@@ -117,8 +116,8 @@ class Entries(Sequence[Entry]):
         return int(self._has_hint.sum())
 
     def clusters(self) -> NDArray[np.object_]:
-        """Return the cluster of every sample."""
-        return self._texts["cluster"].to_numpy(zero_copy_only=False)
+        """Return who shares the split of every sample: a patient, or copies of a file."""
+        return self._clusters.to_numpy(zero_copy_only=False)
 
     def likenesses(self) -> list[bytes]:
         """Return the perceptual hashes of every sample's image; empty where they are not known."""

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def test_hints_are_the_masks_mirrored_with_the_image_and_dropped_at_the_configur
 
 
 def test_an_image_without_a_mask_has_no_hint(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = [replace(entry, has_hint=False) for entry in shards.entries("busi", "train")]
+    entries = [entry._replace(has_hint=False) for entry in shards.entries("busi", "train")]
     monkeypatch.setattr(shards, "entries", lambda database, split: entries)
     batch = loader(shards, BatchSlicing(1, 1, 0, 1)).batch(range(3))
     assert batch.hint_BHW is not None
@@ -194,6 +194,8 @@ def test_an_error_while_reading_ahead_is_raised_where_its_batch_is_due(shards: S
 
 def test_a_timestep_next_to_1_stays_below_it(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     largest = float(np.nextafter(1.0, 0.0))
-    monkeypatch.setattr("data.loader.draw", lambda *arguments: replace(draw(*arguments), timestep=largest))
+    monkeypatch.setattr(
+        "data.loader.draw", lambda *arguments, noise: draw(*arguments, noise=noise)._replace(timestep=largest)
+    )
     batch = loader(shards, BatchSlicing(1, 1, 0, 1)).batch([0])
     assert batch.timestep_B.max() < 1
