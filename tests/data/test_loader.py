@@ -194,8 +194,7 @@ def test_an_error_while_reading_ahead_is_raised_where_its_batch_is_due(shards: S
 
 def test_a_timestep_next_to_1_stays_below_it(shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     largest = float(np.nextafter(1.0, 0.0))
-    monkeypatch.setattr(
-        "data.loader.draw", lambda *arguments, noise: draw(*arguments, noise=noise)._replace(timestep=largest)
-    )
+    drawn = draw(5, Stream.TRAINING, 0, shards.latent_shape)._replace(timestep=largest)
+    monkeypatch.setattr("data.loader.draw", lambda *_, **__: drawn)
     batch = loader(shards, BatchSlicing(1, 1, 0, 1)).batch([0])
     assert batch.timestep_B.max() < 1
