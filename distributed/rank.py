@@ -46,9 +46,11 @@ def rank_from_environment() -> Rank:
     return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
 
 
-def rank_variables(index: int, world_size: int, address: str, port: int) -> dict[str, str]:
-    """Return the five environment variables that place one process of a single node."""
-    values = (index, world_size, index, address, port)
+def rank_variables(
+    index: int, world_size: int, address: str, port: int, *, local_index: int | None = None
+) -> dict[str, str]:
+    """Return the five environment variables that place one process. local_index: None on a single node."""
+    values = (index, world_size, index if local_index is None else local_index, address, port)
     return dict(zip(_VARIABLES, map(str, values), strict=True))
 
 
@@ -107,6 +109,13 @@ def from_first_rank(rank: Rank, function: Callable[[], T]) -> T:
     if isinstance(outcome[0], ValueError):
         raise outcome[0]
     return cast(T, outcome[0])
+
+
+def wait_for_all() -> None:
+    """Return once every rank is here. Collective."""
+    import torch.distributed as dist
+
+    dist.barrier()
 
 
 def leave_process_group() -> None:

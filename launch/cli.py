@@ -72,9 +72,11 @@ def prepare(config: Config, overrides: Overrides = None) -> None:
 def encode(
     config: Config,
     overrides: Overrides = None,
-    nproc: Annotated[int, typer.Option(min=1, help="Processes to start here; each takes a share of the part.")] = 1,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes to start here. Default: 1, or what srun started.")
+    ] = None,
     part: Annotated[
-        int | None, typer.Option(min=0, help="Which part to encode, from 0. Default: by the place in a SLURM job.")
+        int | None, typer.Option(min=0, help="Which part to encode, from 0. Default: by the place in a job array.")
     ] = None,
     parts: Annotated[int | None, typer.Option(min=1, help="How many parts there are, encoded at any time.")] = None,
 ) -> None:
@@ -82,18 +84,20 @@ def encode(
     with one_line_errors():
         from launch.config import load_config
         from launch.parts import part_of_job
+        from launch.spawn import run_ranks, world_size_of_launcher
 
         settings = load_config(config, overrides or ())
         own, num_parts = part_of_job(part, parts, os.environ)
-        if nproc == 1:
-            from launch.prepare import encode_databases
-
-            print(encode_databases(settings, own, num_parts))
-        else:
-            from launch.spawn import run_ranks
-
-            arguments = [str(config), str(own), str(num_parts), *(overrides or ())]
+        arguments = [str(config), str(own), str(num_parts), *(overrides or ())]
+        if nproc is not None and nproc > 1:
             sys.exit(run_ranks(["-m", "launch.encode_process", *arguments], nproc))
+        if world_size_of_launcher() and nproc is None:
+            from launch.encode_process import main as run_part
+
+            run_part(arguments)
+        from launch.prepare import encode_databases
+
+        print(encode_databases(settings, own, num_parts))
 
 
 @app.command()
@@ -101,7 +105,7 @@ def train(
     config: Config,
     overrides: Overrides = None,
     nproc: Annotated[
-        int | None, typer.Option(min=1, help="Ranks to start here. Default: 1, or what torchrun started.")
+        int | None, typer.Option(min=1, help="Ranks to start here. Default: 1, or what srun started.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything that can be checked, and stop.")] = False,
 ) -> None:

@@ -252,6 +252,15 @@ class RunConfig(BaseModel):
         """The folder of latent shards, with a folder in it for each resolution."""
         return self.shards or self.run / "shards"
 
+    def stages_until(self, name: str | None) -> list[StageConfig]:
+        """Return the stages up to the one of that name; None: all of them."""
+        names = [stage.name for stage in self.stages]
+        if name is None:
+            return self.stages
+        if name not in names:
+            raise ConfigError(f"there is no stage {name}; there are {', '.join(names)}")
+        return self.stages[: names.index(name) + 1]
+
     def stage_optimizer(self, stage: StageConfig) -> OptimizerConfig:
         """The optimizer of one stage."""
         return OptimizerConfig.model_validate(self.optimizer.model_dump() | stage.optimizer)

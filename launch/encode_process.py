@@ -1,6 +1,6 @@
 """One of several processes that encode on this machine: python -m launch.encode_process CONFIG PART PARTS [K=V ...].
 
-`sonoshard encode --nproc N` starts N of them, each of which takes an N-th of the part.
+`sonoshard encode --nproc N` starts N of them, and srun may start them on many; each takes an N-th of the part.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Which part of the shards a process encodes: as it was told, or by its place in a SLURM job."""
+"""Which part of the shards is encoded: as it was told, or by the place in a SLURM job array."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ def part_of_job(part: int | None, num_parts: int | None, environment: Mapping[st
     """Return the part to encode, counted from 0, and how many parts there are.
 
     part, num_parts: what the command line says, which goes before all else. Otherwise each task of a job array is a
-    part, and within it each task that srun started. Raises: ConfigError if these do not make whole parts.
+    part. Raises: ConfigError if these do not make whole parts.
     """
     if (part is None) != (num_parts is None):
         raise ConfigError("--part and --parts belong together, such as --part 0 --parts 8")
@@ -17,12 +17,7 @@ def part_of_job(part: int | None, num_parts: int | None, environment: Mapping[st
         if part >= num_parts:
             raise ConfigError(f"--part {part} of --parts {num_parts}: the parts are counted from 0 to {num_parts - 1}")
         return part, num_parts
-    part, num_parts = _part_of_array(environment)
-    # Not SLURM_NTASKS, which a batch script has too that runs as one process.
-    num_tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    number = int(environment["SLURM_PROCID"]) if num_tasks > 1 else 0
-    # Every num_parts-th shard is the array task's, and every num_tasks-th of those this process's.
-    return part + num_parts * number, num_parts * num_tasks
+    return _part_of_array(environment)
 
 
 def _part_of_array(environment: Mapping[str, str]) -> tuple[int, int]:

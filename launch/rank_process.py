@@ -1,10 +1,11 @@
 """One rank of a run as a process: python -m launch.rank_process CONFIG [KEY=VALUE ...].
 
-`sonoshard train` starts as many as --nproc says; torchrun may start them directly.
+`sonoshard train` starts as many as --nproc says; srun or torchrun may start them directly.
 """
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +16,10 @@ from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER
 from launch.failure import end_at_once, tell_failure
 from launch.quiet import quiet_libraries
 from launch.spawn import stop_with_parent
+from launch.srun import is_task
+
+# What the first rank has to tell a person's mistake before another task's end makes srun end it.
+TELLING_S = 3.0
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -23,28 +28,26 @@ def main(arguments: Sequence[str]) -> NoReturn:
     A second INT ends it at any time, with 130.
     """
     # Before the imports that take seconds: a signal must not end a rank that is only starting.
-    stop = StopRequest()
-    stop.listen(lambda: _stop_at_once(stop))
+    stop = listen_for_stop()
     stop_with_parent()
     quiet_libraries()
-    from distributed.rank import join_process_group, leave_process_group, rank_from_environment
-    from launch.config import load_config
-    from launch.train import train
+    from distributed.rank import leave_process_group, rank_from_environment, wait_for_all
 
-    rank = rank_from_environment()
     code = 0
+    rank = rank_from_environment()
     try:
-        config = load_config(Path(arguments[0]), arguments[1:])
-        config.batch.check_ranks(rank.world_size)
-        join_process_group()
-        train(config, rank, stop)
+        train_as_rank(Path(arguments[0]), arguments[1:], stop)
     except StoppedOnRequest:
-        code = EXIT_STOPPED
+        # srun ends the other tasks of a step when one of them ends with anything but 0: all are done before any ends.
+        wait_for_all()
+        end_at_once(EXIT_STOPPED)
     except USER_ERRORS as error:
         if rank.is_first:
             print(f"sonoshard: {error}", file=sys.stderr)
         elif isinstance(error, EngineError):  # of this rank's own device; the others are the first rank's to tell
             print(f"sonoshard: rank {rank.index}: {error}", file=sys.stderr)
+        if is_task(os.environ) and not rank.is_first:
+            time.sleep(TELLING_S)
         code = EXIT_USER_ERROR
     except Exception as error:
         tell_failure(error, rank.index)
@@ -54,6 +57,29 @@ def main(arguments: Sequence[str]) -> NoReturn:
     # Not by the interpreter's own end: there torch's and gloo's threads are taken down in an order that aborted one
     # process in some forty, after all of its work was done.
     end_at_once(code)
+
+
+def listen_for_stop() -> StopRequest:
+    """Return what remembers the signals that come from now on; a second INT ends this process."""
+    stop = StopRequest()
+    stop.listen(lambda: _stop_at_once(stop))
+    return stop
+
+
+def train_as_rank(path: Path, overrides: Sequence[str], stop: StopRequest, until: str | None = None) -> None:
+    """Train a configuration's stages as the rank that the environment says. until: the last stage's name. None: all.
+
+    Raises: StoppedOnRequest, or what is wrong.
+    """
+    from distributed.rank import join_process_group, rank_from_environment
+    from launch.config import load_config
+    from launch.train import train
+
+    rank = rank_from_environment()
+    config = load_config(path, overrides)
+    config.batch.check_ranks(rank.world_size)
+    join_process_group()
+    train(config, rank, stop, until)
 
 
 def _stop_at_once(stop: StopRequest) -> NoReturn:

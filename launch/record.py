@@ -14,6 +14,7 @@ import yaml
 from data.hints import hint_colours
 from data.manifest import PALETTE
 from launch.config import RunConfig, StageConfig
+from launch.snapshot import COMMIT_FILE
 
 _LIBRARIES = ("torch", "deepspeed", "bitsandbytes", "diffusers", "peft", "transformers", "webdataset", "numpy")
 
@@ -50,7 +51,13 @@ def versions() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """Return the checkout's commit, with `-dirty` after it where files were changed; None outside a checkout."""
+    """Return the checkout's commit, with `-dirty` after it where files were changed; None outside a checkout.
+
+    A job's copy of the code has it in a file, and is not to be taken for the checkout that it may lie in.
+    """
+    copied = Path(__file__).parent.parent / COMMIT_FILE
+    if copied.exists():
+        return copied.read_text(encoding="utf-8").strip()
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

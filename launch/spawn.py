@@ -17,8 +17,9 @@ from types import FrameType
 
 from distributed.preemption import STOP_SIGNALS
 from distributed.rank import free_port, rank_variables
-from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError
+from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR
 from launch.failure import ERROR_FILE, Failure, cause_last
+from launch.srun import is_task, variables_of_task
 
 # Tells a rank who started it.
 PARENT = "SONOSHARD_PARENT"
@@ -56,18 +57,13 @@ def stop_with_parent() -> None:
 
 
 def world_size_of_launcher() -> int | None:
-    """Return how many ranks a launcher such as torchrun started, this process among them; None where none did.
+    """Return how many ranks torchrun or srun started, this process among them; None where none did.
 
-    Raises: ConfigError if srun started several tasks that do not know of each other.
+    What srun tells is put into torchrun's variables.
     """
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        raise ConfigError(
-            f"srun started {os.environ['SLURM_STEP_NUM_TASKS']} tasks, but RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR"
-            " and MASTER_PORT are not set, so that each would train alone: set them, or let --nproc start the ranks"
-        )
-    return None
+    if "WORLD_SIZE" not in os.environ and is_task(os.environ):
+        os.environ.update(variables_of_task(os.environ))
+    return int(os.environ["WORLD_SIZE"]) if "WORLD_SIZE" in os.environ else None
 
 
 class _Ranks:

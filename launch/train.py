@@ -21,14 +21,15 @@ from launch.stage import Stage
 from models.record import read_record
 
 
-def train(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
+def train(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None = None) -> None:
     """Train every stage that has no final model yet. Collective.
 
+    until: name of the last stage that is trained; None: of all of them.
     Raises: StoppedOnRequest once a checkpoint is saved after a signal; ConfigError if another process trains there.
     """
     with ExitStack() as held:
         from_first_rank(rank, lambda: held.enter_context(locked(config.run)))
-        _train_stages(config, rank, stop)
+        _train_stages(config, rank, stop, until)
 
 
 def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
@@ -45,10 +46,11 @@ def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
     return shards
 
 
-def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
+def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None) -> None:
     # Hashing the base model takes seconds on a slow file system: the first rank does it, the others only open files.
     shards = _on_own_disk(config, from_first_rank(rank, lambda: open_shards(config)), rank)
-    for number, stage_config in enumerate(config.stages):
+    stages = config.stages_until(until)
+    for number, stage_config in enumerate(stages):
         facts = stage_facts(config, stage_config, shards)
         model_folder = config.stage_model(stage_config)
         if config.is_finished(stage_config):
@@ -71,6 +73,6 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest) -> None:
             del stage
             gc.collect()
             from_first_rank(rank, partial(write_matrix, config))
-            if is_stopping and number + 1 < len(config.stages):
+            if is_stopping and number + 1 < len(stages):
                 raise StoppedOnRequest
     from_first_rank(rank, partial(tell_matrix, config))

@@ -11,14 +11,8 @@ def array(task: int, first: int, last: int, count: int, step: int = 1) -> dict[s
     return {f"SLURM_ARRAY_TASK_{k}": str(v) for k, v in zip(names, (task, first, last, count, step), strict=True)}
 
 
-def tasks(number: int, count: int) -> dict[str, str]:
-    return {"SLURM_PROCID": str(number), "SLURM_STEP_NUM_TASKS": str(count)}
-
-
 def test_alone_it_is_all() -> None:
     assert part_of_job(None, None, {}) == (0, 1)
-    # A batch script that asked for four tasks and is itself one process.
-    assert part_of_job(None, None, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) == (0, 1)
 
 
 @pytest.mark.parametrize(("first", "step"), [(0, 1), (1, 1), (3, 1), (0, 4), (5, 2)])
@@ -28,15 +22,8 @@ def test_a_job_arrays_tasks_are_the_parts(first: int, step: int) -> None:
     assert found == [(part, 6) for part in range(6)]
 
 
-def test_tasks_of_srun_within_a_job_array() -> None:
-    found = [
-        part_of_job(None, None, array(task, 1, 3, 3) | tasks(number, 2)) for task in (1, 2, 3) for number in (0, 1)
-    ]
-    assert found == [(part, 6) for part in (0, 3, 1, 4, 2, 5)]
-
-
 def test_the_command_line_goes_before_slurm() -> None:
-    assert part_of_job(2, 5, array(1, 1, 3, 3) | tasks(1, 2)) == (2, 5)
+    assert part_of_job(2, 5, array(1, 1, 3, 3)) == (2, 5)
 
 
 def test_what_makes_no_whole_parts() -> None:

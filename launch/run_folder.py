@@ -1,0 +1,11 @@
+"""Where a configuration's run lies, for job scripts: python -m launch.run_folder CONFIG [KEY=VALUE ...]."""
+
+import sys
+from pathlib import Path
+
+from launch.cli import one_line_errors
+from launch.config import load_config
+
+if __name__ == "__main__":
+    with one_line_errors():
+        print(load_config(Path(sys.argv[1]), sys.argv[2:]).run.absolute())

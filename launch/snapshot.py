@@ -1,0 +1,70 @@
+"""The code that a job runs: this checkout as it was when the job was submitted, whatever is edited meanwhile.
+
+`python -m launch.snapshot RUN JOB` is what slurm/job.sh calls: it prints the folder. A job that is queued again finds
+the folder there.
+"""
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+COMMIT_FILE = "COMMIT"
+
+
+def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Path = CHECKOUT) -> Path:
+    """Return RUN/code/NAME with the checkout's tracked files; the checkout itself where git does not know it.
+
+    submitted: when the job was submitted, as git reads times; what was checked out then is taken. Changes that are not
+    committed cannot be looked up later: where there are some, the files are taken as they are now, with a note.
+    """
+    folder = run.absolute() / "code" / name
+    if folder.exists():
+        return folder
+    if _git(checkout, "rev-parse", "--git-dir") is None:
+        print(f"sonoshard: note: {checkout} is no git checkout; the job runs the files that lie there", file=sys.stderr)
+        return checkout
+    changed = _git(checkout, "stash", "create")
+    if changed:
+        files = (_git(checkout, "diff", "--name-only", "HEAD") or "").replace("\n", ", ")
+        print(f"sonoshard: note: the job runs uncommitted changes as they are now: {files}", file=sys.stderr)
+    then = _git(checkout, "rev-parse", f"HEAD@{{{submitted}}}") if submitted else None
+    commit = changed or then or _git(checkout, "rev-parse", "HEAD")
+    assert commit is not None, "a checkout has a commit"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{name}.{os.getpid()}")
+    command = ["git", "-C", str(checkout), "archive", commit]
+    archive = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files_of_commit:
+        files_of_commit.extractall(partial, filter="data")
+    base = _git(checkout, "rev-parse", "HEAD") if changed else commit
+    (partial / COMMIT_FILE).write_text(f"{base}{'-dirty' if changed else ''}\n", encoding="utf-8")
+    partial.rename(folder)
+    return folder
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    """Return what git prints, None if it fails or is not there."""
+    try:
+        done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _submitted(job: str) -> str | None:
+    """Return when a job was submitted, None where SLURM does not say."""
+    try:
+        done = subprocess.run(
+            ["squeue", "--noheader", "--jobs", job, "--format=%V"], capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.split()[0] if done.returncode == 0 and done.stdout.split() else None
+
+
+if __name__ == "__main__":
+    print(snapshot(Path(sys.argv[1]), sys.argv[2], submitted=_submitted(sys.argv[2])))

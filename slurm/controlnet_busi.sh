@@ -1,0 +1,18 @@
+#!/bin/bash
+# Trains a ControlNet on BUSI's lesion masks, after Stable Diffusion itself where that was not yet done:
+#
+#   DATA=/folder/of/databases sbatch slurm/controlnet_busi.sh [KEY=VALUE ...]
+#   DATA=/folder/of/databases sbatch --nodes=2 --gpus-per-node=4 slurm/controlnet_busi.sh optimizer.lr=2e-5
+#
+# Account, partition and GPUs: options of sbatch as above, SBATCH_* variables, or slurm/site.sh (see site.sh.example).
+#SBATCH --job-name=controlnet_busi
+#SBATCH --nodes=1
+#SBATCH --time=24:00:00      # when it is over, the job saves, is queued again, and goes on at the very next sample
+#SBATCH --signal=USR1@120    # seconds that saving has
+#SBATCH --requeue            # likewise when a node fails, or a more urgent job takes it
+
+source "${SLURM_SUBMIT_DIR:?submit this with sbatch, from the checkout}/slurm/job.sh" || exit 2
+
+begin configs/controlnet_busi.yaml "$@"
+prepare_and_encode
+on_all_nodes train

@@ -1,0 +1,73 @@
+# What the job scripts beside this file share; each of them sources it. Runs in the batch shell, on the job's first node.
+# Nothing here is meant to be edited: what differs from site to site stands in slurm/site.sh, see site.sh.example.
+
+# begin CONFIG [KEY=VALUE ...]: go to the checkout, set up the environment, write the log to the run's folder.
+begin() {
+    cd "$SLURM_SUBMIT_DIR" || exit 2
+    if [ -f slurm/site.sh ]; then source slurm/site.sh; fi
+    if [ -d .venv ]; then PATH=$PWD/.venv/bin:$PATH; fi
+    if ! command -v sonoshard >/dev/null; then
+        echo "sonoshard is not installed in $PWD/.venv: run 'make .venv/.installed' there on a login node," \
+            "or activate its environment in slurm/site.sh" >&2
+        exit 2
+    fi
+    RUN=$(python -m launch.run_folder "$@") && mkdir -p "$RUN" || exit 2
+    JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+    JOB=${JOB:-$SLURM_JOB_ID}
+    echo "the log is $RUN/slurm-$JOB.log"
+    exec >>"$RUN/slurm-$JOB.log" 2>&1
+    echo "== $(date '+%F %T') job $JOB on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"
+
+    # The code as it was submitted. Commands keep the checkout as their folder, but import nothing from there.
+    CODE=$(python -m launch.snapshot "$RUN" "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}") || exit 1
+    export PYTHONPATH=$CODE PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
+    CONFIG=$1
+    if [ -f "$CODE/$CONFIG" ]; then CONFIG=$CODE/$CONFIG; fi
+    OVERRIDES=("${@:2}")
+    # Shards are read from the node's own disk where the site has one.
+    if [ -n "${SLURM_TMPDIR:-}" ]; then OVERRIDES=("loader.copy_to=$SLURM_TMPDIR" "${OVERRIDES[@]}"); fi
+    remember_position
+}
+
+# prepare_and_encode: make the latent shards; nothing in a job that was queued again after training had begun.
+prepare_and_encode() {
+    if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -d "$RUN/stages" ]; then return; fi
+    sonoshard prepare "$CONFIG" "${OVERRIDES[@]}" || finish $?
+    on_all_nodes encode
+}
+
+# on_all_nodes COMMAND: run `sonoshard COMMAND CONFIG ...` as one task a GPU; the job ends here unless all goes well.
+on_all_nodes() {
+    local per_node=${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
+    local cpus=$((SLURM_CPUS_ON_NODE / per_node))
+    if [ "$cpus" -eq 0 ]; then cpus=1; fi
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cpus}
+    # A dead task ends the others, which would wait for it. Each sees all of its node's GPUs, as NCCL wants it.
+    srun --kill-on-bad-exit=1 --overcommit --ntasks=$((SLURM_JOB_NUM_NODES * per_node)) --ntasks-per-node="$per_node" \
+        --cpus-per-task="$cpus" ${SLURM_GPUS_ON_NODE:+--gpu-bind=none} sonoshard "$1" "$CONFIG" "${OVERRIDES[@]}" &
+    local step=$! code
+    # SLURM tells the tasks itself when time is up; what it tells this shell alone (scancel --batch) is passed on.
+    trap 'kill -USR1 $step' USR1 USR2
+    trap 'ENDED_BY_SLURM=yes' TERM
+    while
+        wait $step
+        code=$?
+        kill -0 $step 2>/dev/null
+    do :; done
+    if [ $code -ne 0 ]; then finish $code; fi
+}
+
+# finish CODE: end the job, after asking SLURM to run it again where it is to go on.
+finish() {
+    # After TERM, SLURM queues a pre-empted job again by itself, and never one that was cancelled.
+    if [ -z "${ENDED_BY_SLURM:-}" ] && { [ "$1" -eq 75 ] || got_further; } && [ "$1" -ne 0 ] && [ "$1" -ne 2 ]; then
+        echo "== $(date '+%F %T') stopped with $1; queued again, to go on"
+        scontrol requeue "$SLURM_JOB_ID" || echo "SLURM does not queue this job again: submit it again to go on"
+    fi
+    exit "$1"
+}
+
+# A start that failed (a dead node, a lost network) is worth another one if it got further than the start before.
+remember_position() { BEGAN_AT=$(position); }
+got_further() { [ "$(position)" != "$BEGAN_AT" ]; }
+position() { cat "$RUN"/stages/*/checkpoints/LATEST "$RUN"/stages/*/model/sonoshard.json 2>/dev/null; }
