@@ -1,0 +1,23 @@
+"""The cluster that the tests of this folder share."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.slurm.availability import install_packages, machine_reason, packages_reason, unavailable_reason
+from tests.slurm.cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A running cluster of two nodes. Skips where there can be none, and fails there in CI."""
+    if machine_reason() is None and packages_reason() is not None:
+        install_packages()
+    reason = unavailable_reason()
+    if reason is not None:
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with Cluster() as started:
+        yield started
