@@ -1,4 +1,4 @@
-"""A real Slurm cluster on this machine: as many nodes as asked for, each with a hostname, a network and GPUs of its own.
+"""A real Slurm cluster on this machine: nodes that have each a hostname, a network and fake GPUs of their own.
 
     with Cluster() as cluster:
         job = cluster.sbatch("--nodes=2", "--wrap=srun hostname")
@@ -52,7 +52,7 @@ class Cluster:
         self.environment = {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
         self._nodes: dict[str, Machine] = {}
         self._controller: Machine | None = None
-        self._pid_namespaces: set[str] = set()
+        self.pid_namespaces: set[str] = set()
 
     def __enter__(self) -> "Cluster":
         try:
@@ -81,7 +81,7 @@ class Cluster:
             environment=self.environment,
             end_signal="TERM",
         )
-        self._pid_namespaces.add(self.controller.pid_namespace)
+        self.pid_namespaces.add(self.controller.pid_namespace)
         own = ["ip", "link", "add", self.interface, "type", "veth", "peer", "name", "outside"]
         subprocess.run([*own, "netns", str(self.controller.pid)], check=True)
         self.controller.ip("link", "set", "outside", "master", "switch", "up")
@@ -151,7 +151,7 @@ class Cluster:
     def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
         """Return when `condition` holds.
 
-        Raises: RuntimeError with `what` and slurmctld's last lines after `timeout_s`.
+        Raises: RuntimeError with `what` and the last lines of slurmctld's log after `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while not condition():
@@ -181,7 +181,12 @@ class Cluster:
 
     def pids(self) -> dict[int, str]:
         """Return the command line of each process of the cluster, daemons and jobs, by its id on this machine."""
-        return command_lines(self._pid_namespaces)
+        return command_lines(self.pid_namespaces)
+
+    def job_pids(self) -> dict[int, str]:
+        """Return the same of the jobs only, slurmstepd with them: empty once no job has a process anywhere."""
+        nodes = command_lines({node.pid_namespace for node in self._nodes.values()})
+        return {pid: line for pid, line in nodes.items() if "/node.sh " not in line and not line.startswith("slurmd ")}
 
     def cancel_all(self) -> None:
         """Cancel all jobs; return when none is left in the queue."""
@@ -197,9 +202,12 @@ class Cluster:
 
     def log_tail(self) -> str:
         """Return slurmctld's last lines, for an error's text."""
-        log = self.logs / "slurmctld.log"
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else ["there is no log"]
-        return "\n".join(["slurmctld's last lines:", *lines[-LOG_LINES_IN_ERRORS:]])
+        logs = [self.logs / "slurmctld.log", self.logs / "controller.log"]
+        log = next((path for path in logs if path.exists()), None)
+        if log is None:
+            return f"{self.logs} holds no log"
+        lines = log.read_text(errors="replace").splitlines()
+        return "\n".join([f"the last lines of {log}:", *lines[-LOG_LINES_IN_ERRORS:]])
 
     def _boot(self, name: str) -> None:
         address = self.config.addresses[name]
@@ -213,7 +221,7 @@ class Cluster:
             end_signal="KILL",
         )
         self._nodes[name] = node
-        self._pid_namespaces.add(node.pid_namespace)
+        self.pid_namespaces.add(node.pid_namespace)
         # A killed node's cable goes some time after it.
         self.controller.ip("link", "delete", name, check=False)
         self.controller.ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(node.pid))

@@ -2,11 +2,19 @@
 
 import os
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
 from tests.slurm.availability import install_packages, machine_reason, packages_reason, unavailable_reason
 from tests.slurm.cluster import Cluster
+
+
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip the test; where the variable CI says that nothing may be skipped, fail it."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +24,6 @@ def cluster() -> Iterator[Cluster]:
         install_packages()
     reason = unavailable_reason()
     if reason is not None:
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        skip_or_fail(reason)
     with Cluster() as started:
         yield started
