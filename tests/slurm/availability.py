@@ -48,7 +48,9 @@ def packages_reason() -> str | None:
 
 
 def install_packages() -> None:
-    """Install what is missing, where apt-get can; no daemon of the packages is started.
+    """Install what is missing, where apt-get can; no daemon of the packages is started now.
+
+    Under systemd munge alone would start with the next boot: slurmctld and slurmd want a slurm.conf in /etc.
 
     Raises: RuntimeError with apt-get's last words.
     """

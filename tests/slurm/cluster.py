@@ -26,6 +26,8 @@ from tests.slurm.machine import Machine, command_lines
 SCRIPTS = Path(__file__).parent
 # A name, its value up to the next name: values may hold blanks and equal signs.
 JOB_FIELD = re.compile(r"([A-Za-z][\w:/]*)=(.*?)(?= [A-Za-z][\w:/]*=|$)")
+# Slurm itself takes no job out of these: it puts back only what was pre-empted or lost its node.
+FINAL_STATES = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE"}
 LOG_LINES_IN_ERRORS = 15
 
 
@@ -37,6 +39,12 @@ def free_subnet() -> str:
     taken = subprocess.run(["ip", "-4", "route"], check=True, capture_output=True, text=True).stdout
     free = [f"198.18.{third}" for third in range(256) if f"198.18.{third}." not in taken]
     return random.choice(free)
+
+
+def last_lines(path: Path) -> str:
+    """Return the end of a log, for an error's text."""
+    lines = path.read_text(errors="replace").splitlines()
+    return "\n".join([f"the last lines of {path}:", *lines[-LOG_LINES_IN_ERRORS:]])
 
 
 class Cluster:
@@ -134,18 +142,25 @@ class Cluster:
         return self.job(job_id)["JobState"]
 
     def wait_for_state(self, job_id: int, *states: str, timeout_s: float = 60) -> str:
-        """Return the first of `states` that the job is seen in."""
+        """Return the first of `states` that the job is seen in.
+
+        Raises: RuntimeError with the end of the job's output after `timeout_s`, at once where the job ended otherwise.
+        """
         seen = ""
 
         def is_there() -> bool:
             nonlocal seen
             seen = self.state(job_id)
+            if seen in FINAL_STATES.difference(states):
+                raise RuntimeError(f"waited for it to be {' or '.join(states)}")
             return seen in states
 
         try:
-            self.wait_until(is_there, f"job {job_id} to be {' or '.join(states)}", timeout_s)
+            self.wait_until(is_there, f"it to be {' or '.join(states)}", timeout_s)
         except RuntimeError as error:
-            raise RuntimeError(f"job {job_id} is {seen}. {error}") from error
+            output = Path(self.job(job_id).get("StdOut", os.devnull))
+            said = last_lines(output) if output.exists() else "it wrote nothing"
+            raise RuntimeError(f"job {job_id} is {seen}: {error}\n{said}") from error
         return seen
 
     def wait_until(self, condition: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
@@ -201,13 +216,12 @@ class Cluster:
         self.wait_until(is_empty, "an empty queue")
 
     def log_tail(self) -> str:
-        """Return slurmctld's last lines, for an error's text."""
+        """Return the end of slurmctld's log; of the controller's where slurmctld never ran."""
         logs = [self.logs / "slurmctld.log", self.logs / "controller.log"]
         log = next((path for path in logs if path.exists()), None)
         if log is None:
             return f"{self.logs} holds no log"
-        lines = log.read_text(errors="replace").splitlines()
-        return "\n".join([f"the last lines of {log}:", *lines[-LOG_LINES_IN_ERRORS:]])
+        return last_lines(log)
 
     def _boot(self, name: str) -> None:
         address = self.config.addresses[name]

@@ -3,7 +3,14 @@
 # controller and takes FOLDER with it.
 set -eu
 folder=$1 subnet=$2
-trap 'kill -KILL $(jobs -p); wait; rm -rf "$folder"; exit' TERM
+end() {
+    kill -KILL $(jobs -p) || true
+    wait
+    # Not once: the nodes end at the same time, and may write until they have.
+    for _ in {1..50}; do rm -rf "$folder" && break; sleep 0.1; done
+    exit
+}
+trap end TERM
 
 hostname controller
 mount --bind "$folder/hosts" /etc/hosts

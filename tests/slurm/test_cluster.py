@@ -151,8 +151,14 @@ def test_a_wait_that_is_too_long_says_for_what_and_shows_the_log(cluster: Cluste
     with pytest.raises(RuntimeError, match=r"(?s)waited 0 s for the moon\n.*slurmctld\.log"):
         cluster.wait_until(lambda: False, "the moon", timeout_s=0)
     job = cluster.sbatch("--hold", "--wrap=true")
-    with pytest.raises(RuntimeError, match=rf"job {job} is PENDING. waited 0 s for job {job} to be RUNNING"):
+    with pytest.raises(RuntimeError, match=rf"job {job} is PENDING: waited 0 s for it to be RUNNING"):
         cluster.wait_for_state(job, "RUNNING", timeout_s=0)
+
+
+def test_a_job_that_ended_otherwise_is_not_waited_for(cluster: Cluster) -> None:
+    job = cluster.sbatch("--wrap=echo no data; exit 3")
+    with pytest.raises(RuntimeError, match=rf"(?s)job {job} is FAILED: waited for it to be COMPLETED\n.*no data"):
+        cluster.wait_for_state(job, "COMPLETED", timeout_s=3600)
 
 
 def test_a_failed_command_says_what_slurm_said(cluster: Cluster) -> None:
