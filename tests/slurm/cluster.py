@@ -215,6 +215,14 @@ class Cluster:
 
         self.wait_until(is_empty, "an empty queue")
 
+    def reset(self) -> None:
+        """Make the cluster as it was after its start: no job, all nodes up and connected."""
+        for name in self._nodes:
+            self.plug_cable(name)
+        for name in self.config.addresses.keys() - self._nodes.keys():
+            self.start_node(name)
+        self.cancel_all()
+
     def log_tail(self) -> str:
         """Return the end of slurmctld's log; of the controller's where slurmctld never ran."""
         logs = [self.logs / "slurmctld.log", self.logs / "controller.log"]

@@ -27,3 +27,11 @@ def cluster() -> Iterator[Cluster]:
         skip_or_fail(reason)
     with Cluster() as started:
         yield started
+
+
+@pytest.fixture(autouse=True)
+def reset_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give the next test an idle cluster, whatever this one left."""
+    yield
+    if "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster").reset()
