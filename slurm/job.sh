@@ -59,8 +59,14 @@ on_all_nodes() {
 
 # finish CODE: end the job, after asking SLURM to run it again where it is to go on.
 finish() {
+    local again=no
+    case $1 in
+        0 | 2) ;;                        # done; what the user gave is wrong, and would be again
+        75 | 138 | 140) again=yes ;;     # stopped on request, or by USR1 or USR2 before it listened
+        *) if got_further; then again=yes; fi ;;
+    esac
     # After TERM, SLURM queues a pre-empted job again by itself, and never one that was cancelled.
-    if [ -z "${ENDED_BY_SLURM:-}" ] && { [ "$1" -eq 75 ] || got_further; } && [ "$1" -ne 0 ] && [ "$1" -ne 2 ]; then
+    if [ $again = yes ] && [ -z "${ENDED_BY_SLURM:-}" ]; then
         echo "== $(date '+%F %T') stopped with $1; queued again, to go on"
         scontrol requeue "$SLURM_JOB_ID" || echo "SLURM does not queue this job again: submit it again to go on"
     fi
