@@ -100,6 +100,8 @@ def check_shards(config: RunConfig, path: Path) -> Iterator[Finding]:
     from data.shard_index import CONTENTS_FILE
     from models.base import resolution_of
 
+    if problem_of_base(config.model) is not None:
+        return  # said above; without the base the resolution is not known
     folder = config.shards_path / str(resolution_of(config.model))
     if (folder / CONTENTS_FILE).is_file():
         yield fine("shards", f"{folder}; `sonoshard verify {folder}` reads every byte")

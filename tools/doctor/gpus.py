@@ -92,7 +92,7 @@ def check_deepspeed() -> Iterator[Finding]:
     if "problem" in facts:
         yield mend("DeepSpeed", f"does not load: {facts['problem']}", INSTALL)
         return
-    found = f"{facts['version']}, loaded in {facts['seconds']:.1f} s; none of its parts is compiled"
+    found = f"{facts['version']}; a rank loads it and torch in {facts['seconds']:.0f} s; nothing of it is compiled"
     if facts["seconds"] > 60:
         yield note("DeepSpeed", found, "this environment lies on a slow disk: every rank waits so long at its start")
     else:

@@ -5,6 +5,7 @@ It prints the facts as one line of JSON; what went wrong is the last line of std
 
 import importlib
 import json
+import os
 import signal
 import sys
 import time
@@ -53,15 +54,14 @@ def _gpu_facts(index: int) -> dict[str, Any]:
 
 
 def deepspeed_facts() -> dict[str, Any]:
-    """Return DeepSpeed's version and what its import takes after torch's, as a rank does it."""
-    import os
-
+    """Return DeepSpeed's version, and the seconds in which a rank has loaded it, torch and the engine."""
+    started = time.monotonic()
     import torch
 
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    started = time.monotonic()
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # as a rank does
     deepspeed = importlib.import_module("deepspeed")
+    importlib.import_module("distributed.engine")
     return {"version": deepspeed.__version__, "seconds": time.monotonic() - started}
 
 
