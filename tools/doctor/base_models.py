@@ -83,7 +83,7 @@ def check_databases(config: RunConfig) -> Iterator[Finding]:
         if not isinstance(database, FolderDatabase):
             path = getattr(database, "path", None)
             if isinstance(path, Path) and not path.is_file():
-                yield mend(name, f"there is no table {path}", f"set databases.{name}.path")
+                yield mend(name, f"there is no table {arguments}", f"set databases.{name}.path")
             else:
                 yield fine(name, f"{database.kind}, {path or 'made here when it is asked for'}")
             continue
@@ -95,8 +95,8 @@ def check_databases(config: RunConfig) -> Iterator[Finding]:
             yield fine(name, f"{database.kind}, {database.root}")
 
 
-def check_shards(config: RunConfig, path: Path) -> Iterator[Finding]:
-    """Say whether a configuration's shards were made. path: of the configuration."""
+def check_shards(config: RunConfig, arguments: str) -> Iterator[Finding]:
+    """Say whether a configuration's shards were made. arguments: what gives the configuration to a command."""
     from data.shard_index import CONTENTS_FILE
     from models.base import resolution_of
 
@@ -106,10 +106,12 @@ def check_shards(config: RunConfig, path: Path) -> Iterator[Finding]:
     if (folder / CONTENTS_FILE).is_file():
         yield fine("shards", f"{folder}; `sonoshard verify {folder}` reads every byte")
     elif config.manifest_path.is_file():
-        yield note("shards", f"none in {folder}", f"to make them run: sonoshard encode {path}")
+        yield note("shards", f"none in {folder}", f"to make them run: sonoshard encode {arguments}")
     else:
         yield note(
-            "shards", f"none in {folder}", f"to make them run: sonoshard prepare {path} && sonoshard encode {path}"
+            "shards",
+            f"none in {folder}",
+            f"to make them run: sonoshard prepare {arguments} && sonoshard encode {arguments}",
         )
 
 

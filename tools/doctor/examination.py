@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import socket
 import sys
@@ -39,7 +40,9 @@ def examine(path: Path | None, overrides: Sequence[str], run: Path | None) -> in
     try:
         findings = [] if unreadable is None else [unreadable]
         print(f"{socket.gethostname()}: what is fine, what to note (!), what to mend (X)")
-        for group, checks in _groups(config, path, run or (config.run if config else DEFAULT_RUN)):
+        for group, checks in _groups(
+            config, shlex.join([str(path), *overrides]), run or (config.run if config else DEFAULT_RUN)
+        ):
             print(f"\n{group}")
             for name, check in checks:
                 for finding in findings_of(name, check):
@@ -55,7 +58,7 @@ def examine(path: Path | None, overrides: Sequence[str], run: Path | None) -> in
     return 1 if num_wrong else 0
 
 
-def _groups(config: RunConfig | None, path: Path | None, run: Path) -> Iterator[tuple[str, list[tuple[str, Check]]]]:
+def _groups(config: RunConfig | None, arguments: str, run: Path) -> Iterator[tuple[str, list[tuple[str, Check]]]]:
     yield (
         "Software",
         [
@@ -98,13 +101,13 @@ def _groups(config: RunConfig | None, path: Path | None, run: Path) -> Iterator[
         ],
     )
     yield "Base models, offline", [("cache", base_models.check_cache)]
-    if config is not None and path is not None:
+    if config is not None:
         yield (
-            str(path),
+            f"Configuration {arguments}",
             [
                 ("base", partial(base_models.check_base, config)),
                 ("databases", partial(base_models.check_databases, config)),
-                ("shards", partial(base_models.check_shards, config, path)),
+                ("shards", partial(base_models.check_shards, config, arguments)),
             ],
         )
 
