@@ -83,7 +83,7 @@ def check_databases(config: RunConfig) -> Iterator[Finding]:
         if not isinstance(database, FolderDatabase):
             path = getattr(database, "path", None)
             if isinstance(path, Path) and not path.is_file():
-                yield mend(name, f"there is no table {arguments}", f"set databases.{name}.path")
+                yield mend(name, f"there is no table {path}", f"set databases.{name}.path")
             else:
                 yield fine(name, f"{database.kind}, {path or 'made here when it is asked for'}")
             continue

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -122,6 +123,8 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     quiet_libraries()
+    # torch makes this folder when DeepSpeed is imported, in TMPDIR; one that is there stays as it is.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(__file__).parent)
     try:
         found = PROBES[sys.argv[1]](*sys.argv[2:])
     except Exception as failure:  # the caller shows the last line of stderr
