@@ -248,6 +248,7 @@ def torch_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., N
         facts = changes if "problem" in changes else TORCH | changes
         monkeypatch.setattr(gpus, "torch_facts", lambda: facts)
         monkeypatch.setattr(network, "torch_facts", lambda: facts)
+        monkeypatch.setattr(slurm, "torch_facts", lambda: facts)
 
     return set_facts
 
@@ -468,13 +469,14 @@ def test_a_machine_without_slurm(program: Program) -> None:
     assert "sbatch, srun" in only(slurm.check_commands()).found
 
 
-def test_a_cluster(program: Program) -> None:
+def test_a_cluster(program: Program, torch_is: Callable[..., None]) -> None:
+    torch_is()
     for name in slurm.COMMANDS:
         program(name, "echo 'fatal: no controller' >&2; exit 1")
     assert "fatal: no controller" in only(slurm.check_commands()).found
     program(
         "sinfo",
-        "[ $1 = --version ] && echo slurm 24.05.1 && exit\n"
+        "[ $1 = --version ] && echo slurm-wlm 24.05.1 && exit\n"
         "echo 'gpu*|1-00:00:00|8|gpu:a100:4|up'\necho 'cpu|infinite|1|(null)|down'",
     )
     program("scontrol", CONFIG.format(requeue=1, mode="REQUEUE"))
@@ -482,6 +484,8 @@ def test_a_cluster(program: Program) -> None:
     up, down = slurm.check_partitions()
     assert (up.verdict, up.found) == ("fine", "gpu: 8 nodes, gpu:a100:4, 1-00:00:00 (default)")
     assert (down.verdict, down.found) == ("note", "cpu: 1 node, no GPUs, infinite, down")
+    torch_is(cuda=None)
+    assert "install a torch built for CUDA" in list(slurm.check_partitions())[-1].advice
     fast = {"requeue": "fine", "preemption": "fine", "KillWait": "fine"}
     assert verdicts(slurm.check_preemption(None)) == verdicts(slurm.check_preemption(1e9)) == fast
     slow = {finding.name: finding for finding in slurm.check_preemption(50e6)}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from tools.doctor.disks import CHECKPOINT_BYTES
 from tools.doctor.finding import Finding, fine, note
+from tools.doctor.gpus import torch_facts
 from tools.doctor.subprocesses import answer_of
 
 COMMANDS = ("sbatch", "srun", "squeue", "sinfo", "scontrol", "scancel")
@@ -24,7 +25,7 @@ def check_commands() -> Iterator[Finding]:
     if missing:
         yield note("SLURM", f"{', '.join(missing)} not in PATH", "load the cluster's module, or mend PATH")
         return
-    version = answer_of(["sinfo", "--version"]).stdout.strip().removeprefix("slurm ")
+    version = answer_of(["sinfo", "--version"]).stdout.strip().rpartition(" ")[2]
     answer = answer_of(["scontrol", "show", "config"])
     if answer.problem is not None:
         found = f"its commands are here, but no controller answers: {answer.problem}"
@@ -55,6 +56,10 @@ def check_partitions() -> Iterator[Finding]:
             yield note("partition", f"{found}, {state}", "choose another one: jobs wait there for ever")
     if len(rows) > NUM_PARTITIONS:
         yield fine("partition", f"and {len(rows) - NUM_PARTITIONS} more: sinfo")
+    facts = torch_facts()
+    if any("gpu" in row[3] for row in rows) and "problem" not in facts and facts["cuda"] is None:
+        found = f"nodes have GPUs, but torch {facts['version']} here was built for the CPU"
+        yield note("partition", found, "jobs in this environment train on the CPU: install a torch built for CUDA")
 
 
 def check_preemption(write_speed: float | None) -> Iterator[Finding]:
@@ -105,7 +110,7 @@ def check_job() -> Iterator[Finding]:
     nodes, tasks = os.environ.get("SLURM_JOB_NUM_NODES", "1"), os.environ.get("SLURM_NTASKS", "1")
     cpus = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE", "?")
     memory = os.environ.get("SLURM_MEM_PER_NODE")
-    found = f"{job}: {nodes} nodes, {tasks} tasks, {cpus} CPUs a task"
+    found = f"{job}: nodes {nodes}, tasks {tasks}, CPUs a task {cpus}"
     yield fine("job", found + (f", {int(memory) / 1024:.0f} GiB a node" if memory and memory.isdecimal() else ""))
     yield _threads(cpus)
     yield from _time_limit()
