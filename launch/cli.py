@@ -200,6 +200,29 @@ def verify(
         sys.exit(verify_paths(paths))
 
 
+@app.command()
+def doctor(
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file whose base model, databases and shards are looked for, too.")
+    ] = None,
+    overrides: Overrides = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder whose disk is measured. Default: the configuration's, or runs.")
+    ] = None,
+) -> None:
+    """Tell what this machine has and lacks; 1 if something must be mended."""
+    from launch.own_packages import packages_from_elsewhere, tell_elsewhere
+
+    # Before anything of theirs is imported, this command's own code included.
+    if elsewhere := packages_from_elsewhere():
+        print(tell_elsewhere(elsewhere))
+        sys.exit(1)
+    with one_line_errors():
+        from tools.doctor.examination import examine
+
+        sys.exit(examine(config, overrides or (), run))
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what the user can mend into one line on stderr and exit code 2."""
