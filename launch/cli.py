@@ -135,6 +135,39 @@ def train(
 
 
 @app.command()
+def submit(
+    config: Config,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str, typer.Option(help="slurm, or this machine: local in the background, debug here.")
+    ] = "slurm",
+    nodes: Annotated[int, typer.Option(min=1, help="Nodes of a job.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=0, help="As many ranks a node. 0: one, on the CPU.")] = 1,
+    time_min: Annotated[int, typer.Option(min=1, help="Time limit in minutes; a job goes on after it.")] = 24 * 60,
+    partition: Annotated[str | None, typer.Option(help="Partition. Default: the cluster's.")] = None,
+    chain: Annotated[bool, typer.Option("--chain", help="A job for each stage, each after the one before.")] = False,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Another option of sbatch, such as account=lab.")
+    ] = None,
+) -> None:
+    """Submit training to SLURM through submitit."""
+    with one_line_errors():
+        from launch.submit import submit_and_tell
+
+        submit_and_tell(
+            config,
+            overrides or (),
+            cluster=cluster,
+            nodes=nodes,
+            gpus_per_node=gpus_per_node,
+            time_min=time_min,
+            partition=partition,
+            chain=chain,
+            sbatch=sbatch or (),
+        )
+
+
+@app.command()
 def memory(
     config: Config,
     overrides: Overrides = None,

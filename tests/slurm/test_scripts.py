@@ -92,7 +92,8 @@ def test_a_killed_rank_and_a_pulled_cable(cluster: Cluster, disturbed: Training,
     disturbed.wait_for_restart(job, lambda: os.kill(rank, signal.SIGKILL))
     disturbed.wait_for_steps(45)
     cluster.pull_cable("n2")
-    cluster.wait_until(lambda: "queued again" in disturbed.log().rpartition(", start 2")[2], "the end of the step", 120)
+    # SLURM misses the node, or the ranks each other, whichever is first.
+    cluster.wait_until(lambda: cluster.job(job)["Restarts"] == "2", "the job to be queued again", 120)
     cluster.plug_cable("n2")
     disturbed.wait_for_log(", start 3")
     disturbed.wait_for_end(job)
@@ -117,5 +118,5 @@ def test_a_dead_node(cluster: Cluster, disturbed: Training, undisturbed: Trainin
     assert "on n1, start 2" in disturbed.log()
     assert [step["ids"] for step in disturbed.steps()] == [step["ids"] for step in undisturbed.steps()]
     # Sums over two ranks and over one differ in the last bit, which 8-bit states now and then round to another value.
-    losses = [np.array([step["loss"] for step in run.steps()]) for run in (disturbed, undisturbed)]
-    np.testing.assert_allclose(*losses, rtol=1e-3)
+    losses, expected = (np.array([step["loss"] for step in run.steps()]) for run in (disturbed, undisturbed))
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)

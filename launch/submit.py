@@ -1,0 +1,190 @@
+"""Submits a run from Python, by submitit: to SLURM, or to processes of this machine.
+
+    from launch.submit import submit
+    (job,) = submit("configs/busi.yaml", ["optimizer.lr=2e-5"], nodes=2, gpus_per_node=4, partition="gpu")
+    print(job.results()[0])
+
+A job holds the configuration's name and nothing of the training: when it starts, also for the second time, it looks
+for the newest checkpoint. Of a stop submitit would tell the first rank alone, whose save then waits for the others for
+ever; here every rank hears of it, all save, and the job's script has SLURM queue it again.
+"""
+
+import os
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from distributed.preemption import STOP_SIGNALS, StoppedOnRequest, StopRequest
+from launch.config import RunConfig, load_config
+from launch.errors import EXIT_STOPPED, ConfigError
+from launch.failure import end_at_once
+from launch.quiet import quiet_libraries
+from launch.snapshot import snapshot
+from models.record import read_record
+
+if TYPE_CHECKING:
+    import submitit
+
+ClusterKind = Literal["slurm", "local", "debug"]
+# Seconds that a save has before time is up.
+SAVING_S = 120
+
+
+@dataclass(frozen=True)
+class RunJob:
+    """What every task of a job calls. until: name of the last stage that is trained; None: of all of them."""
+
+    config: Path
+    overrides: tuple[str, ...]
+    until: str | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        """Train as one rank, and return the run's summary.
+
+        A job that was told to stop ends here, with a checkpoint saved and an exit code that has it run again.
+        Raises: RuntimeError where nothing runs it again; what is wrong.
+        """
+        from submitit.helpers import TorchDistributedEnvironment
+
+        from launch.rank_process import listen_for_stop, train_as_rank
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        # These take the place of submitit's own handlers.
+        stop = listen_for_stop()
+        quiet_libraries()
+        from distributed.rank import leave_process_group, wait_for_all
+
+        try:
+            train_as_rank(self.config, self.overrides, stop, self.until)
+        except StoppedOnRequest:
+            wait_for_all()
+            code = _code_to_go_on(stop)
+            if code is not None:
+                end_at_once(code)
+            raise RuntimeError("stopped on request, with a checkpoint saved: submit it again to go on") from None
+        finally:
+            leave_process_group()
+            signal.set_wakeup_fd(-1)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return summary(load_config(self.config, self.overrides), self.until)
+
+
+def _code_to_go_on(stop: StopRequest) -> int | None:
+    """Return the exit code after which a stopped task is run again; None if nothing would."""
+    from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # the job's script decides
+        return EXIT_STOPPED
+    # What submitit itself sends on this machine when time is up; anything else is a person's wish.
+    is_time_up = os.environ.get("SUBMITIT_EXECUTOR") == "local" and stop.received == signal.SIGUSR2
+    return LOCAL_REQUEUE_RETURN_CODE if is_time_up else None
+
+
+def summary(config: RunConfig, until: str | None = None) -> dict[str, Any]:
+    """Return the run's folder, and of each stage its name, its model's folder and what is recorded of it."""
+    stages = {}
+    for stage in config.stages_until(until):
+        folder = config.stage_model(stage)
+        stages[stage.name] = {"model": str(folder), **(read_record(folder) or {})}
+    return {"run": str(config.run), "stages": stages}
+
+
+def submit(
+    config: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    cluster: ClusterKind = "slurm",
+    nodes: int = 1,
+    gpus_per_node: int = 1,
+    time_min: int = 24 * 60,
+    partition: str | None = None,
+    chain: bool = False,
+    sbatch: Mapping[str, Any] | None = None,
+) -> list["submitit.Job[dict[str, Any]]"]:
+    """Submit a run whose shards are there, and return its jobs: one, or with `chain` one a stage, in their order.
+
+    gpus_per_node: as many ranks a node; 0: one rank, on the CPU. sbatch: further options, such as {"account": "lab"}.
+    chain: a stage's job waits for the end of the one before, and is taken out of the queue if that fails.
+    A job's results() are the ranks' summaries, see `summary`; it raises what a rank failed of.
+
+    On this machine (local, debug) `chain` waits for each stage in turn.
+    Raises: the error of whatever is wrong, before anything is queued.
+    """
+    from launch.prepare import check_run
+
+    path = Path(config).absolute()
+    settings = load_config(path, overrides)
+    tasks = max(1, gpus_per_node)
+    check_run(settings, world_size=nodes * tasks)
+    # Where the job starts, a relative path may mean something else.
+    run = settings.run.absolute()
+    executor = _executor(cluster, run, nodes, tasks, time_min)
+    if cluster == "slurm":
+        _use_slurm(executor, run, gpus_per_node, partition)
+    jobs: list[submitit.Job[dict[str, Any]]] = []
+    for stage in settings.stages if chain else settings.stages[-1:]:
+        if cluster == "slurm":
+            after = {"dependency": f"afterok:{jobs[-1].job_id}", "kill-on-invalid-dep": "yes"} if jobs else {}
+            executor.update_parameters(slurm_additional_parameters={"requeue": True, **(sbatch or {}), **after})
+        jobs.append(executor.submit(RunJob(path, (*overrides, f"run={run}"), stage.name)))
+        if chain and cluster != "slurm":
+            jobs[-1].results()
+    return jobs
+
+
+def submit_and_tell(config: Path, overrides: Sequence[str], *, sbatch: Sequence[str], **options: Any) -> None:
+    """Submit as `submit` does, and say what was queued. sbatch: KEY=VALUE each."""
+    faulty = [option for option in sbatch if "=" not in option]
+    if faulty:
+        raise ConfigError(f"--sbatch {faulty[0]} is no KEY=VALUE, such as account=lab")
+    if options["cluster"] not in get_args(ClusterKind):
+        raise ConfigError(f"--cluster {options['cluster']}: needed one of {', '.join(get_args(ClusterKind))}")
+    jobs = submit(config, overrides, sbatch=dict(option.split("=", 1) for option in sbatch), **options)
+    for job in jobs:
+        print(f"job {job.job_id}, its log: {job.paths.stdout}")
+    run = load_config(config, overrides).run
+    print(f"how far it is: sonoshard status {run}")
+    if options["cluster"] == "debug":
+        jobs[-1].results()
+
+
+def _executor(cluster: ClusterKind, run: Path, nodes: int, tasks: int, time_min: int) -> "submitit.AutoExecutor":
+    import submitit
+
+    if cluster != "slurm" and nodes > 1:
+        raise ConfigError(f"nodes={nodes}, but {cluster} is this machine: take 1, or cluster slurm")
+    if cluster == "debug" and tasks > 1:
+        raise ConfigError(f"gpus_per_node={tasks}, but debug runs in this process alone: take 1, or cluster local")
+    try:
+        executor = submitit.AutoExecutor(run / "submitit", cluster=cluster)
+    except RuntimeError as error:
+        raise ConfigError(f"{error} Submit from a login node, or take cluster local") from error
+    executor.update_parameters(nodes=nodes, tasks_per_node=tasks, timeout_min=time_min)
+    return executor
+
+
+def _use_slurm(executor: "submitit.AutoExecutor", run: Path, gpus_per_node: int, partition: str | None) -> None:
+    """Set what SLURM and the job's script need: the code as it is now, and what the job scripts share."""
+    code = snapshot(run, f"submit-{datetime.now():%Y%m%d-%H%M%S}")
+    # A dead task ends the others, which would wait for it. Each sees all GPUs of its node, as NCCL wants it.
+    srun = ["--kill-on-bad-exit=1", "--open-mode=append", *(["--gpu-bind=none"] if gpus_per_node else [])]
+    executor.update_parameters(
+        slurm_partition=partition,
+        slurm_job_name=run.name,
+        slurm_signal_delay_s=SAVING_S,
+        slurm_srun_args=srun,
+        slurm_setup=[
+            f"export PYTHONPATH={shlex.quote(str(code))} PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1",
+            f"RUN={shlex.quote(str(run))}",
+            f"source {shlex.quote(str(code / 'slurm' / 'job.sh'))}",
+            "remember_position",
+        ],
+        slurm_teardown=['finish "$?"'],
+        **({"slurm_gpus_per_node": gpus_per_node} if gpus_per_node else {}),
+    )
