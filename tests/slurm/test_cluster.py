@@ -69,6 +69,11 @@ def interfaces() -> str:
     return subprocess.run(["ip", "-oneline", "link"], check=True, capture_output=True, text=True).stdout
 
 
+def num_tasks(cluster: Cluster) -> int:
+    """Return how many tasks sleep; their command is the path that srun found."""
+    return sum(line.endswith("/sleep infinity") for line in cluster.job_pids().values())
+
+
 def read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
@@ -121,7 +126,7 @@ def test_a_job_of_a_dead_node_runs_again_when_it_is_back(cluster: Cluster, tmp_p
     again = '--wrap=echo restarts: $SLURM_RESTART_COUNT; [ -n "$SLURM_RESTART_COUNT" ] || srun sleep infinity'
     job = cluster.sbatch("--nodes=2", f"--output={output}", again)
     # The tasks, not srun: a launch that fails half-way is a failed job, and is not put back.
-    cluster.wait_until(lambda: list(cluster.job_pids().values()).count("sleep infinity") == 2, "a task on each node")
+    cluster.wait_until(lambda: num_tasks(cluster) == 2, "a task on each node")
     cluster.kill_node("n2")
     cluster.wait_for_state(job, "PENDING")
     cluster.start_node("n2")
