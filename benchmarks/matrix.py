@@ -33,6 +33,7 @@ from launch.config import RunConfig, load_config
 from launch.prepare import encode_databases, prepare_databases
 from launch.quiet import quiet_libraries
 from launch.spawn import run_ranks
+from launch.tracking import tensorboard_folder
 from launch.train import train
 
 CONFIG = Path(__file__).parent / "matrix.yaml"
@@ -172,7 +173,7 @@ def train_cells(cells: Sequence[Cell], folder: Path, steps: int) -> None:
 
 def read_result(config: RunConfig) -> Result:
     """Return what a finished run recorded."""
-    events = EventAccumulator(str(config.run / "tensorboard" / config.stages[0].name), size_guidance={"scalars": 0})
+    events = EventAccumulator(str(tensorboard_folder(config)), size_guidance={"scalars": 0})
     events.Reload()
     rate = statistics.median(event.value for event in events.Scalars("throughput/samples_per_s"))
     return Result(events.Scalars("validation/loss")[-1].value, config.batch.global_size / rate)

@@ -168,6 +168,18 @@ def submit(
 
 
 @app.command()
+def status(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, such as runs/busi.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds, until Ctrl-C.")] = False,
+) -> None:
+    """Tell how far runs are: step, loss, time left, checkpoint, job."""
+    with one_line_errors():
+        from launch.status_table import print_status
+
+        print_status(runs, watch=watch)
+
+
+@app.command()
 def memory(
     config: Config,
     overrides: Overrides = None,

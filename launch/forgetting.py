@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from launch.config import BASE, RunConfig, StageConfig
-from launch.tracking import VALIDATION_FILE, read_steps
+from launch.step_log import VALIDATION_FILE, read_steps
 from models.record import read_record
 
 DIFFUSION = "diffusion"

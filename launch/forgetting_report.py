@@ -13,10 +13,10 @@ from data.durable import replacing
 from launch.config import RunConfig
 from launch.forgetting import Average, ForgettingMatrix, MatrixRow, read_matrix
 from launch.heat_map import heat_map
+from launch.run_steps import steps_taken
+from launch.tracking import tensorboard_folder
 
 MATRIX_FILE, PICTURE_FILE = "forgetting.json", "forgetting.png"
-# Its folder in RUN/tensorboard, beside the stages'.
-TENSORBOARD_RUN = "curriculum"
 # Of a cell, `0.1234* -10.9%`, with the space between two; and what a stage's name needs.
 COLUMN_WIDTH, NAME_WIDTH = 16, 15
 NAMED_DATABASES = 4
@@ -35,8 +35,10 @@ def write_matrix(config: RunConfig) -> None:
         image = heat_map(matrix)
         with replacing(config.run / PICTURE_FILE) as temporary:
             Image.fromarray(image).save(temporary, format="PNG", optimize=True)
-        with SummaryWriter(str(config.run / "tensorboard" / TENSORBOARD_RUN)) as writer:
-            writer.add_image("forgetting", image, len(matrix.rows) - 1, dataformats="HWC")
+        finished = {row.name for row in matrix.rows}
+        at = sum(steps_taken(config, stage) for stage in config.stages if stage.name in finished)
+        with SummaryWriter(str(tensorboard_folder(config))) as writer:
+            writer.add_image("forgetting", image, at, dataformats="HWC")
     with replacing(path) as temporary:  # last: it says that the picture is there too
         temporary.write_text(text, encoding="utf-8")
 

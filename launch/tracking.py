@@ -1,11 +1,10 @@
-"""What a run tells: TensorBoard, steps.jsonl and validation.jsonl, and a progress bar on the first rank."""
+"""What a run tells: TensorBoard, the logs in a stage's folder, and a progress bar on the first rank."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,51 +12,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 from launch.config import RunConfig, StageConfig
 from launch.progress import Progress
+from launch.run_steps import steps_before
+from launch.step_log import STEPS_FILE, TIMES_FILE, VALIDATION_FILE, StepLog
 
 T = TypeVar("T")
-
-
-# In a stage's folder, one object a step: step, loss, learning rate, gradient norm and the ids of the samples. A skipped
-# step also has `bad_ids`, the samples whose own loss was not finite.
-STEPS_FILE = "steps.jsonl"
-# One object a validation: step (0: the model that the stage starts from), losses by database, and their mean over the
-# databases that the stage is for.
-VALIDATION_FILE = "validation.jsonl"
-
-
-class StepLog:
-    """One JSON object a line, each with the `step` that it is of."""
-
-    def __init__(self, path: Path, done_steps: int) -> None:
-        """Open the log to go on after `done_steps`; what lies beyond, of a run that was killed, is taken out."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A stage without a step done begins anew, with step 0.
-        is_kept = done_steps > 0 and path.exists()
-        kept = [entry for entry in read_steps(path) if entry["step"] <= done_steps] if is_kept else []
-        temporary = path.with_suffix(".partial")
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
-        temporary.rename(path)
-        self._file = path.open("a", encoding="utf-8")
-
-    def write(self, entry: Mapping[str, Any]) -> None:
-        """Append one object."""
-        self._file.write(json.dumps(entry, allow_nan=False) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def read_steps(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a log; a last line that was cut off by a kill is left out."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return entries
 
 
 class Tracker:
@@ -65,33 +23,41 @@ class Tracker:
 
     def __init__(self, config: RunConfig, stage: StageConfig, num_steps: int, done_steps: int) -> None:
         """Open the logs of a stage of `num_steps` to go on after `done_steps`."""
-        # A stage is a "run" of TensorBoard; what a killed process wrote beyond its checkpoint is hidden from there on.
-        folder = config.run / "tensorboard" / stage.name
-        self._writer = SummaryWriter(str(folder), purge_step=done_steps + 1 if done_steps else 0)
-        self._steps, self._validations = (
-            StepLog(config.stage_path(stage) / name, done_steps) for name in (STEPS_FILE, VALIDATION_FILE)
+        # The stages follow one another on one axis, since the whole curriculum is one "run" of TensorBoard. What a
+        # killed process wrote beyond its checkpoint is hidden from there on, and with it what an earlier start of this
+        # run wrote of the stages after this one.
+        self._offset = steps_before(config, stage)
+        self._number, self._name = config.stages.index(stage) + 1, stage.name
+        self._first_step = 0 if self._offset == done_steps == 0 else self._offset + done_steps + 1
+        self._writer = SummaryWriter(str(tensorboard_folder(config)), purge_step=self._first_step)
+        self._steps, self._times, self._validations = (
+            StepLog(config.stage_path(stage) / name, done_steps) for name in (STEPS_FILE, TIMES_FILE, VALIDATION_FILE)
         )
         self._progress = Progress(stage.name, "step", num_steps, done_steps)
 
     def begin(self, config_text: str, resumed: str | None) -> None:
         """Show the resolved configuration, and what the stage goes on from."""
-        self._writer.add_text("config", f"```yaml\n{config_text}\n```", 0)
+        self._writer.add_text("config", f"```yaml\n{config_text}\n```", self._first_step)
         if resumed:
             self.say(resumed)
 
     def step(
         self, step: int, scalars: Mapping[str, float], ids: Sequence[str], bad_ids: Sequence[str] | None = None
     ) -> None:
-        """Record step `step` (counted from 1), and the samples that it saw.
+        """Record step `step` of the stage (counted from 1), and the samples that it saw.
 
         bad_ids: of a skipped step, those whose loss was not finite. None: the step was taken.
         """
-        self.scalars(step, scalars)
+        # At every step, since nobody knows which one is the last before a kill or an early stop.
+        self.scalars(step, {**scalars, "stage": self._number})
+        if step == 1:
+            self._writer.add_text("stage", self._name, self._offset + step)
         figures = {tag.removeprefix("train/"): value for tag, value in scalars.items() if tag.startswith("train/")}
         skipped = {} if bad_ids is None else {"bad_ids": list(bad_ids)}
         self._steps.write({"step": step, **_or_null(figures), "ids": list(ids), **skipped})
-        note = f"loss {scalars['train/loss']:.4f}, {scalars['throughput/samples_per_s']:.1f} samples/s"
-        self._progress.show(step, note)
+        samples_per_s = scalars["throughput/samples_per_s"]
+        self._times.write({"step": step, "time": round(time.time(), 3), "samples_per_s": round(samples_per_s, 4)})
+        self._progress.show(step, f"loss {scalars['train/loss']:.4f}, {samples_per_s:.1f} samples/s")
 
     def validation(self, step: int, losses: Mapping[str, float], mean: float) -> None:
         """Record the loss after `step` steps on each database, and their mean over those that the stage is for."""
@@ -101,12 +67,22 @@ class Tracker:
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Record figures by their tags."""
         for tag, value in scalars.items():
-            self._writer.add_scalar(tag, value, step)
+            name, at = self._place(tag, step)
+            self._writer.add_scalar(name, value, at)
 
     def images(self, step: int, captioned: Mapping[str, NDArray[np.uint8]]) -> None:
         """Record images, [H, W, 3], by what they were drawn for."""
         for caption, image in captioned.items():
-            self._writer.add_image(f"preview/{caption}", image, step, dataformats="HWC")
+            name, at = self._place(f"preview/{caption}", step)
+            self._writer.add_image(name, image, at, dataformats="HWC")
+
+    def _place(self, tag: str, step: int) -> tuple[str, int]:
+        """Return the tag and the step of the run under which a figure of a step of the stage is shown."""
+        if step == 0 and self._offset > 0:
+            # The step that the stage before ended with has its point in this curve: what this stage starts from, the
+            # same model or another one, gets a tag of its own, and a step that a new start of the stage purges.
+            return f"start/{tag}", self._offset + 1
+        return tag, self._offset + step
 
     def say(self, message: str) -> None:
         """Print a line without tearing the bar."""
@@ -116,8 +92,14 @@ class Tracker:
         """Flush and close everything."""
         self._progress.close()
         self._steps.close()
+        self._times.close()
         self._validations.close()
         self._writer.close()
+
+
+def tensorboard_folder(config: RunConfig) -> Path:
+    """Return where the curves of a run lie."""
+    return config.run / "tensorboard"
 
 
 def _or_null(figures: Mapping[str, float]) -> dict[str, float | None]:

@@ -10,8 +10,9 @@ from data.shards import ShardSet
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
 from launch.config import RunConfig
-from launch.facts import refuse_other_facts, stage_facts
+from launch.facts import refuse_other_facts, stage_facts, stage_steps
 from launch.forgetting_report import tell_matrix, write_matrix
+from launch.job import write_job
 from launch.lineage import refuse_leaks, write_lineage
 from launch.lock import locked
 from launch.merged_start import write_merged_start
@@ -67,6 +68,8 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str |
                 if rank.is_first:
                     write_lineage(config, stage_config, shards, model.base)
                     write_record(config)
+                    num_steps = {each.name: stage_steps(config, each, shards) for each in config.stages}
+                    write_job(config.run, stage_config.name, num_steps, rank.world_size)
                 is_stopping = stage.train()
             finally:
                 stage.close()

@@ -15,7 +15,7 @@ from pathlib import Path
 from launch.config import RunConfig, load_config
 from launch.prepare import encode_databases, prepare_databases
 from launch.quiet import quiet_libraries
-from launch.tracking import read_steps
+from launch.step_log import read_steps
 from tests.launch.rank_pids import rank_pids
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"

@@ -22,7 +22,7 @@ from pathlib import Path
 from distributed.checkpoint import step_folder
 from launch.config import RunConfig, load_config
 from launch.quiet import quiet_libraries
-from launch.tracking import read_steps
+from launch.step_log import read_steps
 from tests.launch.conftest import prepare_run
 from tests.launch.rank_pids import rank_pids
 

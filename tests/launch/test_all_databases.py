@@ -12,7 +12,7 @@ from data.manifest import PALETTE
 from launch.config import load_config
 from launch.databases import kinds
 from launch.prepare import encode_databases, prepare_databases
-from launch.tracking import read_steps
+from launch.step_log import read_steps
 from tests.data.busi_fixture import write_busi
 from tests.data.quality.planted import picture, write_table
 from tests.tiny_random_model import write_tiny_random_model

@@ -19,7 +19,7 @@ from distributed.checkpoint import newest_position
 from launch.cli import app
 from launch.errors import ConfigError
 from launch.lock import locked
-from launch.tracking import read_steps
+from launch.step_log import read_steps
 from tests.launch.rank_pids import rank_pids
 from tests.launch.started import started
 from tests.tiny_random_model import write_tiny_random_model

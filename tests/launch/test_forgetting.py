@@ -16,7 +16,7 @@ from launch.config import RunConfig
 from launch.forgetting import ForgettingMatrix, MatrixRow, read_matrix
 from launch.forgetting_report import MATRIX_FILE, PICTURE_FILE, print_matrix, tell_matrix, write_matrix
 from launch.heat_map import BOTTOM, CELL_HEIGHT, CELL_WIDTH, DPI, heat_map
-from launch.tracking import VALIDATION_FILE
+from launch.step_log import VALIDATION_FILE
 
 
 def row(name: str, start: str | None, trained: str, losses: str, *, replay: str = "", kind: str = "diffusion") -> Any:
@@ -216,9 +216,9 @@ def test_file_picture_and_tensorboard(config: RunConfig, capsys: pytest.CaptureF
     image = heat_map(read_matrix(config))
     np.testing.assert_array_equal(np.asarray(Image.open(config.run / PICTURE_FILE)), image)
     assert "average forgetting" in capsys.readouterr().out
-    folder = config.run / "tensorboard" / "curriculum"
+    folder = config.run / "tensorboard"
     events = EventAccumulator(str(folder)).Reload()
-    assert [(event.step, event.width) for event in events.Images("forgetting")] == [(3, image.shape[1])]
+    assert [(event.step, event.width) for event in events.Images("forgetting")] == [(40, image.shape[1])]
     tell_matrix(config)
     assert "average forgetting" in capsys.readouterr().out
     assert len(list(folder.iterdir())) == 1, "what lies there already is not written again"

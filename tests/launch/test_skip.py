@@ -12,7 +12,7 @@ from launch.config import RunConfig, load_config
 from launch.facts import stage_order, stage_seed
 from launch.prepare import open_shards, shards_folder
 from launch.stage import listed
-from launch.tracking import read_steps
+from launch.step_log import read_steps
 from tests.launch.damage import nan_latents
 from tests.launch.skip_scenarios import SETTINGS
 

@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from launch.config import load_config
 from launch.forgetting import ForgettingMatrix
 from launch.forgetting_report import MATRIX_FILE, PICTURE_FILE
+from launch.job import read_job
 from launch.spawn import run_ranks
-from launch.tracking import VALIDATION_FILE, read_steps
+from launch.step_log import VALIDATION_FILE, read_steps
 from models.trained_part import LORA_FILE
 from tools.average import write_average
 
@@ -71,8 +72,24 @@ def test_the_second_stage_starts_from_the_first(runs: Path) -> None:
     assert [step["step"] for step in second] == [1, 2, 3]
     assert [step["ids"] for step in first] != [step["ids"] for step in second], "each stage has an order of its own"
     # The first validation of the second stage is the last one of the first: the same weights.
-    begin = read_events(runs / "two-stages-2", "second").Scalars("validation/loss")[0].value
-    assert begin == pytest.approx(read_events(runs / "two-stages-2", "first").Scalars("validation/loss")[-1].value)
+    events = read_events(runs / "two-stages-2")
+    (begin,) = events.Scalars("start/validation/loss")
+    assert begin.step == 4
+    assert begin.value == pytest.approx(events.Scalars("validation/loss")[1].value)
+
+
+def test_the_curves_of_two_stages_are_one_though_the_run_was_stopped_between_them(runs: Path) -> None:
+    events = read_events(runs / "two-stages-2")
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 7))
+    assert [event.step for event in events.Scalars("validation/loss")] == [0, 3, 6]
+    assert [event.value for event in events.Scalars("stage")] == 3 * [1] + 3 * [2]
+
+
+def test_who_trained_is_written(runs: Path) -> None:
+    job = read_job(runs / "curriculum-2")
+    assert job is not None
+    assert (job.stage, job.world_size) == ("merged", 2)
+    assert job.stage_steps == {"one": 2, "other": 3, "merged": 40}, "epochs as steps"
 
 
 def test_a_stage_of_lora_leaves_a_whole_model_and_its_changes(runs: Path, prepared: Path, tmp_path: Path) -> None:
@@ -92,11 +109,11 @@ def test_a_stage_of_lora_leaves_a_whole_model_and_its_changes(runs: Path, prepar
             torch.testing.assert_close(second[name], first[name] + high @ low, rtol=1e-6, atol=1e-7)
     record = json.loads((folder / "second" / "model" / "sonoshard.json").read_text(encoding="utf-8"))
     assert (record["trains"], record["lora"]) == ("lora", {"rank": 4, "alpha": 8})
-    events = read_events(runs / "two-stages-2", "second")
+    events = read_events(runs / "two-stages-2")
     for kind in ("frozen", "start", "parameters", "optimizer"):
-        (predicted,) = events.Scalars(f"predicted_mb/{kind}")
+        predicted, measured = (value_at(events, f"{of}/{kind}", 4) for of in ("predicted_mb", "memory_mb"))
         # What is trained is small: padding to whole blocks counts.
-        assert predicted.value == pytest.approx(events.Scalars(f"memory_mb/{kind}")[0].value, rel=0.02)
+        assert predicted == pytest.approx(measured, rel=0.02)
     # `sonoshard average` puts the same together from the checkpoint.
     stage = "databases: [busi], steps: 3"
     part = "trains: lora, lora: {rank: 4, alpha: 8}"
@@ -110,14 +127,13 @@ def test_a_stage_of_lora_leaves_a_whole_model_and_its_changes(runs: Path, prepar
 
 
 def test_the_last_validation_compares_the_kept_lengths(runs: Path) -> None:
-    for stage in ("first", "second"):
-        events = read_events(runs / "two-stages-2", stage)
-        last = events.Scalars("validation/loss")[-1]
-        of_length = {length: events.Scalars(f"validation/loss@{length}") for length in ("0.1", "0.05")}
-        assert [[event.step for event in of] for of in of_length.values()] == [[3], [3]]
-        assert of_length["0.1"][0].value == last.value
-        assert of_length["0.05"][0].value != last.value
-        assert of_length["0.05"][0].value == pytest.approx(last.value, rel=0.1), "other weights, but not far from it"
+    events = read_events(runs / "two-stages-2")
+    of_length = {length: events.Scalars(f"validation/loss@{length}") for length in ("0.1", "0.05")}
+    assert [[event.step for event in of] for of in of_length.values()] == [[3, 6], [3, 6]], "at the end of each stage"
+    for last, of_first, of_other in zip(events.Scalars("validation/loss")[1:], *of_length.values(), strict=True):
+        assert of_first.value == last.value
+        assert of_other.value != last.value
+        assert of_other.value == pytest.approx(last.value, rel=0.1), "other weights, but not far from it"
     assert "validation/loss@0.1" not in read_events(runs / "micro-4-2").Tags()["scalars"], "one length: no choice"
 
 
@@ -190,12 +206,12 @@ def test_the_unet_beside_a_controlnet_stays_as_it_is(runs: Path) -> None:
 
 
 def test_the_memory_of_a_controlnet_and_its_frozen_unet_is_predicted(runs: Path) -> None:
-    events = read_events(runs / "control-2", "control")
+    events = read_events(runs / "control-2")
     kinds = [tag.removeprefix("predicted_mb/") for tag in events.Tags()["scalars"] if tag.startswith("predicted_mb/")]
     assert {"parameters", "frozen", "activations"} <= set(kinds)
     # Buckets hold what kernels take in passing, and a fake forward pass may order a sum in another way.
     for kind in set(kinds) - {"buckets"}:
-        predicted, measured = (events.Scalars(f"{of}/{kind}")[0].value for of in ("predicted_mb", "memory_mb"))
+        predicted, measured = (value_at(events, f"{of}/{kind}", 3) for of in ("predicted_mb", "memory_mb"))
         assert measured == pytest.approx(predicted, rel=0.02), kind
 
 
@@ -210,12 +226,13 @@ def test_a_trained_controlnet_loads_in_diffusers_and_shows_mask_generated_and_re
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(folder, local_files_only=True)
     drawn = pipeline("a tumor", image=Image.new("RGB", (64, 64)), num_inference_steps=1, output_type="np")
     assert drawn.images.shape == (1, 64, 64, 3)
-    events = read_events(runs / "control-2", "control")
-    tags = [tag for tag in events.Tags()["images"] if tag.startswith("preview/")]
+    events = read_events(runs / "control-2")
+    tags = [tag for tag in events.Tags()["images"] if tag.startswith("start/preview/")]
     assert tags
-    for tag in tags:
-        assert [event.step for event in events.Images(tag)] == [0, 6]
-        assert (events.Images(tag)[0].height, events.Images(tag)[0].width) == (64, 3 * 64)
+    for tag in tags:  # before the first step, and after the last one
+        drawn = [*events.Images(tag), *events.Images(tag.removeprefix("start/"))]
+        assert [event.step for event in drawn] == [3, 8]
+        assert {(event.height, event.width) for event in drawn} == {(64, 3 * 64)}
 
 
 def control_weights(run: Path, network: str) -> dict[str, torch.Tensor]:
@@ -224,10 +241,15 @@ def control_weights(run: Path, network: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def read_events(run: Path, stage: str = "busi") -> EventAccumulator:
-    events = EventAccumulator(str(run / "tensorboard" / stage), size_guidance={"images": 0, "scalars": 0})
+def read_events(run: Path) -> EventAccumulator:
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
     return events
+
+
+def value_at(events: EventAccumulator, tag: str, step: int) -> float:
+    (value,) = [event.value for event in events.Scalars(tag) if event.step == step]
+    return float(value)
 
 
 def test_tensorboards_reader_finds_everything(runs: Path) -> None:
@@ -261,15 +283,12 @@ def test_the_forgetting_matrix_is_what_the_validations_said(runs: Path) -> None:
     run = runs / "two-stages-2"  # stopped between its stages
     matrix = ForgettingMatrix.from_json((run / MATRIX_FILE).read_text(encoding="utf-8"))
     assert [row.name for row in matrix.rows] == ["base", "first", "second"]
-    first, second = (
-        {event.step: event.value for event in read_events(run, stage).Scalars("validation/busi")}
-        for stage in ("first", "second")
-    )
+    events = read_events(run)
+    validations = [event.value for event in events.Scalars("validation/busi")]
     # TensorBoard keeps float32.
-    losses = [row.losses["busi"] for row in matrix.rows]
-    assert losses == pytest.approx([first[0], first[3], second[3]], rel=1e-6)
-    pictures = read_events(run, "curriculum").Images("forgetting")
-    assert [picture.step for picture in pictures] == [1, 2], "one a finished stage"
+    assert [row.losses["busi"] for row in matrix.rows] == pytest.approx(validations, rel=1e-6)
+    pictures = events.Images("forgetting")
+    assert [picture.step for picture in pictures] == [3, 6], "one a finished stage"
     assert (run / PICTURE_FILE).read_bytes()[1:4] == b"PNG"
 
 

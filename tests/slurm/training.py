@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from launch.tracking import STEPS_FILE, read_steps
+from launch.step_log import STEPS_FILE, read_steps
 from tests.slurm.cluster import Cluster
 
 CHECKOUT = Path(__file__).parent.parent.parent
