@@ -193,7 +193,7 @@ def read_matrix(config: RunConfig) -> ForgettingMatrix:
                     databases=tuple(stage.databases),
                     replay=tuple(stage.replay),
                     seen=_seen(config, stage),
-                    losses=_losses(config, stage, record.get("steps")),
+                    losses=validation_losses(config, stage, record.get("steps")),
                 )
             )
     databases = [name for name in config.databases if any(name in row.losses for row in rows)]
@@ -208,10 +208,11 @@ def _seen(config: RunConfig, stage: StageConfig) -> tuple[str, ...]:
 def _base_losses(config: RunConfig) -> dict[str, float]:
     """Return the losses at step 0 of the first stage that starts from the run's base."""
     starting = [stage for stage in config.stages if not config.starts_of(stage) and stage.kind == DIFFUSION]
-    return next((losses for stage in starting if (losses := _losses(config, stage, 0))), {})
+    return next((losses for stage in starting if (losses := validation_losses(config, stage, 0))), {})
 
 
-def _losses(config: RunConfig, stage: StageConfig, step: int | None) -> dict[str, float]:
+def validation_losses(config: RunConfig, stage: StageConfig, step: int | None) -> dict[str, float]:
+    """Return the losses of a stage's validation after `step` steps by database; empty where there was none."""
     path = config.stage_path(stage) / VALIDATION_FILE
     entries: list[dict[str, Any]] = read_steps(path) if path.exists() else []
     of_step: dict[str, float | None] = next((entry["losses"] for entry in entries if entry["step"] == step), {})

@@ -22,6 +22,7 @@ from distributed.preemption import STOP_SIGNALS, StoppedOnRequest, StopRequest
 from launch.config import RunConfig, load_config
 from launch.errors import EXIT_STOPPED, ConfigError
 from launch.failure import end_at_once
+from launch.forgetting import validation_losses
 from launch.quiet import quiet_libraries
 from launch.snapshot import snapshot
 from models.record import read_record
@@ -87,11 +88,16 @@ def _code_to_go_on(stop: StopRequest) -> int | None:
 
 
 def summary(config: RunConfig, until: str | None = None) -> dict[str, Any]:
-    """Return the run's folder, and of each stage its name, its model's folder and what is recorded of it."""
+    """Return the run's folder, and of each stage by its name its model's folder, its record and its last losses.
+
+    losses: of the validation after the stage, by database.
+    """
     stages = {}
     for stage in config.stages_until(until):
         folder = config.stage_model(stage)
-        stages[stage.name] = {"model": str(folder), **(read_record(folder) or {})}
+        record = read_record(folder) or {}
+        losses = validation_losses(config, stage, record.get("steps"))
+        stages[stage.name] = {"model": str(folder), "losses": losses, **record}
     return {"run": str(config.run), "stages": stages}
 
 
@@ -121,10 +127,10 @@ def submit(
     path = Path(config).absolute()
     settings = load_config(path, overrides)
     tasks = max(1, gpus_per_node)
-    check_run(settings, world_size=nodes * tasks)
     # Where the job starts, a relative path may mean something else.
     run = settings.run.absolute()
     executor = _executor(cluster, run, nodes, tasks, time_min)
+    check_run(settings, world_size=nodes * tasks)
     if cluster == "slurm":
         _use_slurm(executor, run, gpus_per_node, partition)
     jobs: list[submitit.Job[dict[str, Any]]] = []

@@ -45,14 +45,16 @@ on_all_nodes() {
     # A dead task ends the others, which would wait for it. Each sees all of its node's GPUs, as NCCL wants it.
     srun --kill-on-bad-exit=1 --overcommit --ntasks=$((SLURM_JOB_NUM_NODES * per_node)) --ntasks-per-node="$per_node" \
         --cpus-per-task="$cpus" ${SLURM_GPUS_ON_NODE:+--gpu-bind=none} sonoshard "$1" "$CONFIG" "${OVERRIDES[@]}" &
-    local step=$! code
+    local step=$! code told
     # SLURM tells the tasks itself when time is up; what it tells this shell alone (scancel --batch) is passed on.
-    trap 'kill -USR1 $step' USR1 USR2
-    trap 'ENDED_BY_SLURM=yes' TERM
+    trap 'told=yes; kill -USR1 $step' USR1 USR2
+    trap 'told=yes' TERM
+    # A signal ends the waiting, not the step; for one that has ended, bash still knows the exit code.
     while
+        told=no
         wait $step
         code=$?
-        kill -0 $step 2>/dev/null
+        [ $told = yes ]
     do :; done
     if [ $code -ne 0 ]; then finish $code; fi
 }
@@ -65,8 +67,9 @@ finish() {
         75 | 138 | 140) again=yes ;;     # stopped on request, or by USR1 or USR2 before it listened
         *) if got_further; then again=yes; fi ;;
     esac
-    # After TERM, SLURM queues a pre-empted job again by itself, and never one that was cancelled.
-    if [ $again = yes ] && [ -z "${ENDED_BY_SLURM:-}" ]; then
+    # A job that was cancelled would come back by it: it is completing by now. So is one that SLURM itself has queued
+    # again. A job that is to be pre-empted runs until its time of grace is over, and would be lost if it just ended.
+    if [ $again = yes ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
         echo "== $(date '+%F %T') stopped with $1; queued again, to go on"
         scontrol requeue "$SLURM_JOB_ID" || echo "SLURM does not queue this job again: submit it again to go on"
     fi

@@ -1,13 +1,19 @@
 """The cluster that the tests of this folder share."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from tests.data.busi_fixture import write_busi
 from tests.slurm.availability import install_packages, machine_reason, packages_reason, unavailable_reason
 from tests.slurm.cluster import Cluster
+from tests.slurm.training import Training, chain_of_stages, training
+from tests.tiny_random_model import write_tiny_random_model
 
 
 def skip_or_fail(reason: str) -> NoReturn:
@@ -35,3 +41,29 @@ def reset_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "cluster" in request.fixturenames:
         request.getfixturevalue("cluster").reset()
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """A folder that every node sees, with BUSI's layout and a base model in it."""
+    made = Path(tempfile.mkdtemp(prefix="sonoshard-slurm-", dir="/tmp"))
+    made.chmod(0o755)
+    write_busi(made / "data", 12)
+    write_tiny_random_model(made / "model")
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster, folder: Path) -> Training:
+    """What slurm/finetune_busi.sh makes of BUSI on two nodes, from the images to the model; and two stages after it."""
+    made = training(cluster, folder, "undisturbed")
+    made.wait_for_end(made.submit("finetune_busi.sh", setting=chain_of_stages()))
+    return made
+
+
+@pytest.fixture
+def disturbed(cluster: Cluster, folder: Path, undisturbed: Training, request: pytest.FixtureRequest) -> Training:
+    """The same run, not begun yet, on the same shards."""
+    name = request.node.name.removeprefix("test_")
+    return training(cluster, folder, name, f"shards={undisturbed.run}/shards")

@@ -3,65 +3,17 @@
 import os
 import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.data.busi_fixture import write_busi
+from tests.launch.test_all_databases import settings_of
 from tests.slurm.cluster import Cluster
-from tests.slurm.training import CHECKOUT, NUM_STEPS, Training
-from tests.tiny_random_model import write_tiny_random_model
+from tests.slurm.training import CHECKOUT, NUM_STEPS, Training, assert_same, training
 
 pytestmark = pytest.mark.slurm
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A folder that every node sees, with BUSI's layout and a base model in it."""
-    made = Path(tempfile.mkdtemp(prefix="sonoshard-slurm-", dir="/tmp"))
-    made.chmod(0o755)
-    write_busi(made / "data", 12)
-    write_tiny_random_model(made / "model")
-    yield made
-    shutil.rmtree(made)
-
-
-def training(cluster: Cluster, folder: Path, name: str, *settings: str) -> Training:
-    small = (
-        f"model.base={folder}/model",
-        "model.resolution=64",
-        "prepare.validation_fraction=0.25",
-        f"stages.0.steps={NUM_STEPS}",
-        "checkpoint.save_every_steps=20",
-        "preview.every_steps=null",
-    )
-    return Training(cluster, folder / "runs" / name, folder / "data", (*small, *settings))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(cluster: Cluster, folder: Path) -> Training:
-    """What slurm/finetune_busi.sh makes of BUSI on two nodes, from the images to the model."""
-    made = training(cluster, folder, "undisturbed")
-    made.wait_for_end(made.submit("finetune_busi.sh"))
-    return made
-
-
-@pytest.fixture
-def disturbed(cluster: Cluster, folder: Path, undisturbed: Training, request: pytest.FixtureRequest) -> Training:
-    """The same run, not begun yet, on the same shards."""
-    name = request.node.name.removeprefix("test_")
-    return training(cluster, folder, name, f"shards={undisturbed.run}/shards")
-
-
-def assert_same(disturbed: Training, undisturbed: Training) -> None:
-    """Every sample was seen once and in the same order, and each weight is the same to the bit."""
-    assert [step["ids"] for step in disturbed.steps()] == [step["ids"] for step in undisturbed.steps()]
-    assert [step["loss"] for step in disturbed.steps()] == [step["loss"] for step in undisturbed.steps()]
-    assert disturbed.weights() == undisturbed.weights()
 
 
 def test_finetune_busi_leaves_a_model_and_the_code_that_made_it(undisturbed: Training) -> None:
@@ -74,7 +26,7 @@ def test_finetune_busi_leaves_a_model_and_the_code_that_made_it(undisturbed: Tra
 def test_signals_and_pre_emption(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
     job = disturbed.submit("train.sh", "configs/busi.yaml")
     for name in ("USR1", "TERM"):
-        disturbed.wait_for_steps(25)
+        disturbed.wait_for_steps(21)
         disturbed.wait_for_restart(job, partial(cluster.run, "scancel", f"--signal={name}", str(job)))
     disturbed.wait_for_steps(25)
     disturbed.wait_for_restart(job, lambda: cluster.run("scontrol", "requeue", str(job)))
@@ -87,10 +39,10 @@ def test_signals_and_pre_emption(cluster: Cluster, disturbed: Training, undistur
 
 def test_a_killed_rank_and_a_pulled_cable(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
     job = disturbed.submit("train.sh", "configs/busi.yaml")
-    disturbed.wait_for_steps(45)  # beyond a checkpoint, so that there is something to go on from
+    disturbed.wait_for_steps(25)  # beyond a checkpoint, so that there is something to go on from
     (rank, *_) = [pid for pid, line in cluster.pids().items() if "sonoshard train" in line and "srun" not in line]
     disturbed.wait_for_restart(job, lambda: os.kill(rank, signal.SIGKILL))
-    disturbed.wait_for_steps(45)
+    disturbed.wait_for_steps(25)
     cluster.pull_cable("n2")
     # SLURM misses the node, or the ranks each other, whichever is first.
     cluster.wait_until(lambda: cluster.job(job)["Restarts"] == "2", "the job to be queued again", 120)
@@ -101,8 +53,10 @@ def test_a_killed_rank_and_a_pulled_cable(cluster: Cluster, disturbed: Training,
 
 
 def test_the_time_limit(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
-    # SLURM looks every 30 s whose time is up: the signal comes after 5 to 35 s of the one minute.
-    job = disturbed.submit("train.sh", "configs/busi.yaml", options=("--nodes=2", "--time=1", "--signal=USR1@55"))
+    # SLURM looks every 30 s whose time is up: the signal comes after 5 to 35 s of the one minute. To save at every
+    # other step changes no weight, and lasts until then.
+    options = ("--nodes=2", "--time=1", "--signal=USR1@55")
+    job = disturbed.submit("train.sh", "configs/busi.yaml", setting="checkpoint.save_every_steps=2", options=options)
     disturbed.wait_for_log(", start 2")
     disturbed.wait_for_end(job)
     assert_same(disturbed, undisturbed)
@@ -111,7 +65,7 @@ def test_the_time_limit(cluster: Cluster, disturbed: Training, undisturbed: Trai
 def test_a_dead_node(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
     """The job goes on with one rank where it had two: the same samples, and the same weights to rounding."""
     job = disturbed.submit("train.sh", "configs/busi.yaml", options=("--nodes=1-2",))
-    disturbed.wait_for_steps(45)
+    disturbed.wait_for_steps(25)
     disturbed.wait_for_restart(job, lambda: cluster.kill_node("n2"))
     disturbed.wait_for_end(job)
     cluster.start_node("n2")
@@ -120,3 +74,52 @@ def test_a_dead_node(cluster: Cluster, disturbed: Training, undisturbed: Trainin
     # Sums over two ranks and over one differ in the last bit, which 8-bit states now and then round to another value.
     losses, expected = (np.array([step["loss"] for step in run.steps()]) for run in (disturbed, undisturbed))
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
+
+
+def test_encode_as_a_job_array(cluster: Cluster, folder: Path, undisturbed: Training) -> None:
+    """Two tasks on each of two nodes make the same shards as one job did."""
+    arrayed = training(cluster, folder, "arrayed", f"shards={folder}/arrayed")
+    arrayed.run.mkdir(parents=True)
+    shutil.copy(undisturbed.run / "manifest.parquet", arrayed.run)
+    options = ("--array=0-1", "--ntasks-per-node=2")
+    arrayed.submit("encode.sh", "configs/busi.yaml", options=options)
+    cluster.wait_until(lambda: cluster.run("squeue", "--noheader") == "", "all tasks of the array to end", 120)
+    expected = undisturbed.run / "shards" / "64"
+    tars = sorted(path.relative_to(expected) for path in expected.rglob("*.tar"))
+    assert len(tars) == 3, "a split is a shard"
+    for tar in tars:
+        assert (folder / "arrayed" / "64" / tar).read_bytes() == (expected / tar).read_bytes()
+
+
+def test_controlnet_busi_goes_on_where_finetune_busi_ended(
+    cluster: Cluster, folder: Path, undisturbed: Training
+) -> None:
+    before = undisturbed.weights()
+    control = training(cluster, folder, "undisturbed", "stages.1.steps=10")
+    control.wait_for_end(control.submit("controlnet_busi.sh"))
+    assert undisturbed.weights() == before
+    assert control.num_steps("control") == 10
+    assert control.weights("control", "controlnet")
+
+
+def test_curriculum(cluster: Cluster, folder: Path) -> None:
+    """Three databases, each on one GPU of each of two nodes; the GPUs are made up, and CUDA finds none."""
+    roots = {
+        name: settings_of(name.replace("_", "-"), folder / "data" / name)["root"] for name in ("bus_bra", "breast")
+    }
+    settings = [f"databases.{name}.root={root}" for name, root in roots.items()]
+    settings += [f"stages.{number}.steps=5" for number in range(4)]
+    curriculum = training(cluster, folder, "curriculum", *settings)
+    options = ("--nodes=2", "--gpus-per-node=1")
+    curriculum.wait_for_end(curriculum.submit("curriculum.sh", options=options), timeout_s=240)
+    assert [curriculum.num_steps(name) for name in ("bus_bra", "breast", "busi", "control")] == [5] * 4
+
+
+def test_what_the_user_gave_wrong_is_told_at_once_and_not_run_again(cluster: Cluster, folder: Path) -> None:
+    wrong = training(cluster, folder, "wrong", "optimizer.lr=-1")
+    job = wrong.submit("finetune_busi.sh", options=("--nodes=1",))
+    assert cluster.wait_for_state(job, "FAILED") == "FAILED"
+    said = Path(cluster.job(job)["StdOut"]).read_text()
+    assert "sonoshard: " in said
+    assert "optimizer.lr" in said
+    assert cluster.job(job)["Restarts"] == "0"

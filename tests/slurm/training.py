@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,22 @@ from launch.step_log import STEPS_FILE, read_steps
 from tests.slurm.cluster import Cluster
 
 CHECKOUT = Path(__file__).parent.parent.parent
-NUM_STEPS = 240
+NUM_STEPS = 160
+# Of a chain: the first is that of configs/busi.yaml, which all other runs here have alone.
+STAGES = {"busi": NUM_STEPS, "two": 10, "three": 10}
+
+
+def training(cluster: Cluster, folder: Path, name: str, *settings: str) -> "Training":
+    """Return a run of `folder`/runs/NAME on the data and the base model in `folder`."""
+    small = (
+        f"model.base={folder}/model",
+        "model.resolution=64",
+        "prepare.validation_fraction=0.25",
+        f"stages.0.steps={NUM_STEPS}",
+        "checkpoint.save_every_steps=20",
+        "preview.every_steps=null",
+    )
+    return Training(cluster, folder / "runs" / name, folder / "data", (*small, *settings))
 
 
 class Training:
@@ -22,26 +37,28 @@ class Training:
         self._settings = settings
         self.run = folder
 
-    def submit(self, script: str, *arguments: str, options: tuple[str, ...] = ("--nodes=2",)) -> int:
-        """Return the id of a new job of slurm/SCRIPT."""
-        self.run.parent.mkdir(parents=True, exist_ok=True)
-        output = f"--output={self.run.parent}/%x-%j.out"
-        # One thread a rank: sums over another number of threads differ in the last bit.
-        variables = {
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The overrides, the run's folder among them."""
+        return (*self._settings, f"run={self.run}")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What a job finds in its environment."""
+        return {
             "DATA": str(self._data),
+            # One thread a rank: sums over another number of threads differ in the last bit.
             "OMP_NUM_THREADS": "1",
             "PATH": f"{Path(sys.executable).parent}:{self._cluster.environment['PATH']}",
         }
-        return self._cluster.sbatch(
-            *options,
-            output,
-            f"slurm/{script}",
-            *arguments,
-            f"run={self.run}",
-            *self._settings,
-            env=variables,
-            cwd=CHECKOUT,
-        )
+
+    def submit(self, script: str, *config: str, setting: str = "", options: tuple[str, ...] = ("--nodes=2",)) -> int:
+        """Return the id of a new job of slurm/SCRIPT. setting: one more, on top of the run's own."""
+        self.run.parent.mkdir(parents=True, exist_ok=True)
+        output = f"--output={self.run.parent}/%x-%j.out"
+        more = [setting] if setting else []
+        command = (*options, output, f"slurm/{script}", *config, *self.settings, *more)
+        return self._cluster.sbatch(*command, env=self.variables, cwd=CHECKOUT)
 
     def wait_for_end(self, job: int, timeout_s: float = 180) -> None:
         """Return when a job is done. Raises: RuntimeError with the end of the job's log if it failed or is late."""
@@ -92,3 +109,17 @@ class Training:
         """Return what stands beside a stage's model."""
         content: dict[str, object] = json.loads((self.run / "stages" / stage / "model" / "sonoshard.json").read_text())
         return content
+
+
+def chain_of_stages() -> str:
+    """Return the setting that makes of a run the stages in `STAGES`."""
+    stages = (f"{{name: {name}, databases: [busi], steps: {steps}}}" for name, steps in STAGES.items())
+    return f"stages=[{', '.join(stages)}]"
+
+
+def assert_same(disturbed: Training, undisturbed: Training, stages: Iterable[str] = ("busi",)) -> None:
+    """Every sample was seen once and in the same order, and each weight is the same to the bit."""
+    for stage in stages:
+        for what in ("step", "ids", "loss"):
+            assert [step[what] for step in disturbed.steps(stage)] == [step[what] for step in undisturbed.steps(stage)]
+        assert disturbed.weights(stage) == undisturbed.weights(stage)

@@ -1,0 +1,82 @@
+"""A job runs the code that was checked out when it was submitted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.snapshot import COMMIT_FILE, snapshot
+
+
+def git(checkout: Path, *arguments: str, date: str = "2026-01-01T00:00:00") -> str:
+    """Run git, with `date` as the time that it writes down."""
+    identity = {f"GIT_{who}_{what}": "a" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    dates = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+    command = ["git", "-C", str(checkout), *arguments]
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, **identity, **dates}
+    ).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout of two commits, of noon and of one o'clock, each of which changed code.py."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    git(folder, "init", "--quiet")
+    for hour, text in (("12", "old"), ("13", "new")):
+        (folder / "code.py").write_text(text)
+        git(folder, "add", "code.py")
+        git(folder, "commit", "--quiet", "--message", text, date=f"2026-01-01T{hour}:00:00")
+    return folder
+
+
+def test_the_commit_of_the_submission_is_taken(checkout: Path, tmp_path: Path) -> None:
+    then = snapshot(tmp_path / "run", "7", submitted="2026-01-01T12:30:00", checkout=checkout)
+    assert (then / "code.py").read_text() == "old"
+    assert (then / COMMIT_FILE).read_text().strip() == git(checkout, "rev-parse", "HEAD~1")
+    now = snapshot(tmp_path / "run", "8", checkout=checkout)
+    assert (now / "code.py").read_text() == "new"
+    assert (now / COMMIT_FILE).read_text().strip() == git(checkout, "rev-parse", "HEAD")
+
+
+def test_a_job_that_is_queued_again_runs_the_same_code(checkout: Path, tmp_path: Path) -> None:
+    first = snapshot(tmp_path / "run", "7", checkout=checkout)
+    (checkout / "code.py").write_text("newer")
+    git(checkout, "commit", "--quiet", "--all", "--message", "newer")
+    assert snapshot(tmp_path / "run", "7", checkout=checkout) == first
+    assert (first / "code.py").read_text() == "new"
+
+
+def test_uncommitted_changes_run_as_they_are_and_are_named(
+    checkout: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "code.py").write_text("edited")
+    found = snapshot(tmp_path / "run", "7", submitted="2026-01-01T12:30:00", checkout=checkout)
+    assert (found / "code.py").read_text() == "edited"
+    assert (found / COMMIT_FILE).read_text() == git(checkout, "rev-parse", "HEAD") + "-dirty\n"
+    assert "the job runs uncommitted changes as they are now: code.py" in capfd.readouterr().err
+    assert git(checkout, "status", "--porcelain") == "M code.py", "the checkout is as it was"
+
+
+def test_without_git_the_files_are_run_where_they_lie(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    assert snapshot(tmp_path / "run", "7", checkout=bare) == bare
+    assert "no git checkout" in capfd.readouterr().err
+
+
+def test_imports_come_from_the_copy_wherever_it_is_started(tmp_path: Path) -> None:
+    """As slurm/job.sh starts commands: in the checkout's folder, but with nothing imported from there."""
+    copy = tmp_path / "copy"
+    (copy / "launch").mkdir(parents=True)
+    (copy / "launch" / "__init__.py").write_text("")
+    (copy / "launch" / "cli.py").write_text("print('of the copy')")
+    command = [sys.executable, "-m", "launch.cli"]
+    variables = {**os.environ, "PYTHONPATH": str(copy), "PYTHONSAFEPATH": "1"}
+    found = subprocess.run(
+        command, capture_output=True, text=True, env=variables, cwd=Path(__file__).parent.parent.parent
+    )
+    assert found.stdout.strip() == "of the copy", found.stderr

@@ -1,0 +1,54 @@
+"""Runs that are submitted from Python, on a real cluster and on this machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import submitit
+
+from launch.submit import submit
+from tests.slurm.cluster import Cluster
+from tests.slurm.training import CHECKOUT, NUM_STEPS, STAGES, Training, assert_same, chain_of_stages
+
+pytestmark = pytest.mark.slurm
+CONFIG = CHECKOUT / "configs" / "busi.yaml"
+
+
+@pytest.fixture(autouse=True)
+def environment(cluster: Cluster, disturbed: Training, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let submitit, whose commands run in this process's environment, find the cluster."""
+    for name, value in (cluster.environment | disturbed.variables).items():
+        monkeypatch.setenv(name, value)
+
+
+def on_two_nodes(run: Training, *settings: str, chain: bool = False) -> list["submitit.Job[dict[str, Any]]"]:
+    return submit(CONFIG, [*run.settings, *settings], nodes=2, gpus_per_node=0, time_min=10, chain=chain)
+
+
+def test_a_chain_whose_first_job_is_interrupted(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
+    jobs = on_two_nodes(disturbed, chain_of_stages(), chain=True)
+    ids = [int(job.job_id) for job in jobs]
+    assert [cluster.job(later)["Dependency"].partition("(")[0] for later in ids[1:]] == [
+        f"afterok:{earlier}" for earlier in ids[:-1]
+    ]
+    disturbed.wait_for_steps(25)
+    jobs[0]._interrupt()  # TERM and USR2 to every task
+    cluster.wait_until(lambda: cluster.job(ids[0])["Restarts"] == "1", "the job to be queued again")
+    for number in ids:
+        disturbed.wait_for_end(number)
+    first, second = jobs[0].results()
+    assert first == second
+    assert first["run"] == str(disturbed.run)
+    assert first["stages"]["busi"]["steps"] == NUM_STEPS
+    assert Path(first["stages"]["busi"]["model"], "model_index.json").exists()
+    assert [list(job.results()[0]["stages"]) for job in jobs] == [["busi"], ["busi", "two"], ["busi", "two", "three"]]
+    assert_same(disturbed, undisturbed, STAGES)
+
+
+def test_a_cancelled_chain_leaves_nothing_waiting(cluster: Cluster, disturbed: Training) -> None:
+    jobs = on_two_nodes(disturbed, chain_of_stages(), "stages.0.steps=1000", chain=True)
+    disturbed.wait_for_steps(5)
+    jobs[0].cancel()
+    cluster.wait_until(lambda: cluster.run("squeue", "--noheader") == "", "an empty queue")
+    assert [cluster.state(int(job.job_id)) for job in jobs] == ["CANCELLED"] * 3
+    assert not cluster.job_pids()
