@@ -139,10 +139,12 @@ def _draw_legend(
 
 
 def _cut(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:
-    """Return as much of a text as fits `width` pixels."""
-    while text and font.getlength(text) > width:
+    """Return a text, or as much of its beginning as fits `width` pixels with dots after it."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}...") > width:
         text = text[:-1]
-    return text
+    return f"{text}..."
 
 
 def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:

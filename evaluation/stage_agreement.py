@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,17 @@ def _sheet(
         predicted_NHW[chosen],
         real.images_NHW[chosen],
         palette,
-        [prompts[id_] for id_ in columns.ids],
+        _captions([prompts[id_] for id_ in columns.ids]),
         "Images drawn from masks of held-out patients",
         "Columns: evenly spread over the test split's masks. The segmenter was trained on real images alone.",
     )
+
+
+def _captions(prompts: Sequence[str]) -> list[str]:
+    """Return prompts without the parts, up to a comma, that all of them begin with."""
+    parts = [prompt.split(", ") for prompt in prompts]
+    num_shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*parts, strict=False)))
+    return [", ".join(part[num_shared:] or part[-1:]) for part in parts]
 
 
 def write_agreement(found: Sequence[Agreement], folder: Path) -> None:
