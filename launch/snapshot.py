@@ -6,6 +6,7 @@ the folder there.
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -42,7 +43,12 @@ def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Pa
         files_of_commit.extractall(partial, filter="data")
     base = _git(checkout, "rev-parse", "HEAD") if changed else commit
     (partial / COMMIT_FILE).write_text(f"{base}{'-dirty' if changed else ''}\n", encoding="utf-8")
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+        shutil.rmtree(partial)  # another task of the job's array was first
     return folder
 
 

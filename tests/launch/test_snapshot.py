@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +50,23 @@ def test_a_job_that_is_queued_again_runs_the_same_code(checkout: Path, tmp_path:
     git(checkout, "commit", "--quiet", "--all", "--message", "newer")
     assert snapshot(tmp_path / "run", "7", checkout=checkout) == first
     assert (first / "code.py").read_text() == "new"
+
+
+def test_tasks_of_an_array_that_start_together_share_a_copy(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other task's copy appears after this one looked for it."""
+    extract = tarfile.TarFile.extractall
+
+    def and_another(archive: tarfile.TarFile, *arguments: object, **keywords: Any) -> None:
+        extract(archive, *arguments, **keywords)  # type: ignore[arg-type]
+        (tmp_path / "run" / "code" / "7").mkdir()
+        (tmp_path / "run" / "code" / "7" / "code.py").write_text("of the other")
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", and_another)
+    found = snapshot(tmp_path / "run", "7", checkout=checkout)
+    assert (found / "code.py").read_text() == "of the other"
+    assert list(found.parent.iterdir()) == [found]
 
 
 def test_uncommitted_changes_run_as_they_are_and_are_named(

@@ -37,10 +37,12 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def reset_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Give the next test an idle cluster, whatever this one left."""
+    """Give the next test an idle cluster, whatever this one left; no process of a job outlives its test."""
     yield
     if "cluster" in request.fixturenames:
-        request.getfixturevalue("cluster").reset()
+        cluster = request.getfixturevalue("cluster")
+        cluster.reset()
+        cluster.wait_until(lambda: not cluster.job_pids(), "the end of the jobs' processes")
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +60,7 @@ def folder() -> Iterator[Path]:
 def undisturbed(cluster: Cluster, folder: Path) -> Training:
     """What slurm/finetune_busi.sh makes of BUSI on two nodes, from the images to the model; and two stages after it."""
     made = training(cluster, folder, "undisturbed")
-    made.wait_for_end(made.submit("finetune_busi.sh", setting=chain_of_stages()))
+    made.wait_for_end(made.submit("finetune_busi.sh", settings=[chain_of_stages()]))
     return made
 
 

@@ -25,24 +25,30 @@ def test_finetune_busi_leaves_a_model_and_the_code_that_made_it(undisturbed: Tra
 
 def test_signals_and_pre_emption(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
     job = disturbed.submit("train.sh", "configs/busi.yaml")
-    for name in ("USR1", "TERM"):
-        disturbed.wait_for_steps(21)
-        disturbed.wait_for_restart(job, partial(cluster.run, "scancel", f"--signal={name}", str(job)))
-    disturbed.wait_for_steps(25)
-    disturbed.wait_for_restart(job, lambda: cluster.run("scontrol", "requeue", str(job)))
-    disturbed.wait_for_steps(25)
-    urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true")
-    disturbed.wait_for_restart(job, lambda: cluster.sbatch(*urgent, f"--output={disturbed.run}/urgent.out"))
+    urgent = ("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=true", f"--output={disturbed.run}/urgent.out")
+    disturbances = (
+        ("scancel", "--batch", "--signal=USR1", str(job)),  # to the script alone
+        ("scancel", "--signal=TERM", str(job)),  # to all ranks
+        ("scontrol", "requeue", str(job)),
+        ("sbatch", *urgent),
+    )
+    for command in disturbances:
+        disturbed.wait_for_steps(11)
+        disturbed.wait_for_restart(job, partial(cluster.run, *command))
+    disturbed.wait_for_steps(1)
+    told = cluster.run("sonoshard", "status", str(disturbed.run))
+    assert f"SLURM job {job} on n[1-2]: RUNNING" in told
+    assert "requeued 4 times" in told
     disturbed.wait_for_end(job)
     assert_same(disturbed, undisturbed)
 
 
 def test_a_killed_rank_and_a_pulled_cable(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
     job = disturbed.submit("train.sh", "configs/busi.yaml")
-    disturbed.wait_for_steps(25)  # beyond a checkpoint, so that there is something to go on from
+    disturbed.wait_for_steps(15)  # beyond a checkpoint, so that there is something to go on from
     (rank, *_) = [pid for pid, line in cluster.pids().items() if "sonoshard train" in line and "srun" not in line]
     disturbed.wait_for_restart(job, lambda: os.kill(rank, signal.SIGKILL))
-    disturbed.wait_for_steps(25)
+    disturbed.wait_for_steps(15)
     cluster.pull_cable("n2")
     # SLURM misses the node, or the ranks each other, whichever is first.
     cluster.wait_until(lambda: cluster.job(job)["Restarts"] == "2", "the job to be queued again", 120)
@@ -53,10 +59,11 @@ def test_a_killed_rank_and_a_pulled_cable(cluster: Cluster, disturbed: Training,
 
 
 def test_the_time_limit(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
-    # SLURM looks every 30 s whose time is up: the signal comes after 5 to 35 s of the one minute. To save at every
-    # other step changes no weight, and lasts until then.
+    # SLURM looks every 30 s whose time is up: the signal comes after 5 to 35 s of the one minute. To save and validate
+    # at every step changes no weight, and lasts until then.
     options = ("--nodes=2", "--time=1", "--signal=USR1@55")
-    job = disturbed.submit("train.sh", "configs/busi.yaml", setting="checkpoint.save_every_steps=2", options=options)
+    slow = ("checkpoint.save_every_steps=1", "validation.every_steps=1")
+    job = disturbed.submit("train.sh", "configs/busi.yaml", settings=slow, options=options)
     disturbed.wait_for_log(", start 2")
     disturbed.wait_for_end(job)
     assert_same(disturbed, undisturbed)
@@ -65,7 +72,7 @@ def test_the_time_limit(cluster: Cluster, disturbed: Training, undisturbed: Trai
 def test_a_dead_node(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
     """The job goes on with one rank where it had two: the same samples, and the same weights to rounding."""
     job = disturbed.submit("train.sh", "configs/busi.yaml", options=("--nodes=1-2",))
-    disturbed.wait_for_steps(25)
+    disturbed.wait_for_steps(15)
     disturbed.wait_for_restart(job, lambda: cluster.kill_node("n2"))
     disturbed.wait_for_end(job)
     cluster.start_node("n2")

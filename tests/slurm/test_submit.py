@@ -31,7 +31,7 @@ def test_a_chain_whose_first_job_is_interrupted(cluster: Cluster, disturbed: Tra
     assert [cluster.job(later)["Dependency"].partition("(")[0] for later in ids[1:]] == [
         f"afterok:{earlier}" for earlier in ids[:-1]
     ]
-    disturbed.wait_for_steps(25)
+    disturbed.wait_for_steps(15)
     jobs[0]._interrupt()  # TERM and USR2 to every task
     cluster.wait_until(lambda: cluster.job(ids[0])["Restarts"] == "1", "the job to be queued again")
     for number in ids:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from launch.step_log import STEPS_FILE, read_steps
 from tests.slurm.cluster import Cluster
 
 CHECKOUT = Path(__file__).parent.parent.parent
-NUM_STEPS = 160
+NUM_STEPS = 100
 # Of a chain: the first is that of configs/busi.yaml, which all other runs here have alone.
 STAGES = {"busi": NUM_STEPS, "two": 10, "three": 10}
 
@@ -22,7 +22,7 @@ def training(cluster: Cluster, folder: Path, name: str, *settings: str) -> "Trai
         "model.resolution=64",
         "prepare.validation_fraction=0.25",
         f"stages.0.steps={NUM_STEPS}",
-        "checkpoint.save_every_steps=20",
+        "checkpoint.save_every_steps=10",
         "preview.every_steps=null",
     )
     return Training(cluster, folder / "runs" / name, folder / "data", (*small, *settings))
@@ -52,12 +52,13 @@ class Training:
             "PATH": f"{Path(sys.executable).parent}:{self._cluster.environment['PATH']}",
         }
 
-    def submit(self, script: str, *config: str, setting: str = "", options: tuple[str, ...] = ("--nodes=2",)) -> int:
-        """Return the id of a new job of slurm/SCRIPT. setting: one more, on top of the run's own."""
+    def submit(
+        self, script: str, *config: str, settings: Sequence[str] = (), options: Sequence[str] = ("--nodes=2",)
+    ) -> int:
+        """Return the id of a new job of slurm/SCRIPT. settings: on top of the run's own."""
         self.run.parent.mkdir(parents=True, exist_ok=True)
         output = f"--output={self.run.parent}/%x-%j.out"
-        more = [setting] if setting else []
-        command = (*options, output, f"slurm/{script}", *config, *self.settings, *more)
+        command = (*options, output, f"slurm/{script}", *config, *self.settings, *settings)
         return self._cluster.sbatch(*command, env=self.variables, cwd=CHECKOUT)
 
     def wait_for_end(self, job: int, timeout_s: float = 180) -> None:
