@@ -9,6 +9,7 @@ for the newest checkpoint. Of a stop submitit would tell the first rank alone, w
 ever; here every rank hears of it, all save, and the job's script has SLURM queue it again.
 """
 
+import atexit
 import os
 import shlex
 import signal
@@ -24,7 +25,8 @@ from launch.errors import EXIT_STOPPED, ConfigError
 from launch.failure import end_at_once
 from launch.forgetting import validation_losses
 from launch.quiet import quiet_libraries
-from launch.snapshot import snapshot
+from launch.record import config_text
+from launch.snapshot import CHECKOUT, snapshot
 from models.record import read_record
 
 if TYPE_CHECKING:
@@ -37,11 +39,10 @@ SAVING_S = 120
 
 @dataclass(frozen=True)
 class RunJob:
-    """What every task of a job calls. until: name of the last stage that is trained; None: of all of them."""
+    """What every task of a job calls. until: name of the last stage that is trained."""
 
     config: Path
-    overrides: tuple[str, ...]
-    until: str | None = None
+    until: str
 
     def __call__(self) -> dict[str, Any]:
         """Train as one rank, and return the run's summary.
@@ -61,7 +62,7 @@ class RunJob:
         from distributed.rank import leave_process_group, wait_for_all
 
         try:
-            train_as_rank(self.config, self.overrides, stop, self.until)
+            train_as_rank(self.config, (), stop, self.until)
         except StoppedOnRequest:
             wait_for_all()
             code = _code_to_go_on(stop)
@@ -69,25 +70,34 @@ class RunJob:
                 end_at_once(code)
             raise RuntimeError("stopped on request, with a checkpoint saved: submit it again to go on") from None
         finally:
-            leave_process_group()
             signal.set_wakeup_fd(-1)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        return summary(load_config(self.config, self.overrides), self.until)
+        # Not after a failure: leaving the process group may wait for ranks that wait for this one.
+        leave_process_group()
+        if _executor_name() != "debug":
+            # As in rank_process: the interpreter's own end, after submitit wrote the result, may abort.
+            atexit.register(end_at_once, 0)
+        return summary(load_config(self.config), self.until)
+
+
+def _executor_name() -> str:
+    """Return what submitit started this process with: slurm, local or debug."""
+    return os.environ.get("SUBMITIT_EXECUTOR", "debug")
 
 
 def _code_to_go_on(stop: StopRequest) -> int | None:
     """Return the exit code after which a stopped task is run again; None if nothing would."""
     from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 
-    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":  # the job's script decides
+    if _executor_name() == "slurm":  # the job's script decides
         return EXIT_STOPPED
     # What submitit itself sends on this machine when time is up; anything else is a person's wish.
-    is_time_up = os.environ.get("SUBMITIT_EXECUTOR") == "local" and stop.received == signal.SIGUSR2
+    is_time_up = _executor_name() == "local" and stop.received == signal.SIGUSR2
     return LOCAL_REQUEUE_RETURN_CODE if is_time_up else None
 
 
-def summary(config: RunConfig, until: str | None = None) -> dict[str, Any]:
+def summary(config: RunConfig, until: str) -> dict[str, Any]:
     """Return the run's folder, and of each stage by its name its model's folder, its record and its last losses.
 
     losses: of the validation after the stage, by database.
@@ -108,6 +118,7 @@ def submit(
     cluster: ClusterKind = "slurm",
     nodes: int = 1,
     gpus_per_node: int = 1,
+    cpus_per_rank: int = 1,
     time_min: int = 24 * 60,
     partition: str | None = None,
     chain: bool = False,
@@ -115,7 +126,8 @@ def submit(
 ) -> list["submitit.Job[dict[str, Any]]"]:
     """Submit a run whose shards are there, and return its jobs: one, or with `chain` one a stage, in their order.
 
-    gpus_per_node: as many ranks a node; 0: one rank, on the CPU. sbatch: further options, such as {"account": "lab"}.
+    The configuration and, on SLURM, the code are those of now. gpus_per_node: as many ranks a node; 0: one rank, on
+    the CPU. cpus_per_rank: CPU cores of each. sbatch: further options, such as {"account": "lab"}.
     chain: a stage's job waits for the end of the one before, and is taken out of the queue if that fails.
     A job's results() are the ranks' summaries, see `summary`; it raises what a rank failed of.
 
@@ -124,21 +136,40 @@ def submit(
     """
     from launch.prepare import check_run
 
-    path = Path(config).absolute()
-    settings = load_config(path, overrides)
-    tasks = max(1, gpus_per_node)
-    # Where the job starts, a relative path may mean something else.
-    run = settings.run.absolute()
-    executor = _executor(cluster, run, nodes, tasks, time_min)
-    check_run(settings, world_size=nodes * tasks)
+    settings = load_config(Path(config), overrides)
+    # A relative path may mean something else where the job starts.
+    settings = settings.model_copy(update={"run": settings.run.absolute()})
+    num_ranks = max(1, gpus_per_node)
+    if cluster != "slurm" and nodes > 1:
+        raise ConfigError(f"nodes={nodes}, but {cluster} is this machine: take 1, or cluster slurm")
+    if cluster == "debug" and num_ranks > 1:
+        raise ConfigError(f"gpus_per_node={num_ranks}, but debug runs in this process alone: take 1, or cluster local")
+    check_run(settings, world_size=nodes * num_ranks)
+    executor = _executor(cluster, settings.run)
+    stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
+    # As it is now, whatever is edited until the job starts.
+    frozen = settings.run / "submitit" / f"{stamp}.yaml"
+    frozen.parent.mkdir(parents=True, exist_ok=True)
+    frozen.write_text(config_text(settings), encoding="utf-8")
+    executor.update_parameters(
+        nodes=nodes, tasks_per_node=num_ranks, cpus_per_task=cpus_per_rank, timeout_min=time_min, name=settings.run.name
+    )
     if cluster == "slurm":
-        _use_slurm(executor, run, gpus_per_node, partition)
+        code = snapshot(settings.run, stamp)
+        executor.update_parameters(
+            slurm_partition=partition,
+            slurm_signal_delay_s=SAVING_S,
+            slurm_srun_args=_srun_arguments(gpus_per_node, cpus_per_rank),
+            slurm_setup=_setup(code, settings.run, cpus_per_rank),
+            slurm_teardown=['finish "$?"'],
+            **({"slurm_gpus_per_node": gpus_per_node} if gpus_per_node else {}),
+        )
     jobs: list[submitit.Job[dict[str, Any]]] = []
     for stage in settings.stages if chain else settings.stages[-1:]:
         if cluster == "slurm":
             after = {"dependency": f"afterok:{jobs[-1].job_id}", "kill-on-invalid-dep": "yes"} if jobs else {}
             executor.update_parameters(slurm_additional_parameters={"requeue": True, **(sbatch or {}), **after})
-        jobs.append(executor.submit(RunJob(path, (*overrides, f"run={run}"), stage.name)))
+        jobs.append(executor.submit(RunJob(frozen, stage.name)))
         if chain and cluster != "slurm":
             jobs[-1].results()
     return jobs
@@ -160,37 +191,30 @@ def submit_and_tell(config: Path, overrides: Sequence[str], *, sbatch: Sequence[
         jobs[-1].results()
 
 
-def _executor(cluster: ClusterKind, run: Path, nodes: int, tasks: int, time_min: int) -> "submitit.AutoExecutor":
+def _executor(cluster: ClusterKind, run: Path) -> "submitit.AutoExecutor":
     import submitit
 
-    if cluster != "slurm" and nodes > 1:
-        raise ConfigError(f"nodes={nodes}, but {cluster} is this machine: take 1, or cluster slurm")
-    if cluster == "debug" and tasks > 1:
-        raise ConfigError(f"gpus_per_node={tasks}, but debug runs in this process alone: take 1, or cluster local")
     try:
-        executor = submitit.AutoExecutor(run / "submitit", cluster=cluster)
+        return submitit.AutoExecutor(run / "submitit", cluster=cluster)
     except RuntimeError as error:
         raise ConfigError(f"{error} Submit from a login node, or take cluster local") from error
-    executor.update_parameters(nodes=nodes, tasks_per_node=tasks, timeout_min=time_min)
-    return executor
 
 
-def _use_slurm(executor: "submitit.AutoExecutor", run: Path, gpus_per_node: int, partition: str | None) -> None:
-    """Set what SLURM and the job's script need: the code as it is now, and what the job scripts share."""
-    code = snapshot(run, f"submit-{datetime.now():%Y%m%d-%H%M%S}")
-    # A dead task ends the others, which would wait for it. Each sees all GPUs of its node, as NCCL wants it.
-    srun = ["--kill-on-bad-exit=1", "--open-mode=append", *(["--gpu-bind=none"] if gpus_per_node else [])]
-    executor.update_parameters(
-        slurm_partition=partition,
-        slurm_job_name=run.name,
-        slurm_signal_delay_s=SAVING_S,
-        slurm_srun_args=srun,
-        slurm_setup=[
-            f"export PYTHONPATH={shlex.quote(str(code))} PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1",
-            f"RUN={shlex.quote(str(run))}",
-            f"source {shlex.quote(str(code / 'slurm' / 'job.sh'))}",
-            "remember_position",
-        ],
-        slurm_teardown=['finish "$?"'],
-        **({"slurm_gpus_per_node": gpus_per_node} if gpus_per_node else {}),
-    )
+def _srun_arguments(gpus_per_node: int, cpus_per_rank: int) -> list[str]:
+    # A dead task ends the others, which would wait for it. Of sbatch's --cpus-per-task srun does not know.
+    arguments = ["--kill-on-bad-exit=1", "--open-mode=append", f"--cpus-per-task={cpus_per_rank}"]
+    # Each rank sees all GPUs of its node, as NCCL wants it.
+    return [*arguments, "--gpu-bind=none"] if gpus_per_node else arguments
+
+
+def _setup(code: Path, run: Path, cpus_per_rank: int) -> list[str]:
+    """Return the lines of a job's script before srun: the site's settings, and what the job scripts share."""
+    site = shlex.quote(str(CHECKOUT / "slurm" / "site.sh"))
+    return [
+        f"if [ -f {site} ]; then source {site}; fi",
+        f"export PYTHONPATH={shlex.quote(str(code))} PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1",
+        f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus_per_rank}}}",
+        f"RUN={shlex.quote(str(run))}",
+        f"source {shlex.quote(str(code / 'slurm' / 'job.sh'))}",
+        "remember_position",
+    ]
