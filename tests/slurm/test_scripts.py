@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_signals_and_pre_emption(cluster: Cluster, disturbed: Training, undistur
         disturbed.wait_for_steps(11)
         disturbed.wait_for_restart(job, partial(cluster.run, *command))
     disturbed.wait_for_steps(1)
-    told = cluster.run("sonoshard", "status", str(disturbed.run))
+    told = cluster.run(str(Path(sys.executable).parent / "sonoshard"), "status", str(disturbed.run))
     assert f"SLURM job {job} on n[1-2]: RUNNING" in told
     assert "requeued 4 times" in told
     disturbed.wait_for_end(job)
