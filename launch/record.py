@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +13,7 @@ import yaml
 from data.hints import hint_colours
 from data.manifest import PALETTE
 from launch.config import RunConfig, StageConfig
-from launch.snapshot import COMMIT_FILE
+from launch.snapshot import COMMIT_FILE, git_says
 
 _LIBRARIES = ("torch", "deepspeed", "bitsandbytes", "diffusers", "peft", "transformers", "webdataset", "numpy")
 
@@ -58,11 +57,7 @@ def _git_commit() -> str | None:
     copied = Path(__file__).parent.parent / COMMIT_FILE
     if copied.exists():
         return copied.read_text(encoding="utf-8").strip()
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    return git_says(Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40")
 
 
 def _replace(path: Path, text: str) -> Path:

@@ -25,15 +25,15 @@ def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Pa
     folder = run.absolute() / "code" / name
     if folder.exists():
         return folder
-    if _git(checkout, "rev-parse", "--git-dir") is None:
+    if git_says(checkout, "rev-parse", "--git-dir") is None:
         print(f"sonoshard: note: {checkout} is no git checkout; the job runs the files that lie there", file=sys.stderr)
         return checkout
-    changed = _git(checkout, "stash", "create")
+    changed = git_says(checkout, "stash", "create")
     if changed:
-        files = (_git(checkout, "diff", "--name-only", "HEAD") or "").replace("\n", ", ")
+        files = (git_says(checkout, "diff", "--name-only", "HEAD") or "").replace("\n", ", ")
         print(f"sonoshard: note: the job runs uncommitted changes as they are now: {files}", file=sys.stderr)
-    then = _git(checkout, "rev-parse", f"HEAD@{{{submitted}}}") if submitted else None
-    commit = changed or then or _git(checkout, "rev-parse", "HEAD")
+    then = git_says(checkout, "rev-parse", f"HEAD@{{{submitted}}}") if submitted else None
+    commit = changed or then or git_says(checkout, "rev-parse", "HEAD")
     assert commit is not None, "a checkout has a commit"
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{name}.{os.getpid()}")
@@ -41,7 +41,7 @@ def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Pa
     archive = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files_of_commit:
         files_of_commit.extractall(partial, filter="data")
-    base = _git(checkout, "rev-parse", "HEAD") if changed else commit
+    base = git_says(checkout, "rev-parse", "HEAD") if changed else commit
     (partial / COMMIT_FILE).write_text(f"{base}{'-dirty' if changed else ''}\n", encoding="utf-8")
     try:
         partial.rename(folder)
@@ -52,7 +52,7 @@ def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Pa
     return folder
 
 
-def _git(checkout: Path, *arguments: str) -> str | None:
+def git_says(checkout: Path, *arguments: str) -> str | None:
     """Return what git prints, None if it fails or is not there."""
     try:
         done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True)
