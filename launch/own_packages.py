@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-OWN_PACKAGES = ("data", "models", "distributed", "launch", "evaluation", "tools")
+OWN_PACKAGES = ("data", "models", "distributed", "launch", "evaluation", "sampler", "tools")
 
 
 def packages_from_elsewhere() -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""Imports run one way: models, data, distributed <- launch <- tools, evaluation."""
+"""Imports run one way: models, data, distributed <- launch <- tools, evaluation; the sampler stands alone."""
 
 import ast
 from pathlib import Path
@@ -11,9 +11,10 @@ MAY_IMPORT = {
     "data": {"data"},
     "models": {"models"},
     "distributed": {"distributed"},
+    "sampler": {"sampler"},
     "launch": {"launch", "data", "models", "distributed"},
     "evaluation": {"evaluation", "launch", "data", "models", "distributed"},
-    "tools": {"tools", "evaluation", "launch", "data", "models", "distributed"},
+    "tools": {"tools", "sampler", "evaluation", "launch", "data", "models", "distributed"},
 }
 # The front door names the commands of the packages above it, and imports them only when they are called.
 FRONT_DOOR = ROOT / "launch" / "cli.py"
