@@ -10,7 +10,7 @@ from launch.step_log import STEPS_FILE, read_steps
 from tests.slurm.cluster import Cluster
 
 CHECKOUT = Path(__file__).parent.parent.parent
-NUM_STEPS = 100
+NUM_STEPS = 80
 # Of a chain: the first is that of configs/busi.yaml, which all other runs here have alone.
 STAGES = {"busi": NUM_STEPS, "two": 10, "three": 10}
 
