@@ -1,0 +1,138 @@
+"""A bundle: graphs, weights, tokenizer, model card, references and a sampler, in a folder or one .zip."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from launch.training_data import training_of
+from tools.export.graph_file import write_graph
+from tools.export.manifest import bundle_schedule, manifest
+from tools.export.model_card import model_card
+from tools.export.networks import Graph, Networks
+from tools.export.parity import OnnxPredictor, Parity, mask_palette, measure, references, torch_predictor
+from tools.export.source import Source
+from tools.export.stored_weights import Precision, write_weights
+
+SAMPLER = Path(__file__).parents[2] / "sampler"
+LAUNCHER = "launcher.py"
+GRAPHS = "graphs"
+CHUNK_BYTES = 2**20
+# The oldest that a zip can say: the same bundle makes the same bytes.
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+FALLBACK_PROMPT = "ultrasound image"
+
+
+def write_bundle(source: Source, folder: Path, precision: Precision) -> Parity:
+    """Write a bundle to an empty folder and return how near it is to torch.
+
+    Raises: ModelError if it is not near enough, or the model is one that a bundle cannot hold.
+    """
+    schedule, _ = bundle_schedule(source)
+    training = training_of(source.record, source.name)
+    palette = mask_palette(source, training)  # whatever refuses does so before anything is computed
+    networks = Networks.load(source)
+    graphs = networks.graphs(source)
+    prompt = training.prompts[0]["prompt"] if training.prompts else FALLBACK_PROMPT
+    tokens = {name: _tokens(networks, text) for name, text in (("prompt", prompt), ("empty", ""))}
+    found = references(torch_predictor(graphs), source, schedule, tokens, prompt, len(palette))
+    places = _write_graphs(networks, graphs, folder, precision)
+    parity = measure(OnnxPredictor(folder, places, precision), schedule, found, tokens, precision)
+    parity.refuse(source.name)
+    _write_arrays(folder / "parity.npz", found)
+    (folder / "tokenizer.json").write_text(_tokenizer_json(networks), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(model_card(source, training, parity), encoding="utf-8")
+    copy_sampler(folder)
+    said = manifest(source, networks, graphs, places, precision, parity, training)
+    said["files"] = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    (folder / "manifest.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return parity
+
+
+def _write_graphs(
+    networks: Networks, graphs: Mapping[str, Graph], folder: Path, precision: Precision
+) -> dict[str, dict[str, str]]:
+    """Write graphs and weights, and return the "file" and "weights" of each graph.
+
+    They lie in one folder, since onnxruntime refuses weights in any other than the graph's.
+    """
+    (folder / GRAPHS).mkdir(parents=True)
+    stored = {
+        name: write_weights(folder / GRAPHS / f"{name}.safetensors", tensors, precision)
+        for name, tensors in networks.weights().items()
+    }
+    for name, graph in graphs.items():
+        location = f"{graph.weights}.safetensors"
+        if precision != "fp32":  # nothing lies there: whoever runs the graph hands the weights over
+            location = f"{graph.weights}.expanded"
+        write_graph(graph, folder / GRAPHS / f"{name}.onnx", stored[graph.weights], location)
+    return {
+        name: {"file": f"{GRAPHS}/{name}.onnx", "weights": f"{GRAPHS}/{graph.weights}.safetensors"}
+        for name, graph in graphs.items()
+    }
+
+
+def write_zip(folder: Path, file: Path) -> None:
+    """Write all files of a folder to one .zip, not compressed, in the order of their names and without their dates."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), ZIP_DATE)
+            entry.external_attr = 0o644 << 16
+            entry.file_size = path.stat().st_size
+            with path.open("rb") as source, archive.open(entry, "w") as target:
+                shutil.copyfileobj(source, target, CHUNK_BYTES)
+
+
+def copy_sampler(folder: Path) -> None:
+    """Put the sampler into a bundle, and `sample.py` that starts it."""
+    for path in sorted(SAMPLER.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            target = folder / "sampler" / path.relative_to(SAMPLER)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    if (SAMPLER / LAUNCHER).is_file():
+        shutil.copyfile(SAMPLER / LAUNCHER, folder / "sample.py")
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _tokens(networks: Networks, prompt: str) -> NDArray[np.int64]:
+    """Return the tokens of one prompt as diffusers' pipeline makes them, [1, L]."""
+    tokenizer = networks.tokenizer
+    length = tokenizer.model_max_length
+    found = tokenizer([prompt], padding="max_length", max_length=length, truncation=True, return_tensors="np")
+    tokens: NDArray[np.int64] = found.input_ids.astype(np.int64)
+    return tokens
+
+
+def _tokenizer_json(networks: Networks) -> str:
+    """Return the fast tokenizer as one JSON file, without what earlier calls set for padding and truncation."""
+    content = json.loads(networks.tokenizer.backend_tokenizer.to_str())
+    content |= {"padding": None, "truncation": None}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write_arrays(file: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an .npz of the same bytes for the same arrays; numpy's own holds the time of writing."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in sorted(arrays.items()):
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.ascontiguousarray(array) if array.ndim else array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy", ZIP_DATE), content.getvalue())
