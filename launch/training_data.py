@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from data.shards import ShardSet
 from launch.config import RunConfig, StageConfig
 from launch.facts import stage_parts
+from models.base import locate
+from models.record import read_record
 
 KEY = "training"
 # A record keeps so many prompts, evenly by label: a database with a sentence for each image would make it huge.
@@ -33,6 +35,13 @@ class Training:
     def is_simulated(self) -> bool:
         """Whether nothing but simulated images is known to have been seen."""
         return bool(self.databases) and all(database["simulated"] for database in self.databases)
+
+
+def training_until(config: RunConfig, stage: StageConfig, shards: ShardSet, base: str) -> Training:
+    """Return what a model that a stage made of `base` was trained on, as far as the base's record goes back."""
+    found = locate(base)
+    earlier = training_of(read_record(found), base) if found.is_dir() else Training()
+    return united([earlier, stage_training(config, stage, shards)])
 
 
 def stage_training(config: RunConfig, stage: StageConfig, shards: ShardSet) -> Training:
@@ -63,17 +72,21 @@ def stage_training(config: RunConfig, stage: StageConfig, shards: ShardSet) -> T
 
 
 def training_of(record: Mapping[str, Any] | None, name: str) -> Training:
-    """Return what the model of a record was trained on, through all merges. name: of the model, for people."""
+    """Return what the model of a record was trained on, through all merges; nothing for a base that no stage made.
+
+    name: of the model, for people.
+    """
     if record is None:
         return Training()
+    if parents := record.get("parents"):
+        names = [f"parent {number} of {name}" for number in range(1, len(parents) + 1)]
+        return united(
+            Training(unrecorded=[of]) if parent is None else training_of(parent, of)
+            for parent, of in zip(parents, names, strict=True)
+        )
     if KEY in record:
         return Training(**record[KEY])
-    if record.get("parents"):
-        return united(
-            training_of(parent, str(parent.get("stage", f"parent {number + 1} of {name}")))
-            for number, parent in enumerate(record["parents"])
-        )
-    return Training(unrecorded=[str(record.get("stage", name))])
+    return Training(unrecorded=[str(record.get("stage") or name)])
 
 
 def united(trainings: Iterable[Training]) -> Training:
@@ -107,11 +120,6 @@ def bounded(prompts: list[dict[str, str]]) -> list[dict[str, str]]:
         kept += numbers[:share]
         left -= min(share, len(numbers))
     return [prompts[number] for number in sorted(kept)]
-
-
-def as_json(training: Training) -> dict[str, Any]:
-    """Return what stands in a record."""
-    return asdict(training)
 
 
 def _told_by_manifest(config: RunConfig) -> dict[str, tuple[set[str], bool]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from launch.training_data import training_of
+from tools.export.bundle_check import MANIFEST, file_sha256
 from tools.export.graph_file import write_graph
 from tools.export.manifest import bundle_schedule, manifest
 from tools.export.model_card import model_card
@@ -54,11 +54,11 @@ def write_bundle(source: Source, folder: Path, precision: Precision) -> Parity:
     copy_sampler(folder)
     said = manifest(source, networks, graphs, places, precision, parity, training)
     said["files"] = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-    (folder / "manifest.json").write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return parity
 
 
@@ -105,12 +105,6 @@ def copy_sampler(folder: Path) -> None:
             shutil.copyfile(path, target)
     if (SAMPLER / LAUNCHER).is_file():
         shutil.copyfile(SAMPLER / LAUNCHER, folder / "sample.py")
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _tokens(networks: Networks, prompt: str) -> NDArray[np.int64]:
