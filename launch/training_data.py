@@ -23,6 +23,7 @@ class Training:
 
     prompts: "prompt", "label" and "database" of each distinct one, as far as they were kept. num_prompts: of all.
     palette: names of the mask classes by number. unrecorded: earlier models whose record does not say all this.
+    bases: what the first training started from: models that nothing of SonoShard trained.
     """
 
     databases: list[dict[str, Any]] = field(default_factory=list)
@@ -30,6 +31,7 @@ class Training:
     num_prompts: int = 0
     palette: list[str] = field(default_factory=list)
     unrecorded: list[str] = field(default_factory=list)
+    bases: list[str] = field(default_factory=list)
 
     @property
     def is_simulated(self) -> bool:
@@ -40,7 +42,7 @@ class Training:
 def training_until(config: RunConfig, stage: StageConfig, shards: ShardSet, base: str) -> Training:
     """Return what a model that a stage made of `base` was trained on, as far as the base's record goes back."""
     found = locate(base)
-    earlier = training_of(read_record(found), base) if found.is_dir() else Training()
+    earlier = training_of(read_record(found) if found.is_dir() else None, base)
     return united([earlier, stage_training(config, stage, shards)])
 
 
@@ -68,22 +70,19 @@ def stage_training(config: RunConfig, stage: StageConfig, shards: ShardSet) -> T
             }
         )
     distinct = list(prompts.values())
-    return Training(databases, bounded(distinct), len(distinct), list(shards.palette), [])
+    return Training(databases, bounded(distinct), len(distinct), list(shards.palette))
 
 
 def training_of(record: Mapping[str, Any] | None, name: str) -> Training:
-    """Return what the model of a record was trained on, through all merges; nothing for a base that no stage made.
+    """Return what the model of a record was trained on, through all merges; without one it is a base itself.
 
     name: of the model, for people.
     """
     if record is None:
-        return Training()
+        return Training(bases=[name])
     if parents := record.get("parents"):
         names = [f"parent {number} of {name}" for number in range(1, len(parents) + 1)]
-        return united(
-            Training(unrecorded=[of]) if parent is None else training_of(parent, of)
-            for parent, of in zip(parents, names, strict=True)
-        )
+        return united(training_of(parent, of) for parent, of in zip(parents, names, strict=True))
     if KEY in record:
         return Training(**record[KEY])
     return Training(unrecorded=[str(record.get("stage") or name)])
@@ -105,6 +104,7 @@ def united(trainings: Iterable[Training]) -> Training:
         len(prompts) + left_out,
         max((training.palette for training in several), key=len, default=[]),
         list(dict.fromkeys(name for training in several for name in training.unrecorded)),
+        list(dict.fromkeys(name for training in several for name in training.bases)),
     )
 
 

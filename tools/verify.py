@@ -23,7 +23,8 @@ def verify(paths: Iterable[Path]) -> int:
     for path, folders in found.items():
         if not folders:
             raise DataError(
-                f"{path} holds nothing to verify: give a folder of shards, a checkpoint, a stage, a model, a bundle or a run"
+                f"{path} holds nothing to verify: give a folder of shards, a checkpoint, a stage, a model, a bundle or"
+                " a run"
             )
     damaged = []
     num_checked = 0

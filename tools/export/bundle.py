@@ -99,7 +99,7 @@ def write_zip(folder: Path, file: Path) -> None:
 def copy_sampler(folder: Path) -> None:
     """Put the sampler into a bundle, and `sample.py` that starts it."""
     for path in sorted(SAMPLER.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
+        if path.suffix in (".py", ".html"):
             target = folder / "sampler" / path.relative_to(SAMPLER)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)

@@ -90,6 +90,9 @@ def _export_single_file(source: Source, out: Path) -> str:
         if source.has_controlnet:
             save_controlnet_file(source.base.folder, folder / controlnet.name)
         save_single_file(source.base.folder, folder / out.name)
+        for name in (controlnet.name, out.name):  # the library writes them for their owner alone
+            if (folder / name).exists():
+                (folder / name).chmod((folder / card.name).stat().st_mode)
         _publish({target: folder / target.name for target in targets})
     beside = f"\n{controlnet}   (its ControlNet)" if source.has_controlnet else ""
     return f"{out}   (for A1111, ComfyUI, stable-diffusion.cpp){beside}"
@@ -105,9 +108,8 @@ def _stored_dtype(source: Source) -> torch.dtype:
 
     base = source.base
     parts = ("unet", "vae", "text_encoder", *(("controlnet",) if source.has_controlnet else ()))
-    files = (
-        [base.single_file] if base.single_file else [p for part in parts for p in weight_files(base.folder, part).paths]
-    )
+    files = [base.single_file] if base.single_file else []
+    files = files or [path for part in parts for path in weight_files(base.folder, part).paths]
     dtypes = {place.dtype for file in files for name, place in places(file).items() if place.dtype.startswith("F")}
     return torch.float16 if dtypes == {"F16"} else torch.float32
 

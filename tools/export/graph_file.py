@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from tools.export.networks import Graph
 from tools.export.stored_weights import Place
@@ -32,15 +33,16 @@ def write_graph(graph: Graph, file: Path, weights: Mapping[str, Place], location
     """
     content = io.BytesIO()
     axes = {name: value.shape for name, value in graph.inputs.items()} | graph.outputs
-    with _quiet(), torch.no_grad():
+    with _quiet(), _parameters_apart(graph.module), torch.no_grad():
         torch.onnx.export(
             graph.module,
             tuple(value.example for value in graph.inputs.values()),
-            content,
+            content,  # type: ignore[arg-type]  # it takes what can be written to
             dynamo=False,
             export_params=False,  # parameters become inputs, and nothing of them is copied
             do_constant_folding=False,
             opset_version=OPSET,
+            training=torch.onnx.TrainingMode.PRESERVE,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
             dynamic_axes={
@@ -81,6 +83,19 @@ def _name_weights(model: ModelProto, graph: Graph, weights: Mapping[str, Place],
         for number, name in enumerate(node.input):
             if name in inputs and name not in graph.inputs:
                 node.input[number] = name.removeprefix(PREFIX)
+
+
+@contextmanager
+def _parameters_apart(module: nn.Module) -> Iterator[None]:
+    """Keep the exporter from making one of parameters that are equal, as new ones are: the graph is for any weights.
+
+    It compares values unless the outermost module says that it trains; the network inside stays in evaluation mode.
+    """
+    module.training = True
+    try:
+        yield
+    finally:
+        module.training = False
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from launch.training_data import Training
 from models.base import noise_schedule, resolution_of, text_shape
 from models.errors import ModelError
 from models.schedule import NoiseSchedule
+from tools.export.bundle_check import FORMAT
 from tools.export.networks import Graph, Networks
 from tools.export.parity import Parity, mask_palette
 from tools.export.source import Source
 
-FORMAT, VERSION = "sonoshard-bundle", 1
+VERSION = 1
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "onnx", "onnxruntime")
 DEFAULT_SAMPLING = {"sampler": "dpmsolver++", "steps": 25, "guidance": 5.0, "guidance_rescale": 0.0}
 DTYPES = {"torch.float32": "float32", "torch.int64": "int64"}

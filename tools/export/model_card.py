@@ -24,6 +24,8 @@ HUB_LICENCES = {
     "CC BY-NC 4.0": "cc-by-nc-4.0",
     "CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0",
 }
+# Made by this project, under Apache-2.0.
+OWN_BASES = {"tiny"}
 MAX_PROMPTS = 40
 LABELS = {
     "text": "embedding of a prompt",
@@ -53,7 +55,7 @@ def model_card(source: Source, training: Training, parity: Parity | None = None)
         num_timesteps=schedule.num_timesteps,
         zero_terminal_snr=schedule.has_zero_terminal_snr,
         commit=record.get("commit"),
-        base=_base(record, source),
+        base=", ".join(Path(base).name if Path(base).is_absolute() else base for base in training.bases),
         facts=_facts(record),
         databases=training.databases,
         prompts=training.prompts[:MAX_PROMPTS],
@@ -102,9 +104,12 @@ def is_unclear(licence: str) -> bool:
 
 
 def hub_licence(training: Training) -> str:
-    """Return the hub's identifier of the data's licence; "other" for several, or one that it has no name for."""
+    """Return the hub's identifier of the licence; "other" for several, or one that it has no name for.
+
+    A base of others has a licence too, which nothing here knows.
+    """
     licences = {database["licence"] for database in training.databases}
-    if len(licences) == 1 and not training.unrecorded:
+    if len(licences) == 1 and not training.unrecorded and set(training.bases) <= OWN_BASES:
         return HUB_LICENCES.get(next(iter(licences)), "other")
     return "other" if licences else "unknown"
 
@@ -127,14 +132,6 @@ def _tags(training: Training) -> list[str]:
 def _palette(source: Source, training: Training) -> list[dict[str, Any]]:
     has_names = bool(training.palette or (source.record or {}).get("hint_colours"))
     return mask_palette(source, training) if has_names else []
-
-
-def _base(record: Mapping[str, Any], source: Source) -> str | None:
-    """Return what the first training started from, by name."""
-    if "base" in record:
-        base = Path(str(record["base"]))
-        return "/".join(base.parts[-3:]) if base.is_absolute() else str(base)
-    return None if record else source.name
 
 
 def _facts(record: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -32,9 +32,9 @@ IMAGE_STEPS, GUIDANCE = 12, 5.0
 MAX_PARITY_PIXELS = 256
 TIMESTEP = 500.0
 # Largest difference that is let through: a share of the largest number in the reference; of an image, grey levels.
-# fp32: ten to a hundred times what the order of sums makes (2e-6 measured, 1e-4 in latents at full size). fp16 and int8:
-# four times and more what the built-in model and full-size random weights measured (fp16 7e-4, int8 1e-2 of the
-# prediction), since every model differs, and still far below what a wrong graph or a wrong scale does.
+# fp32: ten to a hundred times what the order of sums makes (2e-6 measured, 1e-4 in latents at full size).
+# fp16 and int8: four times and more what the built-in model and full-size random weights measured (7e-4 and 1e-2 of
+# the prediction), since every model differs, and still far below what a wrong graph or a wrong scale does.
 LIMITS: dict[Precision, dict[str, float]] = {
     "fp32": {"text": 1e-4, "prediction": 1e-4, "latents": 1e-3, "image_levels": 2},
     "fp16": {"text": 5e-3, "prediction": 5e-3, "latents": 2e-2, "image_levels": 12},
@@ -131,10 +131,11 @@ def references(
 ) -> dict[str, Array]:
     """Return the content of parity.npz: inputs drawn from a fixed seed, and what torch makes of them.
 
-    num_classes: of the masks that a ControlNet takes; 0 without one. tokens: of "prompt" and of the "empty" one, [1, L] each. A ControlNet's mask is a square of each of its classes.
+    num_classes: of the masks that a ControlNet takes, each of which is a square in its mask; 0 without one. tokens: of
+    "prompt" and of the "empty" one, [1, L] each.
     """
     draw = np.random.default_rng(0)
-    channels, height, width = latent_shape(source.config)
+    channels, height, _ = latent_shape(source.config)
     pixels = source.base.latent_pixels
     side = min(height, MAX_PARITY_PIXELS // pixels)
     noise = draw.standard_normal((1, channels, side, side), dtype=np.float32)
