@@ -23,7 +23,7 @@ from tests.tiny_random_model import NUM_TOKENS
 from tests.tools.export.conftest import PALETTE, TRAINING
 from tools.export import parity
 from tools.export.export import export
-from tools.export.stored_weights import places
+from tools.export.stored_weights import places, write_weights
 
 
 def manifest_of(bundle: Path) -> dict[str, Any]:
@@ -159,16 +159,12 @@ def test_errors_grow_as_precision_falls(bundle: Path, half_bundle: Path, byte_bu
 def test_a_bundle_that_is_not_near_torch_is_not_written(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tools.export import bundle
-
-    write = bundle.write_weights
-
     def faulty(file: Path, tensors: dict[str, torch.Tensor], precision: Any) -> Any:
         if file.stem == "unet":
             tensors = tensors | {"conv_out.bias": tensors["conv_out.bias"] + 0.01}
-        return write(file, tensors, precision)
+        return write_weights(file, tensors, precision)
 
-    monkeypatch.setattr(bundle, "write_weights", faulty)
+    monkeypatch.setattr("tools.export.bundle.write_weights", faulty)
     out = tmp_path / "new" / "bundle"
     with pytest.raises(ModelError, match=r"plain: .* \(prediction differs by 0\.01, at most .*nothing was written"):
         export(str(plain), out, "onnx")
