@@ -6,7 +6,7 @@ from typing import cast
 
 from data.databases import AnyDatabase, Database
 from data.databases.base import PROMPT_FIELDS
-from launch.config import did_you_mean, members_by_kind
+from launch.config_errors import did_you_mean, members_by_kind
 from launch.errors import ConfigError
 
 WIDTH = 100

@@ -62,7 +62,7 @@ class RunJob:
         from distributed.rank import leave_process_group, wait_for_all
 
         try:
-            train_as_rank(self.config, (), stop, self.until)
+            train_as_rank(self.config, _of_this_node(os.environ, load_config(self.config)), stop, self.until)
         except StoppedOnRequest:
             wait_for_all()
             code = _code_to_go_on(stop)
@@ -79,6 +79,12 @@ class RunJob:
             # As in rank_process: the interpreter's own end, after submitit wrote the result, may abort.
             atexit.register(end_at_once, 0)
         return summary(load_config(self.config), self.until)
+
+
+def _of_this_node(environment: Mapping[str, str], config: RunConfig) -> list[str]:
+    """Return the overrides that have shards read from the node's own disk, where the site has one; as slurm/job.sh."""
+    disk = environment.get("SLURM_TMPDIR")
+    return [f"loader.copy_to={disk}"] if disk and config.loader.copy_to is None else []
 
 
 def _executor_name() -> str:

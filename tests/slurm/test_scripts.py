@@ -21,6 +21,7 @@ def test_finetune_busi_leaves_a_model_and_the_code_that_made_it(undisturbed: Tra
     assert undisturbed.num_steps() == NUM_STEPS
     (code,) = (undisturbed.run / "code").iterdir()
     assert (code / "launch" / "train.py").read_bytes() == (CHECKOUT / "launch" / "train.py").read_bytes()
+    undisturbed.assert_staged()
     assert undisturbed.record()["commit"] == (code / "COMMIT").read_text().strip()
 
 

@@ -43,6 +43,7 @@ def test_a_chain_whose_first_job_is_interrupted(cluster: Cluster, disturbed: Tra
     assert Path(first["stages"]["busi"]["model"], "model_index.json").exists()
     assert [list(job.results()[0]["stages"]) for job in jobs] == [["busi"], ["busi", "two"], ["busi", "two", "three"]]
     assert_same(disturbed, undisturbed, STAGES)
+    disturbed.assert_staged()
 
 
 def test_a_cancelled_chain_leaves_nothing_waiting(cluster: Cluster, disturbed: Training) -> None:

@@ -10,7 +10,7 @@ from launch.step_log import STEPS_FILE, read_steps
 from tests.slurm.cluster import Cluster
 
 CHECKOUT = Path(__file__).parent.parent.parent
-NUM_STEPS = 100
+NUM_STEPS = 80
 # Of a chain: the first is that of configs/busi.yaml, which all other runs here have alone.
 STAGES = {"busi": NUM_STEPS, "two": 10, "three": 10}
 
@@ -43,10 +43,16 @@ class Training:
         return (*self._settings, f"run={self.run}")
 
     @property
+    def disk(self) -> Path:
+        """What stands for the nodes' own disks."""
+        return self.run.with_name(f"{self.run.name}-disk")
+
+    @property
     def variables(self) -> dict[str, str]:
         """What a job finds in its environment."""
         return {
             "DATA": str(self._data),
+            "SLURM_TMPDIR": str(self.disk),
             # One thread a rank: sums over another number of threads differ in the last bit.
             "OMP_NUM_THREADS": "1",
             "PATH": f"{Path(sys.executable).parent}:{self._cluster.environment['PATH']}",
@@ -105,6 +111,11 @@ class Training:
         """Return the file of a stage's final weights."""
         (file,) = (self.run / "stages" / stage / "model" / part).glob("*.safetensors")
         return file.read_bytes()
+
+    def assert_staged(self) -> None:
+        """Raise AssertionError unless the shards were copied to the nodes' own disks."""
+        (copy,) = self.disk.glob("sonoshard-*")
+        assert len(list(copy.rglob("*.tar"))) == 3, "a split is a shard"
 
     def record(self, stage: str = "busi") -> dict[str, object]:
         """Return what stands beside a stage's model."""
