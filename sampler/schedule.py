@@ -21,7 +21,8 @@ LEAST_ALPHA_BAR = 2.0**-24
 class Schedule:
     """How much of the image is left at each timestep, and what the UNet predicts.
 
-    alpha_bar_T: float64 (of values rounded to float32), decreasing: the share of the image's variance left; 0 at the end with zero terminal SNR.
+    alpha_bar_T: float64 (of values rounded to float32), decreasing: the share of the image's variance left; 0 at the
+    end with zero terminal SNR.
     prediction_type: "epsilon" or "v_prediction". spacing: how DDIM's timesteps lie: "leading", "linspace", "trailing".
     """
 

@@ -98,7 +98,7 @@ class UniPc:
         i = self._index
         image_BCHW = self._levels.denoised(i, prediction_BCHW, latents_BCHW)
         if self._before_BCHW is not None:
-            latents_BCHW = self._corrected(i, image_BCHW)
+            latents_BCHW = self._corrected(i, self._before_BCHW, image_BCHW)
         self._images = [*self._images[-1:], image_BCHW]
         self._before_BCHW = latents_BCHW
         self._index += 1
@@ -109,11 +109,11 @@ class UniPc:
             predicted_BCHW = predicted_BCHW + (0.5 * take) * slope_BCHW
         return predicted_BCHW
 
-    def _corrected(self, i: int, image_BCHW: Array) -> Array:
+    def _corrected(self, i: int, before_BCHW: Array, image_BCHW: Array) -> Array:
         """Return the latents at level i anew, now that the UNet's answer there is known."""
         keep, take = self._levels.first_order(i - 1)
         last_BCHW = self._images[-1]
-        corrected_BCHW = keep * self._before_BCHW + take * last_BCHW
+        corrected_BCHW = keep * before_BCHW + take * last_BCHW
         new_BCHW = image_BCHW - last_BCHW
         if self._order(i - 1) == 1:
             return corrected_BCHW + (0.5 * take) * new_BCHW
@@ -124,7 +124,8 @@ class UniPc:
         phi_3 = phi_2 / hh - 0.5
         old_weight, new_weight = np.linalg.solve([[1.0, 1.0], [ratio, 1.0]], [phi_2 / b_h, 2 * phi_3 / b_h])
         old_BCHW = (self._images[0] - last_BCHW) / ratio
-        return corrected_BCHW + take * (float(old_weight) * old_BCHW + float(new_weight) * new_BCHW)
+        slope_BCHW = float(old_weight) * old_BCHW + float(new_weight) * new_BCHW
+        return np.asarray(corrected_BCHW + take * slope_BCHW, np.float32)
 
     def _order(self, i: int) -> int:
         return 1 if i in (0, len(self.timesteps) - 1) else 2
@@ -139,10 +140,11 @@ class Levels:
     """The noise levels of a solver: alpha (signal), sigma (noise), lambda = log(alpha / sigma), [N + 1] each."""
 
     def __init__(self, schedule: Schedule, steps: int) -> None:
-        timesteps_N, ratios = karras_levels(schedule, steps)
+        timesteps_N, levels = karras_levels(schedule, steps)
         self.timesteps = [int(timestep) for timestep in timesteps_N]
+        ratios = levels.tolist()
         self.alphas = [1 / math.sqrt(ratio**2 + 1) for ratio in ratios]
-        self.sigmas = [float(ratio) * alpha for ratio, alpha in zip(ratios, self.alphas, strict=True)]
+        self.sigmas = [ratio * alpha for ratio, alpha in zip(ratios, self.alphas, strict=True)]
         self.lambdas = [-math.log(ratio) if ratio else math.inf for ratio in ratios]
         self._prediction_type = schedule.prediction_type
 
@@ -159,8 +161,8 @@ class Levels:
 def denoised(prediction_type: str, prediction_BCHW: Array, latents_BCHW: Array, alpha: float, sigma: float) -> Array:
     """Return the denoised latents, [B, C, H, W]. Source: Salimans & Ho 2022 (arXiv:2202.00512), section 4."""
     if prediction_type == "v_prediction":
-        return alpha * latents_BCHW - sigma * prediction_BCHW
-    return (latents_BCHW - sigma * prediction_BCHW) / alpha
+        return np.asarray(alpha * latents_BCHW - sigma * prediction_BCHW, np.float32)
+    return np.asarray((latents_BCHW - sigma * prediction_BCHW) / alpha, np.float32)
 
 
 SOLVERS: dict[str, type[Ddim] | type[DpmSolver] | type[UniPc]] = {
