@@ -79,9 +79,9 @@ def test_masks_in_turn_lie_beside_their_images(
     found = rows(out)
     assert [row["mask"] for row in found] == ["masks/000001.png", "masks/000002.png", "masks/000003.png"]
     for row, expected in zip(found, numbers[[0, 1, 0]], strict=True):
-        with Image.open(out / row["mask"]) as mask, Image.open(out / row["file"]) as image:
-            assert np.array_equal(np.asarray(mask), expected), "pixels are class numbers"
-            assert mask.convert("RGB").getpixel((40, 70)) == CLASS_COLOURS[expected[70, 40]]
+        with Image.open(out / row["mask"]) as written, Image.open(out / row["file"]) as image:
+            assert np.array_equal(np.asarray(written), expected), "pixels are class numbers"
+            assert written.convert("RGB").getpixel((40, 70)) == CLASS_COLOURS[expected[70, 40]]
             assert image.info["mask"] == row["mask"]
     assert [row["label"] for row in found] == ["benign"] * 3, "the label of the prompt of training"
 
