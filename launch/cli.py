@@ -236,6 +236,14 @@ def evaluate(
         print_realism(stage_realism(load_config(config, overrides or ()), num_images))
 
 
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sample(context: typer.Context) -> None:
+    """Draw images from an exported bundle, or serve a page that does."""
+    from sampler.command import main as run_sampler
+
+    sys.exit(run_sampler(context.args))
+
+
 @app.command()
 def export(
     source: Annotated[
