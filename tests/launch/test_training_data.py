@@ -1,12 +1,15 @@
 """What a model was trained on accumulates over stages and merges, within bounds."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch import training_data
-from launch.training_data import Training, bounded, training_of, united
+from launch.config import load_config
+from launch.prepare import open_shards
+from launch.training_data import Training, bounded, stage_training, training_of, training_until, united
 
 
 def training(name: str, images: int = 10, licence: str = "CC BY 4.0") -> Training:
@@ -36,6 +39,33 @@ def test_stages_add_up_and_a_database_stands_there_once() -> None:
     assert len(both.prompts) == both.num_prompts == 4
     assert both.bases == ["tiny"]
     assert not both.is_simulated
+
+
+def test_a_stage_tells_its_databases_licences_and_prompts(prepared: Path) -> None:
+    config = load_config(prepared)
+    stage, shards = config.stages[0], open_shards(config)
+    found = stage_training(config, stage, shards)
+    entries = shards.entries("busi", "train")
+    about = config.databases["busi"].about
+    assert found.databases == [
+        {
+            "database": "busi",
+            "kind": "busi",
+            "title": about.title,
+            "licence": about.licence,
+            "simulated": False,
+            "images": len(entries),
+        }
+    ]
+    assert {(one["prompt"], one["label"]) for one in found.prompts} == {
+        (shards.prompts[number], entry.label) for entry in entries for number in entry.prompts
+    }
+    assert len(found.prompts) == found.num_prompts
+    assert found.palette[:2] == ["background", "lesion"]
+    whole = training_until(config, stage, shards, config.model.base)
+    assert (whole.databases, whole.bases) == (found.databases, [config.model.base])
+    moved = config.model_copy(update={"run": prepared.parent / "elsewhere", "shards": config.shards_path})
+    assert stage_training(moved, stage, shards) == found, "the database's own licence where there is no manifest"
 
 
 def test_merges_are_walked_to_their_ends() -> None:

@@ -103,8 +103,7 @@ def copy_sampler(folder: Path) -> None:
             target = folder / "sampler" / path.relative_to(SAMPLER)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    if (SAMPLER / LAUNCHER).is_file():
-        shutil.copyfile(SAMPLER / LAUNCHER, folder / "sample.py")
+    shutil.copyfile(SAMPLER / LAUNCHER, folder / "sample.py")
 
 
 def _tokens(networks: Networks, prompt: str) -> NDArray[np.int64]:

@@ -57,7 +57,7 @@ def export(
             made = folder / out.name
             write_zip(folder / "bundle", made)
         _publish({out: made})
-    return f"{parity_table(parity)}\n{out}   (python sample.py in it, or sonoshard sample {out}, draws images)"
+    return f"{parity_table(parity)}\n{out}   (sonoshard sample {out} draws images, or python sample.py in it, unpacked)"
 
 
 def _write_diffusers(source: Source, folder: Path) -> None:
