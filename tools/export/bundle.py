@@ -17,9 +17,11 @@ from launch.training_data import training_of
 from tools.export.bundle_check import MANIFEST, file_sha256
 from tools.export.graph_file import write_graph
 from tools.export.manifest import bundle_schedule, manifest
+from tools.export.masks import mask_palette
 from tools.export.model_card import model_card
 from tools.export.networks import Graph, Networks
-from tools.export.parity import OnnxPredictor, Parity, mask_palette, measure, references, torch_predictor
+from tools.export.parity import Parity, measure, references
+from tools.export.predictors import OnnxPredictor, torch_predictor
 from tools.export.source import Source
 from tools.export.stored_weights import Precision, write_weights
 

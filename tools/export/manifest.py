@@ -12,8 +12,9 @@ from models.base import noise_schedule, resolution_of, text_shape
 from models.errors import ModelError
 from models.schedule import NoiseSchedule
 from tools.export.bundle_check import FORMAT
+from tools.export.masks import mask_palette
 from tools.export.networks import Graph, Networks
-from tools.export.parity import Parity, mask_palette
+from tools.export.parity import Parity
 from tools.export.source import Source
 
 VERSION = 1

@@ -10,7 +10,8 @@ from typing import Any
 from launch.lineage import LINEAGE_FILE
 from launch.training_data import Training
 from models.base import noise_schedule, resolution_of
-from tools.export.parity import Parity, mask_palette
+from tools.export.masks import mask_palette
+from tools.export.parity import Parity
 from tools.export.source import Source
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")

@@ -4,25 +4,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from data.hints import hint_colours, hint_images
-from launch.training_data import Training
+from data.hints import hint_images
 from models.base import latent_shape
 from models.errors import ModelError
 from models.sampling import guided, make_solver
 from models.schedule import NoiseSchedule
-from tools.export.networks import Graph
+from tools.export.masks import example_mask
+from tools.export.predictors import Predictor
 from tools.export.source import Source
-from tools.export.stored_weights import Precision, read_weights
+from tools.export.stored_weights import Precision
 
 Array = NDArray[Any]
 
@@ -59,66 +57,6 @@ class Parity:
                     f"{name}: the exported graphs do not compute what torch computes ({what} differs by {error:.3g}, "
                     f"at most {limit:.3g} is right); nothing was written: use a higher --precision, or report this"
                 )
-
-
-class Predictor:
-    """What draws an image, whoever computes it: arrays in and out, by the names of the graphs."""
-
-    def __init__(self, run: Callable[[str, Mapping[str, Array]], dict[str, Array]]) -> None:
-        """run: computes a graph's outputs from its inputs."""
-        self.run = run
-
-    def predict(self, latents: Array, timestep: Array, text: Array, hint: Array | None) -> Array:
-        """Return the prediction of the UNet, with its ControlNet where there is a hint."""
-        inputs = {"latents": latents, "timestep": timestep, "text": text}
-        if hint is None:
-            return self.run("unet", inputs)["prediction"]
-        residuals = self.run("controlnet", inputs | {"hint": hint})
-        return self.run("unet_with_control", inputs | residuals)["prediction"]
-
-
-def torch_predictor(graphs: Mapping[str, Graph]) -> Predictor:
-    """Return what computes with torch."""
-
-    def run(name: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        graph = graphs[name]
-        with torch.no_grad():
-            found = graph.module(*(torch.from_numpy(np.array(inputs[key])) for key in graph.inputs))
-        outputs = (found,) if isinstance(found, Tensor) else found
-        return {key: output.numpy() for key, output in zip(graph.outputs, outputs, strict=True)}
-
-    return Predictor(run)
-
-
-class OnnxPredictor(Predictor):
-    """Computes with onnxruntime from the written files; one network is open at a time, or all of an image's."""
-
-    def __init__(self, folder: Path, graphs: Mapping[str, Mapping[str, str]], precision: Precision) -> None:
-        """graphs: "file" and "weights" of each, relative to folder."""
-        super().__init__(self._run)
-        self._folder, self._graphs, self._precision = folder, graphs, precision
-        self._sessions: dict[str, Any] = {}
-
-    def _run(self, name: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        if name not in self._sessions:
-            self._sessions[name] = self._session(name)
-        session = self._sessions[name]
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-
-    def _session(self, name: str) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        graph = self._graphs[name]
-        if self._precision != "fp32":
-            values = {
-                key: onnxruntime.OrtValue.ortvalue_from_numpy(array)
-                for key, array in read_weights(self._folder / graph["weights"])
-            }
-            options.add_external_initializers(list(values), list(values.values()))
-        return onnxruntime.InferenceSession(self._folder / graph["file"], options, providers=["CPUExecutionProvider"])
 
 
 def references(
@@ -216,37 +154,3 @@ def drawn(
     decoded = predictor.run("vae_decoder", {"latents": (latents / schedule.scaling_factor).numpy()})["image"][0]
     levels = np.rint(np.clip(decoded / 2 + 0.5, 0, 1) * 255).astype(np.uint8)
     return {"image_latents": latents.numpy(), "image": np.moveaxis(levels, 0, -1)}
-
-
-def example_mask(num_classes: int, side: int) -> NDArray[np.uint8]:
-    """Return a mask of background and a square of each other class, as far as they fit, [side, side] class numbers."""
-    mask = np.zeros((side, side), np.uint8)
-    per_row = max(1, int(np.ceil(np.sqrt(max(1, num_classes - 1)))))
-    cell = side // per_row
-    for number in range(1, num_classes):
-        row, column = divmod(number - 1, per_row)
-        top, left = row * cell + cell // 8, column * cell + cell // 8
-        mask[top : top + 3 * cell // 4, left : left + 3 * cell // 4] = number
-    return mask
-
-
-def mask_palette(source: Source, training: Training) -> list[dict[str, Any]]:
-    """Return number, name and colour of each class that a mask may hold; none without a ControlNet.
-
-    Raises: ModelError if nobody wrote down what the colours of the ControlNet's hints mean.
-    """
-    if not source.has_controlnet:
-        return []
-    written = dict((source.record or {}).get("hint_colours") or {})
-    written.pop("no hint", None)
-    colours = hint_colours(training.palette) | written
-    colours.pop("no hint", None)
-    if not colours:
-        raise ModelError(
-            f"{source.name} has a ControlNet, and no sonoshard.json that says what the colours of its masks mean "
-            "(hint_colours); a bundle would not know how to draw a mask: export another form, or write that file"
-        )
-    return [
-        {"number": number, "name": name, "colour": list(colour)}
-        for number, (name, colour) in enumerate(colours.items())
-    ]
