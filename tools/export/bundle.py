@@ -8,22 +8,26 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from launch.training_data import training_of
+from models.schedule import NoiseSchedule
 from tools.export.bundle_check import MANIFEST, file_sha256
 from tools.export.graph_file import write_graph
-from tools.export.manifest import bundle_schedule, manifest
+from tools.export.manifest import bundle_schedule, described, manifest
 from tools.export.masks import mask_palette
 from tools.export.model_card import model_card
-from tools.export.networks import Graph, Networks
+from tools.export.networks import Networks
 from tools.export.parity import Parity, measure, references
 from tools.export.predictors import OnnxPredictor, torch_predictor
 from tools.export.source import Source
 from tools.export.stored_weights import Precision, write_weights
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 SAMPLER = Path(__file__).parents[2] / "sampler"
 LAUNCHER = "launcher.py"
@@ -42,19 +46,17 @@ def write_bundle(source: Source, folder: Path, precision: Precision) -> Parity:
     schedule, _ = bundle_schedule(source)
     training = training_of(source.record, source.name)
     palette = mask_palette(source, training)  # whatever refuses does so before anything is computed
-    networks = Networks.load(source)
-    graphs = networks.graphs(source)
     prompt = training.prompts[0]["prompt"] if training.prompts else FALLBACK_PROMPT
-    tokens = {name: _tokens(networks, text) for name, text in (("prompt", prompt), ("empty", ""))}
-    found = references(torch_predictor(graphs), source, schedule, tokens, prompt, len(palette))
-    places = _write_graphs(networks, graphs, folder, precision)
+    written = _write_graphs(source, schedule, prompt, len(palette), folder, precision)
+    places = {name: {key: said[key] for key in ("file", "weights")} for name, said in written.graphs.items()}
+    found, tokens = written.found, written.tokens
     parity = measure(OnnxPredictor(folder, places, precision), schedule, found, tokens, precision)
     parity.refuse(source.name)
     _write_arrays(folder / "parity.npz", found)
-    (folder / "tokenizer.json").write_text(_tokenizer_json(networks), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(_tokenizer_json(written.tokenizer), encoding="utf-8")
     (folder / "MODEL_CARD.md").write_text(model_card(source, training, parity), encoding="utf-8")
     copy_sampler(folder)
-    said = manifest(source, networks, graphs, places, precision, parity, training)
+    said = manifest(source, written.tokenizer, written.graphs, precision, parity, training)
     said["files"] = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.rglob("*"))
@@ -64,27 +66,43 @@ def write_bundle(source: Source, folder: Path, precision: Precision) -> Parity:
     return parity
 
 
+class Written(NamedTuple):
+    """What is left of the networks when torch has done its part.
+
+    graphs: what the manifest says of each. found: the content of parity.npz. tokens: of its "prompt" and of the "empty"
+    one.
+    """
+
+    tokenizer: CLIPTokenizer
+    graphs: dict[str, dict[str, Any]]
+    found: dict[str, NDArray[Any]]
+    tokens: dict[str, NDArray[np.int64]]
+
+
 def _write_graphs(
-    networks: Networks, graphs: Mapping[str, Graph], folder: Path, precision: Precision
-) -> dict[str, dict[str, str]]:
-    """Write graphs and weights, and return the "file" and "weights" of each graph.
+    source: Source, schedule: NoiseSchedule, prompt: str, num_classes: int, folder: Path, precision: Precision
+) -> Written:
+    """Write graphs and weights; afterwards no network is in memory, which onnxruntime is to have for itself.
 
     They lie in one folder, since onnxruntime refuses weights in any other than the graph's.
     """
+    networks = Networks.load(source)
+    graphs = networks.graphs(source)
+    tokens = {name: _tokens(networks.tokenizer, text) for name, text in (("prompt", prompt), ("empty", ""))}
+    found = references(torch_predictor(graphs), source, schedule, tokens, prompt, num_classes)
     (folder / GRAPHS).mkdir(parents=True)
     stored = {
         name: write_weights(folder / GRAPHS / f"{name}.safetensors", tensors, precision)
         for name, tensors in networks.weights().items()
     }
+    said = {}
     for name, graph in graphs.items():
-        location = f"{graph.weights}.safetensors"
-        if precision != "fp32":  # nothing lies there: whoever runs the graph hands the weights over
-            location = f"{graph.weights}.expanded"
+        # Not of float32, nothing lies where the graph says: whoever runs it hands the weights over.
+        location = f"{graph.weights}.{'safetensors' if precision == 'fp32' else 'expanded'}"
         write_graph(graph, folder / GRAPHS / f"{name}.onnx", stored[graph.weights], location)
-    return {
-        name: {"file": f"{GRAPHS}/{name}.onnx", "weights": f"{GRAPHS}/{graph.weights}.safetensors"}
-        for name, graph in graphs.items()
-    }
+        files = {"file": f"{GRAPHS}/{name}.onnx", "weights": f"{GRAPHS}/{graph.weights}.safetensors"}
+        said[name] = files | described(graph)
+    return Written(networks.tokenizer, said, found, tokens)
 
 
 def write_zip(folder: Path, file: Path) -> None:
@@ -108,18 +126,17 @@ def copy_sampler(folder: Path) -> None:
     shutil.copyfile(SAMPLER / LAUNCHER, folder / "sample.py")
 
 
-def _tokens(networks: Networks, prompt: str) -> NDArray[np.int64]:
+def _tokens(tokenizer: CLIPTokenizer, prompt: str) -> NDArray[np.int64]:
     """Return the tokens of one prompt as diffusers' pipeline makes them, [1, L]."""
-    tokenizer = networks.tokenizer
     length = tokenizer.model_max_length
     found = tokenizer([prompt], padding="max_length", max_length=length, truncation=True, return_tensors="np")
     tokens: NDArray[np.int64] = found.input_ids.astype(np.int64)
     return tokens
 
 
-def _tokenizer_json(networks: Networks) -> str:
+def _tokenizer_json(tokenizer: CLIPTokenizer) -> str:
     """Return the fast tokenizer as one JSON file, without what earlier calls set for padding and truncation."""
-    content = json.loads(networks.tokenizer.backend_tokenizer.to_str())
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
     content |= {"padding": None, "truncation": None}
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 

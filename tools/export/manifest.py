@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.hints import NO_HINT_COLOUR
 from launch.record import versions
@@ -13,9 +13,12 @@ from models.errors import ModelError
 from models.schedule import NoiseSchedule
 from tools.export.bundle_check import FORMAT
 from tools.export.masks import mask_palette
-from tools.export.networks import Graph, Networks
+from tools.export.networks import Graph
 from tools.export.parity import Parity
 from tools.export.source import Source
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 VERSION = 1
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "onnx", "onnxruntime")
@@ -42,14 +45,13 @@ def bundle_schedule(source: Source) -> tuple[NoiseSchedule, dict[str, Any]]:
 
 def manifest(
     source: Source,
-    networks: Networks,
-    graphs: Mapping[str, Graph],
-    places: Mapping[str, Mapping[str, str]],
+    tokenizer: CLIPTokenizer,
+    graphs: Mapping[str, Mapping[str, Any]],
     precision: str,
     parity: Parity,
     training: Training,
 ) -> dict[str, Any]:
-    """Return the manifest without "files". places: "file" and "weights" of each graph."""
+    """Return the manifest without "files". graphs: what it says of each."""
     schedule, schedule_said = bundle_schedule(source)
     versions_now = versions()
     palette = mask_palette(source, training)
@@ -60,7 +62,7 @@ def manifest(
         "name": source.name,
         "created_with": {name: library_version(name) for name in LIBRARIES} | {"commit": versions_now["commit"]},
         "files": {},
-        "graphs": {name: {**places[name], **_values(graph)} for name, graph in sorted(graphs.items())},
+        "graphs": dict(sorted(graphs.items())),
         "precision": precision,
         "prediction_type": schedule.prediction_type,
         "schedule": schedule_said,
@@ -73,10 +75,10 @@ def manifest(
         "tokenizer": {
             "file": "tokenizer.json",
             "length": text_shape(source.config)[0],
-            "bos": networks.tokenizer.bos_token_id,
-            "eos": networks.tokenizer.eos_token_id,
-            "pad": networks.tokenizer.pad_token_id,
-            "vocabulary_size": len(networks.tokenizer),
+            "bos": tokenizer.bos_token_id,
+            "eos": tokenizer.eos_token_id,
+            "pad": tokenizer.pad_token_id,
+            "vocabulary_size": len(tokenizer),
         },
         "sampling": sampling_defaults(record, schedule),
         "prompts": training.prompts,
@@ -102,7 +104,8 @@ def library_version(name: str) -> str:
     return version(name)
 
 
-def _values(graph: Graph) -> dict[str, Any]:
+def described(graph: Graph) -> dict[str, Any]:
+    """Return what the manifest says of a graph's inputs and outputs."""
     return {
         "inputs": {
             name: {"dtype": DTYPES[str(value.example.dtype)], "shape": list(value.shape)}
