@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -234,6 +234,37 @@ def evaluate(
         from launch.config import load_config
 
         print_realism(stage_realism(load_config(config, overrides or ()), num_images))
+
+
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sample(context: typer.Context) -> None:
+    """Draw images from an exported bundle, or serve a page that does."""
+    from sampler.command import main as run_sampler
+
+    sys.exit(run_sampler(context.args))
+
+
+@app.command()
+def export(
+    source: Annotated[
+        str, typer.Argument(help="A model's folder, a stage's, a built-in name, a hub id, or a .safetensors file.")
+    ],
+    out: Annotated[Path, typer.Argument(help="What to write: a folder, NAME.safetensors, or NAME.zip for a bundle.")],
+    to: Annotated[Literal["diffusers", "single-file", "onnx"], typer.Option(help="onnx: a bundle with its sampler.")],
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None, typer.Option(help="Weights of a bundle. Default: fp32.")
+    ] = None,
+    single_file_config: Annotated[
+        str | None, typer.Option(help="Diffusers folder with the architecture of a source that is a single file.")
+    ] = None,
+) -> None:
+    """Write a model in a form that other programs read."""
+    with one_line_errors():
+        # To save a text encoder transformers imports DeepSpeed, which says on stdout that it looked for a GPU in vain.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        from tools.export.export import export as export_model
+
+        print(export_model(source, out, to, precision=precision, single_file_config=single_file_config))
 
 
 @app.command()

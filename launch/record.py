@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from data.hints import hint_colours
 from data.manifest import PALETTE
 from launch.config import RunConfig, StageConfig
 from launch.snapshot import COMMIT_FILE, git_says
+from launch.training_data import KEY as TRAINING
+from launch.training_data import Training
 
 _LIBRARIES = ("torch", "deepspeed", "bitsandbytes", "diffusers", "peft", "transformers", "webdataset", "numpy")
 
@@ -30,13 +33,21 @@ def config_text(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def model_record(stage: StageConfig, facts: Mapping[str, Any], steps: int, base: str) -> dict[str, Any]:
-    """Return what stands beside a model that a stage made of `base` in so many steps."""
+def model_record(
+    config: RunConfig, stage: StageConfig, facts: Mapping[str, Any], steps: int, base: str, training: Training | None
+) -> dict[str, Any]:
+    """Return what stands beside a model that a stage made of `base` in so many steps.
+
+    training: what it was trained on, earlier stages included. None: nobody can tell any more.
+    """
     record = {"steps": steps, "epochs": stage.epochs, **facts, "base": base, **versions()}
+    record["sampling"] = config.preview.sampling.model_dump(mode="json")
+    if training is not None:
+        record[TRAINING] = asdict(training)
     if stage.early_stop:
         record["early_stop"] = stage.early_stop.model_dump()
     if stage.has_hints:
-        record["hint_colours"] = hint_colours(PALETTE)
+        record["hint_colours"] = hint_colours(training.palette if training else PALETTE)
     return record
 
 

@@ -28,6 +28,7 @@ from launch.preview import Preview, subjects_of
 from launch.record import config_text, model_record
 from launch.step import Objective, TrainedStep, mean_loss, train_step
 from launch.tracking import Stopwatch, TimedIterator, Tracker
+from launch.training_data import training_until
 from models.base import noise_schedule
 from models.saving import save_pipeline
 from models.trained_part import lora_files, whole_weights
@@ -305,7 +306,9 @@ class Stage:
         trained = self.engine.gather(self.ema.first or [group.master for group in self.engine.groups])
         error = None
         if trained is not None:
-            record = model_record(self.stage, self.facts, self.step, self.config.model.base)
+            base = self.config.model.base
+            training = training_until(self.config, self.stage, self.shards, base)
+            record = model_record(self.config, self.stage, self.facts, self.step, base, training)
             record["validation_loss"] = self.validation_losses.get(self.step)
             try:
                 files = files_of_lineage(self.config.stage_path(self.stage))

@@ -42,7 +42,7 @@ def save_pipeline(
     for name, content in (files or {}).items():
         (partial / name).write_bytes(content)
     for path in [*partial.rglob("*"), partial]:
-        _flush(path)
+        flush(path)
     if folder.exists():
         older = folder.with_name(f".{folder.name}.older")
         shutil.rmtree(older, ignore_errors=True)
@@ -51,7 +51,7 @@ def save_pipeline(
         shutil.rmtree(older)
     else:
         partial.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
 
 
 def _pipeline(config: ModelConfig, weights: Mapping[str, Tensor], network: Network) -> DiffusionPipeline:
@@ -64,7 +64,7 @@ def _pipeline(config: ModelConfig, weights: Mapping[str, Tensor], network: Netwo
     return load_control_pipeline(config, "cpu", torch.float32, controlnet=trained)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Ask the operating system to put a file or a folder's entries on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from models.base import BaseFiles, ModelConfig, how_to_mend, noise_schedule, open_base
 from models.errors import ModelError
-from models.single_file import NAMES, PREFIXES, check_fits, read_part
+from models.original_names import NAMES, PREFIXES
+from models.single_file import check_fits, read_part
 from models.weights import hash_weights, weight_files
 
 if TYPE_CHECKING:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.errors import DataError
+from data.shards import ShardSet
 from distributed.checkpoint import Found, find_checkpoint, named_checkpoint, verified_manifest
 from distributed.config import MAX_AVERAGE_LENGTH
 from distributed.ema import average_length, average_name
@@ -21,8 +23,12 @@ from launch.errors import ConfigError
 from launch.facts import facts_of_part, refuse_other_facts
 from launch.lineage import files_of_lineage
 from launch.networks import empty_trained
+from launch.prepare import shards_folder
 from launch.record import model_record
+from launch.training_data import KEY as TRAINING
+from launch.training_data import Training, training_of, training_until
 from models.base import noise_schedule
+from models.record import read_record
 from models.saving import save_pipeline
 from models.trained_part import lora_files, whole_weights
 
@@ -195,8 +201,21 @@ def _record(
         for part in parts
     ]
     average = {"length": length, "checkpoint": found.folder.name, "made_of": made_of, "profile_error": error}
-    record = model_record(stage, found.position["facts"], found.position["step"], base)
+    record = model_record(
+        config, stage, found.position["facts"], found.position["step"], base, _training(config, stage, base)
+    )
     return {**record, "average": average}
+
+
+def _training(config: RunConfig, stage: StageConfig, base: str) -> Training | None:
+    """Return what the stage trains on: its finished model knows, or else the shards; None where both are gone."""
+    finished = read_record(config.stage_model(stage))
+    if finished is not None and TRAINING in finished:
+        return training_of(finished, stage.name)
+    try:
+        return training_until(config, stage, ShardSet.open(shards_folder(config)), base)
+    except DataError:
+        return None
 
 
 def _origin(parts: list[Part], error: float) -> str:

@@ -1,4 +1,4 @@
-"""Checks the hashes of shards and checkpoints, and that models can be opened, wherever they lie under some folders."""
+"""Checks the hashes of shards, checkpoints and bundles, and that models can be opened, wherever they lie."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ from data.shard_index import CONTENTS_FILE
 from distributed.checkpoint import named_checkpoint, verified_manifest
 from distributed.errors import CheckpointError
 from launch.errors import EXIT_FAILED
+from tools.export.bundle_check import check_bundle, holds_bundle
 
 LABELS = ("LATEST", "BEST")
 
@@ -22,7 +23,8 @@ def verify(paths: Iterable[Path]) -> int:
     for path, folders in found.items():
         if not folders:
             raise DataError(
-                f"{path} holds nothing to verify: give a folder of shards, a checkpoint, a stage, a model or a run"
+                f"{path} holds nothing to verify: give a folder of shards, a checkpoint, a stage, a model, a bundle or"
+                " a run"
             )
     damaged = []
     num_checked = 0
@@ -52,6 +54,7 @@ def _kinds(folder: Path) -> list[str]:
     names = {
         "shards": (folder / CONTENTS_FILE).exists(),
         "checkpoint": folder.name.startswith("step-"),
+        "bundle": holds_bundle(folder),
         "labels": any((folder / label).exists() for label in LABELS),
         "model": any(folder.glob("*.safetensors")) and (folder / "config.json").exists(),
     }
@@ -64,6 +67,8 @@ def _check(folder: Path) -> Iterator[Checked]:
             yield from check_shards(folder)
         elif kind == "checkpoint":
             yield Checked(folder, _problem_of_checkpoint(folder))
+        elif kind == "bundle":
+            yield from check_bundle(folder)
         elif kind == "labels":
             yield from _check_labels(folder)
         else:

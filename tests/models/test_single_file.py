@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from models.base import ModelConfig
+from models.controlnet import new_controlnet
 from models.errors import ModelError
-from models.single_file import save_single_file, unet_name, vae_name
+from models.original_names import controlnet_name, unet_name, vae_name
+from models.single_file import save_controlnet_file, save_single_file
 from models.stable_diffusion import encoder_fingerprint, load_pipeline, load_unet
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -97,6 +99,36 @@ def test_vae_of_any_depth_survives(levels: int, layers: int, tmp_path: Path) -> 
     stored = {f"first_stage_model.{vae_name(key, vae.config)}": value for key, value in vae.state_dict().items()}
     assert len(stored) == len(vae.state_dict())
     assert same_values(AutoencoderKL.from_single_file(stored, config=str(tmp_path), subfolder="vae"), vae)
+
+
+def test_controlnet_of_the_file_is_that_of_the_folder(config: ModelConfig, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    controlnet = new_controlnet(config, load_unet(config, torch.float32))
+    for parameter in controlnet.parameters():
+        torch.nn.init.normal_(parameter)  # also those that begin as zeros, or as the UNet's
+    controlnet.save_pretrained(tmp_path / "controlnet")
+    file = save_controlnet_file(tmp_path, tmp_path / "model-controlnet.safetensors")
+    with safe_open(file, framework="pt") as stored:
+        assert all(key.startswith("control_model.") for key in stored.keys())  # noqa: SIM118
+    again = ControlNetModel.from_single_file(
+        str(file), config=str(tmp_path), subfolder="controlnet", local_files_only=True
+    )
+    assert same_values(again, controlnet)
+
+
+def test_names_of_a_controlnet_are_those_of_the_original_code() -> None:
+    """Names of control_v11p_sd15_canny.pth."""
+    config = {"layers_per_block": 2, "conditioning_embedding_out_channels": (16, 32, 96, 256)}
+    expected = {
+        "controlnet_cond_embedding.conv_in.weight": "input_hint_block.0.weight",
+        "controlnet_cond_embedding.blocks.5.bias": "input_hint_block.12.bias",
+        "controlnet_cond_embedding.conv_out.weight": "input_hint_block.14.weight",
+        "controlnet_down_blocks.11.weight": "zero_convs.11.0.weight",
+        "controlnet_mid_block.bias": "middle_block_out.0.bias",
+        "conv_in.weight": "input_blocks.0.0.weight",
+        "mid_block.attentions.0.proj_in.weight": "middle_block.1.proj_in.weight",
+    }
+    assert {key: controlnet_name(key, config) for key in expected} == expected
 
 
 def test_names_are_those_of_the_original_code() -> None:

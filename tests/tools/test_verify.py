@@ -100,7 +100,7 @@ def test_nothing_to_verify(tmp_path: Path) -> None:
     code, _, error = verify(tmp_path)
     assert code == 2
     assert error == (
-        f"sonoshard: {tmp_path} holds nothing to verify: give a folder of shards, a checkpoint, a stage, a model or a"
-        " run\n"
+        f"sonoshard: {tmp_path} holds nothing to verify: give a folder of shards, a checkpoint, a stage, a model, a"
+        " bundle or a run\n"
     )
     assert verify(tmp_path / "not there")[0] == 2

@@ -1,0 +1,199 @@
+"""The server of the page refuses what is not from its own page, and draws one thing at a time."""
+
+import base64
+import http.client
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sampler.bundle import open_bundle
+from sampler.draw import Settings, Wish
+from sampler.serve import MAX_BODY_BYTES, PageServer
+from tests.sampler import chromium
+
+ASKED: dict[str, Any] = {
+    "prompt": "simulated breast ultrasound, benign",
+    "negative": "",
+    "count": 2,
+    "seed": 4,
+    "steps": 2,
+    "guidance": 1,
+    "sampler": "dpmsolver++",
+    "mask": None,
+}
+
+
+@pytest.fixture(scope="module")
+def server(control_bundle: Path) -> Iterator[PageServer]:
+    with open_bundle(control_bundle) as bundle:
+        page = PageServer(bundle, "127.0.0.1", 0)
+        thread = threading.Thread(target=page.serve_forever, daemon=True)
+        thread.start()
+        yield page
+        page.shutdown()
+        page.server_close()
+        thread.join()
+
+
+def request(
+    server: PageServer, method: str, path: str, body: Any = None, **headers: str
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    content = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    told = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, content, {"Content-Type": "application/json", **told})
+    answer = connection.getresponse()
+    result = answer.status, answer.headers, answer.read()
+    connection.close()
+    return result
+
+
+def finished(server: PageServer, key: str) -> dict[str, Any]:
+    end = time.monotonic() + 60
+    while (state := json.loads(request(server, "GET", f"/job/{key}")[2]))["state"] == "drawing":
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return dict(state)
+
+
+def test_images_are_those_of_the_command_and_say_what_they_are(server: PageServer) -> None:
+    status, _, content = request(server, "POST", "/draw", ASKED)
+    assert status == 200
+    state = finished(server, json.loads(content)["job"])
+    assert (state["state"], state["done"], state["seeds"]) == ("done", 2, [4, 5])
+    status, headers, content = request(server, "GET", f"/image/{state['job']}/1")
+    assert (status, headers["Content-Type"]) == (200, "image/png")
+    expected = server.desk.drawer.draw([Wish(ASKED["prompt"], "", 5)], Settings("dpmsolver++", 2, 1, 0))[0]
+    with Image.open(io.BytesIO(content)) as picture:
+        assert np.array_equal(np.asarray(picture), expected)
+        assert picture.info["generated"].endswith("Not for diagnosis.")
+    assert request(server, "GET", f"/image/{state['job']}/2")[0] == 404
+
+
+def test_one_drawing_at_a_time_and_it_can_be_stopped(server: PageServer) -> None:
+    key = json.loads(request(server, "POST", "/draw", {**ASKED, "steps": 200, "count": 16})[2])["job"]
+    status, _, content = request(server, "POST", "/draw", ASKED)
+    assert status == 409
+    assert b"another drawing is under way" in content
+    request(server, "POST", "/stop", {})
+    assert finished(server, key)["state"] == "stopped"
+    assert finished(server, json.loads(request(server, "POST", "/draw", ASKED)[2])["job"])["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1:1"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+    ],
+)
+def test_other_pages_are_refused(server: PageServer, headers: dict[str, str]) -> None:
+    assert request(server, "GET", "/about", **headers)[0] == 403
+    assert request(server, "POST", "/draw", ASKED, **headers)[0] == 403
+
+
+def test_other_bodies_are_refused(server: PageServer) -> None:
+    assert request(server, "POST", "/draw", ASKED, Content_Type="text/plain")[0] == 415
+    assert request(server, "POST", "/draw", b"[" * 100_000)[0] == 400
+    assert request(server, "POST", "/draw", b"[]")[0] == 400
+    assert request(server, "POST", "/draw", b"{}", Content_Length=str(MAX_BODY_BYTES + 1))[0] == 413
+    assert request(server, "POST", "/../../etc/passwd", {})[0] == 404
+    assert request(server, "GET", "/../manifest.json")[0] == 404
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": 3},
+        {"prompt": "x" * 2001},
+        {"count": 17},
+        {"count": True},
+        {"steps": 1.5},
+        {"seed": -1},
+        {"guidance": float("nan")},
+        {"sampler": "euler"},
+        {"mask": "no base64"},
+        {"mask": base64.b64encode(b"no PNG").decode()},
+    ],
+)
+def test_a_wrong_wish_is_one_line(server: PageServer, change: dict[str, Any]) -> None:
+    status, _, content = request(server, "POST", "/draw", {**ASKED, **change})
+    assert status == 400
+    assert "\n" not in json.loads(content)["error"]
+
+
+def test_the_page_allows_nothing_from_elsewhere(server: PageServer) -> None:
+    status, headers, content = request(server, "GET", "/")
+    policy = headers["Content-Security-Policy"]
+    assert status == 200
+    assert policy.startswith("default-src 'none'; script-src 'nonce-")
+    assert policy.split("'nonce-")[1].split("'")[0].encode() in content
+    assert b"{{" not in content
+    assert request(server, "GET", "/")[1]["Content-Security-Policy"] != policy, "a nonce is used once"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(chromium.executable() is None, reason="there is no Chromium")
+def test_the_page_in_a_browser(server: PageServer, tmp_path: Path) -> None:
+    with chromium.browser(tmp_path) as tab:
+        tab.open(server.address, 1280, 800)
+        tab.wait_for("document.body.dataset.ready")
+        warning = tab.value("document.querySelector('#banner').innerText")
+        assert "Generated images. Not for diagnosis." in warning
+        assert "simulated images only" in warning
+        # an ellipse of the second class, painted and taken back and painted again
+        x, y, width = tab.value("(() => { const b = pad.getBoundingClientRect(); return [b.x, b.y, b.width] })()")
+        tab.value(
+            "document.querySelector('[data-tool=ellipse]').click();"
+            "document.querySelector('#classes').children[1].click()"
+        )
+        corners = [(x + share * width, y + share * width) for share in (0.25, 0.5, 0.75)]
+        tab.drag(corners)
+        painted = tab.value("numbers.filter(number => number === 2).length")
+        assert painted == pytest.approx(np.pi / 4 * 64 * 64, rel=0.05)
+        tab.value("document.querySelector('#undo').click()")
+        assert tab.value("numbers.every(number => number === 0)")
+        tab.drag(corners)
+        # a mask is loaded as it was saved
+        assert tab.value(
+            "(async () => { const saved = maskData(); return (await ask('/mask', {mask: saved})).mask.length > 0 })()"
+        )
+        tab.value("steps.value = 2; count.value = 2; seed.value = 4")
+        tab.press("Enter", ctrl=True)
+        tab.wait_for("shown.length === 2 && !job && document.querySelectorAll('.tile img').length === 2")
+        assert tab.value("document.querySelector('.tile img').naturalWidth") == 128
+        assert tab.value("document.querySelector('#error').textContent") == ""
+        tab.value("document.querySelector('.tile button').click()")
+        assert tab.value("document.querySelector('#dialog').open")
+        assert "seed 4" in tab.value("told.textContent")
+        tab.press("ArrowRight")
+        assert "seed 5" in tab.value("told.textContent")
+        # what is wrong is said
+        tab.value(
+            "document.querySelector('#dialog').close(); count.value = 99;"
+            "document.querySelector('#form').noValidate = true"
+        )
+        tab.value("document.querySelector('#draw').click()")
+        tab.wait_for("document.querySelector('#error').textContent.includes('count must be')")
+        for size in ((1280, 800), (820, 1180)):
+            tab.open(server.address, *size)
+            tab.wait_for("document.body.dataset.ready")
+            assert tab.value("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+            fields = "[...document.querySelectorAll('input, select, textarea')]"
+            assert tab.value(f"{fields}.filter(e => !e.labels.length && !e.ariaLabel).length") == 0, (
+                "every field has a label"
+            )
+        assert [one for one in tab.complaints if "400" not in one] == []
+        own = (server.address, "blob:" + server.address, "data:")
+        assert [address for address in tab.requests if not address.startswith(own)] == []

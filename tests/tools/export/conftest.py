@@ -1,0 +1,83 @@
+"""A small random model with a ControlNet, and its bundles in each precision, made once."""
+
+from pathlib import Path
+
+import pytest
+
+from data.hints import hint_colours
+from launch.training_data import Training
+from models.base import ModelConfig
+from models.saving import save_pipeline
+from tests.tiny_random_model import write_tiny_random_model
+from tools.export.export import export
+
+PALETTE = ["background", "lesion", "left ventricle"]
+TRAINING = Training(
+    databases=[
+        {
+            "database": "sim",
+            "kind": "simulated",
+            "title": "Simulated B-mode images",
+            "licence": "Apache-2.0",
+            "simulated": True,
+            "images": 20,
+        }
+    ],
+    prompts=[{"prompt": f"breast tumor, {label}", "label": label, "database": "sim"} for label in ("benign", "other")],
+    num_prompts=2,
+    palette=PALETTE,
+    bases=["tiny"],
+)
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diffusers folder of which nothing is recorded."""
+    return write_tiny_random_model(tmp_path_factory.mktemp("export") / "plain")
+
+
+@pytest.fixture(scope="session")
+def controlled(plain: Path) -> Path:
+    """The same with a ControlNet that changes something, as a stage leaves it."""
+    import torch
+
+    from models.controlnet import load_controlnet
+
+    config = ModelConfig(base=str(plain))
+    controlnet = load_controlnet(config, torch.float32, seed=0)
+    random = torch.Generator().manual_seed(1)
+    weights = {name: tensor.detach() for name, tensor in controlnet.named_parameters()}
+    for name, tensor in weights.items():
+        if not tensor.any():  # where a new one begins
+            weights[name] = 0.1 * torch.randn(tensor.shape, generator=random)
+    record = {
+        "stage": "masks",
+        "steps": 7,
+        "hint_colours": hint_colours(PALETTE),
+        "validation_loss": 0.25,
+        "training": vars(TRAINING),
+    }
+    folder = plain.with_name("controlled")
+    save_pipeline(config, weights, folder, record, network="controlnet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundle(controlled: Path) -> Path:
+    out = controlled.parent / "bundle"
+    export(str(controlled), out, "onnx")
+    return out
+
+
+@pytest.fixture(scope="session")
+def half_bundle(controlled: Path) -> Path:
+    out = controlled.parent / "bundle-fp16"
+    export(str(controlled), out, "onnx", precision="fp16")
+    return out
+
+
+@pytest.fixture(scope="session")
+def byte_bundle(controlled: Path) -> Path:
+    out = controlled.parent / "bundle-int8"
+    export(str(controlled), out, "onnx", precision="int8")
+    return out

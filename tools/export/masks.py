@@ -1,0 +1,47 @@
+"""The masks that a ControlNet takes: what their classes are, and one that shows all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.hints import hint_colours
+from launch.training_data import Training
+from models.errors import ModelError
+from tools.export.source import Source
+
+
+def example_mask(num_classes: int, side: int) -> NDArray[np.uint8]:
+    """Return a mask of background and a square of each other class, as far as they fit, [side, side] class numbers."""
+    mask = np.zeros((side, side), np.uint8)
+    per_row = max(1, int(np.ceil(np.sqrt(max(1, num_classes - 1)))))
+    cell = side // per_row
+    for number in range(1, num_classes):
+        row, column = divmod(number - 1, per_row)
+        top, left = row * cell + cell // 8, column * cell + cell // 8
+        mask[top : top + 3 * cell // 4, left : left + 3 * cell // 4] = number
+    return mask
+
+
+def mask_palette(source: Source, training: Training) -> list[dict[str, Any]]:
+    """Return number, name and colour of each class that a mask may hold; none without a ControlNet.
+
+    Raises: ModelError if nobody wrote down what the colours of the ControlNet's hints mean.
+    """
+    if not source.has_controlnet:
+        return []
+    written = dict((source.record or {}).get("hint_colours") or {})
+    written.pop("no hint", None)
+    colours = hint_colours(training.palette) | written
+    colours.pop("no hint", None)
+    if not colours:
+        raise ModelError(
+            f"{source.name} has a ControlNet, and no sonoshard.json that says what the colours of its masks mean "
+            "(hint_colours); a bundle would not know how to draw a mask: export another form, or write that file"
+        )
+    return [
+        {"number": number, "name": name, "colour": list(colour)}
+        for number, (name, colour) in enumerate(colours.items())
+    ]
