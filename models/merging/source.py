@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import finalize
 
 from models.errors import ModelError
 
@@ -73,6 +75,7 @@ class FileSource:
         self.label = label
         self._paths = tuple(paths)
         self._places: dict[str, _Place] = {}
+        self._descriptors: dict[Path, int] = {}
         for path in paths:
             for key, place in _places(path):
                 if names is None or key in names:
@@ -89,11 +92,20 @@ class FileSource:
 
         place = self._places[name]
         piece = torch.empty(stop - start, dtype=dtype_of(place.stored.dtype))
-        with place.path.open("rb", buffering=0) as file:
-            file.seek(place.at + start * piece.itemsize)
-            if file.readinto(piece.view(torch.uint8).numpy().data) != piece.nbytes:
+        left, at = memoryview(piece.view(torch.uint8).numpy()), place.at + start * piece.itemsize  # type: ignore[arg-type]
+        while left:
+            size = os.preadv(self._descriptor(place.path), [left], at)
+            if size == 0:
                 raise OSError(f"{place.path} ends within {name}")
+            left, at = left[size:], at + size
         return piece.float()
+
+    def _descriptor(self, path: Path) -> int:
+        # It stays open: on a network's file system to open a file for every piece costs more than to read it.
+        if path not in self._descriptors:
+            self._descriptors[path] = os.open(path, os.O_RDONLY)
+            finalize(self, os.close, self._descriptors[path])
+        return self._descriptors[path]
 
     def sha256(self) -> str:
         """Return the sha256 of the file or, of several, of one after another."""

@@ -22,7 +22,7 @@ from tools.merge.checkpoint_source import open_model
 CHOSEN_ON = "validation"
 REPORTED_ON = ("validation", "test")
 # Weights are tried, and written, to so many decimals.
-DECIMALS = 3
+DECIMALS = 2
 
 Losses = dict[str, float]
 Weights = tuple[float, ...]

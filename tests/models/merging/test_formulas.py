@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import Tensor
@@ -39,6 +39,7 @@ def weights_for(count: int, data: st.DataObject) -> list[float]:
     return normalised([data.draw(shares) for _ in range(count)])
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.lists(shares, min_size=1, max_size=6))
 def test_shares_sum_to_one_and_keep_their_relations(weights: list[float]) -> None:
     found = normalised(weights)
@@ -46,6 +47,7 @@ def test_shares_sum_to_one_and_keep_their_relations(weights: list[float]) -> Non
     assert found[0] * weights[-1] == pytest.approx(found[-1] * weights[0])
 
 
+@settings(deadline=None, derandomize=True)
 @given(models(), st.data())
 def test_a_weighted_sum_is_the_plain_one_in_any_order(tensors: list[Tensor], data: st.DataObject) -> None:
     weights = weights_for(len(tensors), data)
@@ -59,6 +61,7 @@ def test_a_weighted_sum_is_the_plain_one_in_any_order(tensors: list[Tensor], dat
     torch.testing.assert_close(same, tensors[0], **CLOSE, msg="a model merged with itself is itself")
 
 
+@settings(deadline=None, derandomize=True)
 @given(models(least=2), st.floats(0, 1))
 def test_slerp_is_the_plain_formula_and_ends_at_its_ends(tensors: list[Tensor], t: float) -> None:
     a, b = (tensor.double() for tensor in tensors[:2])
@@ -89,6 +92,7 @@ def test_slerp_of_parallel_vectors_is_the_straight_mean(factor: float) -> None:
     assert slerp_shares(3 * factor, 3, 3 * factor**2, 0.25) == (0.75, 0.25)
 
 
+@settings(deadline=None, derandomize=True)
 @given(models(least=3), st.data())
 def test_differences_are_added_and_none_changes_nothing(tensors: list[Tensor], data: st.DataObject) -> None:
     start, base, *others = tensors
@@ -106,6 +110,7 @@ def trimmed(vector: Tensor, kept: int, piece: int = 100) -> Tensor:
     return torch.cat([trim(part.clone()) for part in vector.split(piece)])
 
 
+@settings(deadline=None, derandomize=True)
 @given(arrays(np.float32, st.integers(1, 40), elements=st.integers(-4, 4).map(float)), st.data())
 def test_trimming_keeps_just_the_largest_also_among_equals(array: np.ndarray, data: st.DataObject) -> None:
     vector = torch.from_numpy(array)
@@ -127,6 +132,7 @@ def plain_election(tasks: list[Tensor], weights: list[float]) -> list[float]:
     return found
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.integers(1, 4), st.integers(1, 10), st.data())
 def test_the_elected_mean_is_the_papers(count: int, length: int, data: st.DataObject) -> None:
     # Numbers that float32 adds without rounding: the sign of a sum near 0 would depend on it.
