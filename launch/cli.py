@@ -233,8 +233,9 @@ def merge(
         ),
     ] = None,
     method: Annotated[
-        str, typer.Option(help="weighted, soup, blocks, slerp, add-difference, ties or dare.")
-    ] = "weighted",
+        str | None,
+        typer.Option(help="weighted, soup, blocks, slerp, add-difference, ties or dare. Default: weighted."),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -284,7 +285,7 @@ def merge(
             out,
             sources or (),
             flags={
-                "method": None if method == "weighted" else method,
+                "method": method,
                 "weights": weights,
                 "blocks": block,
                 "base": base,

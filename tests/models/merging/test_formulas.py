@@ -22,7 +22,7 @@ from models.merging.formulas import (
 )
 
 # Of float32 sums and products of numbers up to 10.
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+RTOL, ATOL = 1e-5, 1e-5
 
 values = st.floats(-10, 10, width=32).filter(lambda value: value == 0 or abs(value) > 1e-3)
 shares = st.floats(0.015625, 10, width=32)
@@ -53,12 +53,12 @@ def test_a_weighted_sum_is_the_plain_one_in_any_order(tensors: list[Tensor], dat
     weights = weights_for(len(tensors), data)
     expected = sum(weight * tensor.double() for weight, tensor in zip(weights, tensors, strict=True))
     assert isinstance(expected, Tensor)
-    torch.testing.assert_close(weighted_sum(tensors, weights).double(), expected, **CLOSE)
+    torch.testing.assert_close(weighted_sum(tensors, weights).double(), expected, rtol=RTOL, atol=ATOL)
     torch.testing.assert_close(
-        weighted_sum(tensors[::-1], weights[::-1]), weighted_sum(tensors, weights), **CLOSE, msg="symmetry"
+        weighted_sum(tensors[::-1], weights[::-1]), weighted_sum(tensors, weights), rtol=RTOL, atol=ATOL, msg="symmetry"
     )
     same = weighted_sum([tensors[0]] * len(weights), weights)
-    torch.testing.assert_close(same, tensors[0], **CLOSE, msg="a model merged with itself is itself")
+    torch.testing.assert_close(same, tensors[0], rtol=RTOL, atol=ATOL, msg="a model merged with itself is itself")
 
 
 @settings(deadline=None, derandomize=True)
@@ -102,7 +102,7 @@ def test_differences_are_added_and_none_changes_nothing(tensors: list[Tensor], d
     )
     torch.testing.assert_close(add_differences(start, others, base, weights).double(), expected, rtol=1e-5, atol=1e-4)
     assert torch.equal(add_differences(start, [base, base], base, [0.3, -2.0]), start)
-    torch.testing.assert_close(add_differences(base, others[:1], base, [1.0]), others[0], **CLOSE)
+    torch.testing.assert_close(add_differences(base, others[:1], base, [1.0]), others[0], rtol=RTOL, atol=ATOL)
 
 
 def trimmed(vector: Tensor, kept: int, piece: int = 100) -> Tensor:
@@ -140,7 +140,7 @@ def test_the_elected_mean_is_the_papers(count: int, length: int, data: st.DataOb
     tasks = [torch.from_numpy(data.draw(numbers)) for _ in range(count)]
     weights = [data.draw(st.sampled_from([0.25, 0.5, 1.0])) for _ in range(count)]
     found = elected_mean(tasks, weights)
-    torch.testing.assert_close(found, torch.tensor(plain_election(tasks, weights)), **CLOSE)
+    torch.testing.assert_close(found, torch.tensor(plain_election(tasks, weights)), rtol=RTOL, atol=ATOL)
     torch.testing.assert_close(elected_mean(tasks[::-1], weights[::-1]), found, msg="symmetry")
     torch.testing.assert_close(elected_mean([tasks[0]] * 3, [0.2, 0.5, 0.3]), tasks[0], msg="all agree")
 

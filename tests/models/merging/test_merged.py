@@ -22,7 +22,7 @@ from models.merging.writer import write_pieces
 State = dict[str, Tensor]
 
 # float32 sums of a few products.
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+RTOL, ATOL = 1e-5, 1e-6
 SHAPES = {
     "conv_in.weight": (8, 4, 3, 3),
     "down_blocks.0.attentions.0.proj_in.weight": (16, 8),
@@ -65,7 +65,7 @@ def merge(folder: Path, states: list[State], base: State | None = None, **settin
 def assert_same(found: State, expected: State) -> None:
     assert found.keys() == expected.keys()
     for name, value in found.items():
-        torch.testing.assert_close(value, expected[name], **CLOSE)
+        torch.testing.assert_close(value, expected[name], rtol=RTOL, atol=ATOL)
 
 
 def test_weighted_and_soup_are_means_of_every_tensor(tmp_path: Path) -> None:

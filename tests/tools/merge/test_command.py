@@ -33,7 +33,7 @@ State = dict[str, Tensor]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 # float32 sums of two products.
-CLOSE = {"rtol": 1e-6, "atol": 1e-7}
+RTOL, ATOL = 1e-6, 1e-7
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def assert_mean(found: State, states: list[State], weights: list[float]) -> None
     assert found.keys() == states[0].keys()
     for name, value in found.items():
         expected = sum(weight * state[name].double() for weight, state in zip(weights, states, strict=True))
-        torch.testing.assert_close(value.double(), expected, **CLOSE)
+        torch.testing.assert_close(value.double(), expected, rtol=RTOL, atol=ATOL)
 
 
 def test_both_networks_are_merged_and_the_rest_is_the_first_ones(
@@ -144,7 +144,12 @@ def test_a_recipe_file_is_the_same_as_the_flags(folders: list[Path], tmp_path: P
     base = str(folders[2])
     flags = ["--method", "dare", "--base", base, "--density", "0.4", "--scale", "0.5", "--seed", "3", "--part", "unet"]
     merge(tmp_path / "flags", *folders[:2], *flags, "--weights", "1,2")
-    recipe = {"method": "dare", "sources": [str(folder) for folder in folders[:2]], "weights": [1, 2], "base": base}
+    recipe: dict[str, Any] = {
+        "method": "dare",
+        "sources": [str(folder) for folder in folders[:2]],
+        "weights": [1, 2],
+        "base": base,
+    }
     recipe |= {"density": 0.4, "scale": 0.5, "seed": 3, "part": "unet"}
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     merge(tmp_path / "file", "--recipe", tmp_path / "recipe.yaml")
@@ -289,6 +294,7 @@ def test_checkpoints_that_cannot_be_read_are_refused(run: RunConfig, folders: li
         (["--recipe", "{0}/sonoshard.json"], "unknown key steps of a merge"),
         (["--recipe", "a", "--search", "b"], "--recipe and --search each say what to merge: give one of them"),
         (["--search", "b", "--density", "0.2"], "--density has no effect with --search: leave it out"),
+        (["--search", "b", "--method", "weighted"], "--method has no effect with --search: leave it out"),
         (["--greedy-soup", "{0}/none.yaml"], "no configuration file {0}/none.yaml"),
         (["{0}", "tiny"], "{0} has no down_blocks.1.attentions.0.norm.bias, "),
     ],

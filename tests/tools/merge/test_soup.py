@@ -53,7 +53,7 @@ class Known:
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> Known:
     candidates = Known()
-    monkeypatch.setattr(soup.Candidates, "open", lambda *_: candidates)
+    monkeypatch.setattr(Candidates, "open", lambda *_: candidates)
     return candidates
 
 
