@@ -147,16 +147,17 @@ def validation_batches(
     timesteps_per_sample: int,
     slicing: BatchSlicing,
     with_hints: bool = False,
+    split: str = "validation",
 ) -> Iterator[Batch]:
     """Yield this rank's share of a database's held-out samples at fixed timesteps and noise, unflipped, undropped.
 
-    num_samples: the first so many entries of the `validation` split. Every sample is taken at `timesteps_per_sample`
+    num_samples: the first so many entries of the split. Every sample is taken at `timesteps_per_sample`
     evenly spaced quantiles, shifted from sample to sample by the golden ratio. The last batch may be smaller.
 
     Every rank gets equally many batches of the same sizes, since a call of a UNet that ZeRO-3 divided is collective:
     a rank that would have one sample less takes one that another rank has, as a repeat.
     """
-    entries = shards.entries(database, "validation")
+    entries = shards.entries(database, split)
     count = min(num_samples, len(entries)) * timesteps_per_sample
     share = -(-count // slicing.world_size)
     mine = [slicing.rank + slicing.world_size * number for number in range(share)]

@@ -48,9 +48,13 @@ class StoredState:
         """Return one whole parameter's `kind` (`master`, or an average's name), float32 in its shape."""
         number, _ = self._places[name]
         member = next(member for member in self.layouts[number].members if member.name == name)
-        values = torch.empty(member.numel)
-        self._read(values, Piece(name, 0, member.numel, 0), kind)
-        return values.view(member.shape)
+        return self.elements(name, kind, 0, member.numel).view(member.shape)
+
+    def elements(self, name: str, kind: str, start: int, stop: int) -> Tensor:
+        """Return the elements [start, stop) of one parameter's `kind`, 1-D float32."""
+        values = torch.empty(stop - start)
+        self._read(values, Piece(name, start, stop, 0), kind)
+        return values
 
     def load(self, group: FlatGroup, number: int, slice_index: int, averages: dict[str, Tensor]) -> None:
         """Fill the state of the engine's group `number`, and `averages` by name, with what is stored of them."""

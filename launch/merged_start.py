@@ -1,24 +1,28 @@
-"""The merge of earlier stages that a stage starts from: their averaged UNets, with the lineage of all of them."""
+"""The merge of earlier stages that a stage starts from: the mean of their UNets, with the lineage of all of them."""
+
+import shutil
 
 from launch.config import RunConfig, StageConfig
 from launch.lineage import merged_lineage
 from launch.record import versions
-from models.base import ModelConfig
-from models.merging import averaged_unet
+from models.merging.folder import Merge
+from models.merging.parent import open_parent
+from models.merging.recipe import make_recipe
 from models.record import read_record
-from models.saving import save_pipeline
 
 
 def write_merged_start(config: RunConfig, stage: StageConfig) -> None:
     """Write what a stage starts from, where that is a merge that is not there yet; the stages of it are finished."""
     starts = config.starts_of(stage)
     folder = config.stage_start(stage)
-    record = {"merge": {start.name: weight for start, weight in starts}, "of": _versions_of(config, stage)}
+    record = {"shares": {start.name: weight for start, weight in starts}, "of": _versions_of(config, stage)}
     if len(starts) < 2 or ((found := read_record(folder)) and {key: found.get(key) for key in record} == record):
         return
     models = {str(config.stage_model(start)): weight for start, weight in starts}
-    base = ModelConfig(base=next(iter(models)))
-    save_pipeline(base, averaged_unet(models), folder, {**record, **versions()}, merged_lineage(list(models)))
+    recipe = make_recipe(sources=list(models), weights=list(models.values()), part="unet")
+    merge = Merge(recipe, [open_parent(model) for model in models])
+    shutil.rmtree(folder, ignore_errors=True)  # of stages that have been trained on since
+    merge.write(folder, {**record, **versions()}, merged_lineage(list(models)))
 
 
 def _versions_of(config: RunConfig, stage: StageConfig) -> dict[str, int]:

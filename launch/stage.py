@@ -1,13 +1,13 @@
 """One stage of a run on one rank: resumes by itself, trains, validates, shows, saves, stops when asked."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor
 
-from data.loader import BatchSlicing, Loader, validation_batches
+from data.loader import BatchSlicing, Loader
 from data.shards import ShardSet
 from distributed.checkpoint import find_checkpoint, labelled_checkpoint, load_checkpoint
 from distributed.checkpoint_writer import CheckpointWriter
@@ -26,9 +26,10 @@ from launch.memory import compared, predict
 from launch.networks import Networks
 from launch.preview import Preview, subjects_of
 from launch.record import config_text, model_record
-from launch.step import Objective, TrainedStep, mean_loss, train_step
+from launch.step import Objective, TrainedStep, train_step
 from launch.tracking import Stopwatch, TimedIterator, Tracker
 from launch.training_data import training_until
+from launch.validation import HeldOut
 from models.base import noise_schedule
 from models.saving import save_pipeline
 from models.trained_part import lora_files, whole_weights
@@ -81,7 +82,7 @@ class Stage:
         self.ema = ShardedEma([group.master for group in self.engine.groups], config.ema.lengths)
         schedule = noise_schedule(config.model)
         self.objective = Objective(schedule, config.stage_objective(stage), self.engine.device)
-        self.validation_objective = Objective(schedule, config.objective.for_validation, self.engine.device)
+        self.held_out = HeldOut(config, schedule, shards, self.slicing, self.engine.device, with_hints=stage.has_hints)
         subjects = subjects_of(config, stage, shards)
         self.preview = Preview(config, schedule, shards, self.engine, self.denoiser, subjects)
         self.checkpoints = config.stage_path(stage) / "checkpoints"
@@ -252,8 +253,7 @@ class Stage:
 
         At the last step also the loss of every kept length, to choose from.
         """
-        names = [name for name in self.config.databases if "validation" in self.shards.databases.get(name, ())]
-        losses = self._losses_of(self.ema.first, names)
+        losses = self._losses_of(self.ema.first, self.held_out.databases("validation"))
         mean = self._mean_over_stage(losses)
         self.validation_losses[self.step] = mean
         if self.tracker:
@@ -276,24 +276,10 @@ class Stage:
     def _losses_of(self, slices: Sequence[Tensor] | None, databases: Sequence[str]) -> dict[str, float]:
         """Return the loss of the weights in `slices` (None: the newest ones) on each of `databases`. Collective."""
         with self._lent_weights(slices):
-            return {
-                name: mean_loss(self.denoiser, self.validation_objective, self._held_out(name), self.engine.device)
-                for name in databases
-            }
+            return self.held_out.losses(self.denoiser, databases)
 
     def _mean_over_stage(self, losses: Mapping[str, float]) -> float:
         return sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)
-
-    def _held_out(self, database: str) -> Iterator[Any]:
-        return validation_batches(
-            self.shards,
-            database,
-            self.config.seed,
-            num_samples=self.config.validation.num_samples,
-            timesteps_per_sample=self.config.validation.timesteps_per_sample,
-            slicing=self.slicing,
-            with_hints=self.stage.has_hints,
-        )
 
     def _show_preview(self) -> None:
         with self._lent_weights(self.ema.first):

@@ -134,7 +134,8 @@ def mean_loss(denoiser: nn.Module, objective: Objective, batches: Iterator[Batch
 
 
 def _sum_over_ranks(loss_sum: Tensor, *counts: int) -> list[float]:
-    """Return the sums over all ranks of a loss (float64, on the device) and of counts. Collective."""
+    """Return the sums over all ranks of a loss (float64, on the device) and of counts; collective if there are any."""
     sums = torch.stack([loss_sum, *torch.tensor(counts, dtype=torch.float64, device=loss_sum.device)])
-    dist.all_reduce(sums)
+    if dist.is_initialized():
+        dist.all_reduce(sums)
     return [float(value) for value in sums.cpu()]

@@ -1,0 +1,154 @@
+"""A merge written as a diffusers folder: its networks anew, everything else as the first parent has it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.base import PARTS, BaseFiles, ModelConfig, open_base
+from models.errors import ModelError
+from models.merging.merged import Merged
+from models.merging.parent import Parent
+from models.merging.recipe import Recipe
+from models.merging.source import sha256_of_all
+from models.merging.writer import flush, write_pieces
+from models.record import RECORD_FILE
+from models.weights import PICKLES, STEMS
+
+if TYPE_CHECKING:
+    from models.merging.recipe import Part
+
+INDEX = "model_index.json"
+NETWORKS: tuple[Part, ...] = ("unet", "controlnet")
+
+
+class Merge:
+    """A recipe with its parents opened and compared. parts: the networks that are merged."""
+
+    def __init__(self, recipe: Recipe, parents: Sequence[Parent], base: Parent | None = None) -> None:
+        """Choose the parts. Raises: ModelError if the parents do not fit together."""
+        self.recipe, self.parents, self.base = recipe, list(parents), base
+        everyone = [*parents, *([base] if base else [])]
+        first = parents[0]
+        for parent in everyone[1:]:
+            if parent.prediction_type != first.prediction_type:
+                raise ModelError(
+                    f"{parent.label} predicts {parent.prediction_type} and {first.label} {first.prediction_type}: their"
+                    " weights mean different things, and are not merged"
+                )
+        wanted = [recipe.part] if recipe.part else NETWORKS
+        self.parts = [part for part in wanted if all(part in parent.networks for parent in everyone)]
+        if not self.parts:
+            lacking = next(parent for parent in everyone if wanted[0] not in parent.networks)
+            raise ModelError(f"{lacking.label} has no {wanted[0]}: leave it out, or merge another part")
+        self.networks = {
+            part: Merged(recipe, [parent.networks[part] for parent in parents], base.networks[part] if base else None)
+            for part in self.parts
+        }
+
+    def write(self, folder: Path, more_record: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
+        """Write a diffusers folder, whole or not at all. more_record: to stand in its record beside the recipe.
+
+        files: to lie beside it. Raises: ModelError if something is there.
+        """
+        if folder.exists():
+            raise ModelError(f"{folder} is there already: remove it, or give another folder")
+        first = self.parents[0]
+        told = self._told()
+        with _appearing(folder) as partial:
+            copy_parts(first.config, partial, [*PARTS, "controlnet"], without_weights=self.parts)
+            for part in self.parts:
+                self._write_network(partial, part, told)
+            _complete_index(partial)
+            record = {**_inherited(first, partial), "merge": told, "parents": [p.record for p in self.parents]}
+            text = json.dumps({**record, **more_record}, indent=1) + "\n"
+            for name, content in {**files, RECORD_FILE: text.encode()}.items():
+                (partial / name).write_bytes(content)
+
+    def _told(self) -> dict[str, Any]:
+        """Return the recipe as it is in the record, with a hash of every parent's weights."""
+        recipe = self.recipe
+        everyone = [*self.parents, *([self.base] if self.base else [])]
+        hashes = {part: sha256_of_all([parent.networks[part] for parent in everyone]) for part in self.parts}
+        described: list[dict[str, Any]] = [
+            {"source": parent.label, "sha256": {part: of_part[number] for part, of_part in hashes.items()}}
+            for number, parent in enumerate(everyone)
+        ]
+        counted = described[: len(self.parents)]
+        for entry, weight in zip(reversed(counted), reversed(recipe.shares), strict=False):
+            entry["weight"] = weight
+        told = {**recipe.resolved(), "parts": self.parts, "sources": counted}
+        return told | ({"base": described[-1]} if self.base else {})
+
+    def _write_network(self, folder: Path, part: Part, told: Mapping[str, Any]) -> None:
+        home, merged, first = folder / part, self.networks[part], self.parents[0]
+        home.mkdir(exist_ok=True)
+        if part in first.network_configs:
+            text = json.dumps(first.network_configs[part], indent=2) + "\n"
+            (home / "config.json").write_text(text, encoding="utf-8")
+        metadata = {"format": "pt", "sonoshard.merge": json.dumps(told)}
+        write_pieces(home / f"{STEMS[part]}.safetensors", merged.tensors, merged.all_pieces(), metadata)
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `folder`, with all its bytes on the disk."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for path in [*partial.rglob("*"), partial]:
+            flush(path)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    flush(folder.parent)
+
+
+def copy_parts(config: ModelConfig, target: Path, parts: Sequence[str], without_weights: Sequence[str]) -> None:
+    """Copy parts of a model to a folder, pickles left out, of some only what is not weights; and its index."""
+    base = open_base(config)
+    for part in parts:
+        if (base.folder / part).is_dir():
+            weights = ["*.safetensors", "*.safetensors.index*.json"] if part in without_weights else []
+            shutil.copytree(base.folder / part, target / part, ignore=shutil.ignore_patterns(*PICKLES, *weights))
+    if base.single_file is not None:
+        _unpack(config, base, target, [part for part in ("vae", "text_encoder") if part in parts])
+    shutil.copyfile(base.folder / INDEX, target / INDEX)
+
+
+def _unpack(config: ModelConfig, base: BaseFiles, target: Path, parts: Sequence[str]) -> None:
+    """Write parts of a single file over those of the folder that gave its architecture."""
+    import torch
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
+
+    from models.stable_diffusion import load_part
+
+    classes = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+    for part in parts:
+        shutil.rmtree(target / part)
+        load_part(base, part, classes[part], torch.float32).save_pretrained(target / part)
+
+
+def _complete_index(folder: Path) -> None:
+    """Let a pipeline's index name the parts that lie beside it: no safety checker, which judges photographs."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+    if "image_encoder" in index:
+        index["image_encoder"] = [None, None]
+    if (folder / "controlnet").is_dir():
+        index |= {"_class_name": "StableDiffusionControlNetPipeline", "controlnet": ["diffusers", "ControlNetModel"]}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _inherited(first: Parent, folder: Path) -> dict[str, Any]:
+    """Return what stays true of the first parent's record: the colours that its ControlNet knows."""
+    names = ("hint_colours",) if (folder / "controlnet").is_dir() else ()
+    return {name: first.record[name] for name in names if first.record and name in first.record}

@@ -1,0 +1,327 @@
+"""The command: folders, single files and checkpoints become one folder; what cannot be is refused in one line."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+from launch.cli import app
+from launch.config import RunConfig, StageConfig, load_config
+from launch.lineage import LINEAGE_FILE, read_lineage
+from models.base import ModelConfig
+from models.controlnet import load_controlnet
+from models.merging.merged import Merged
+from models.merging.recipe import make_recipe
+from models.record import RECORD_FILE, read_record
+from models.single_file import save_single_file
+from models.stable_diffusion import load_unet
+from models.trained_part import LoraConfig, train_only, whole_weights
+from tests.tiny_random_model import write_tiny_random_model
+from tests.tools.merge.written_checkpoint import write_checkpoint
+from tools.merge.checkpoint_source import open_model
+from tools.verify import verify
+
+State = dict[str, Tensor]
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+# float32 sums of two products.
+RTOL, ATOL = 1e-6, 1e-7
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three models; the first two have a ControlNet, and a record and a lineage as a run leaves them."""
+    folder = tmp_path_factory.mktemp("merge")
+    made = [write_tiny_random_model(folder / f"model-{seed}", seed) for seed in range(3)]
+    for number, path in enumerate(made[:2]):
+        load_controlnet(ModelConfig(base=str(path)), torch.float32, number).save_pretrained(path / "controlnet")
+        randomise(path / "controlnet" / WEIGHTS, number)
+        (path / RECORD_FILE).write_text(json.dumps({"steps": number, "hint_colours": {"tumor": [1, 2, 3]}}))
+        write_ties(path, number)
+    return made
+
+
+def randomise(path: Path, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    save_file({name: torch.randn(value.shape, generator=generator) for name, value in load_file(path).items()}, path)
+
+
+def write_ties(folder: Path, tie: int) -> None:
+    from safetensors.numpy import save_file as save_arrays
+
+    empty = np.empty((0, 0), dtype=np.uint8)
+    sides = {"trained.ties": np.array([tie], dtype=np.uint64), "held_out.ties": np.array([tie + 10], dtype=np.uint64)}
+    save_arrays({**sides, "trained.likenesses": empty, "held_out.likenesses": empty}, folder / LINEAGE_FILE)
+
+
+def unet_of(folder: Path, part: str = "unet") -> State:
+    state: State = load_file(folder / part / WEIGHTS)
+    return state
+
+
+def merge(*arguments: object) -> str:
+    """Return what the command prints."""
+    result = CliRunner().invoke(app, ["merge", *map(str, arguments)])
+    assert result.exit_code == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def refusal(*arguments: object) -> str:
+    """Return the one line with which the command refuses."""
+    result = CliRunner().invoke(app, ["merge", *map(str, arguments)])
+    assert result.exit_code == 2, result.stdout + result.stderr
+    assert result.stderr.startswith("sonoshard: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def assert_mean(found: State, states: list[State], weights: list[float]) -> None:
+    assert found.keys() == states[0].keys()
+    for name, value in found.items():
+        expected = sum(weight * state[name].double() for weight, state in zip(weights, states, strict=True))
+        torch.testing.assert_close(value.double(), expected, rtol=RTOL, atol=ATOL)
+
+
+def test_both_networks_are_merged_and_the_rest_is_the_first_ones(
+    folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers import StableDiffusionControlNetPipeline
+
+    out = tmp_path / "new" / "out"
+    output = merge(out, *folders[:2], "--weights", "1,3")
+    assert "weighted merge of 2 models: unet, controlnet" in output
+    for part in ("unet", "controlnet"):
+        assert_mean(unet_of(out, part), [unet_of(folder, part) for folder in folders[:2]], [0.25, 0.75])
+    for name in (f"vae/{WEIGHTS}", "text_encoder/model.safetensors", "tokenizer/vocab.json", "unet/config.json"):
+        assert (out / name).read_bytes() == (folders[0] / name).read_bytes()
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(out, local_files_only=True)
+    assert torch.equal(pipeline.unet.conv_in.weight, unet_of(out)["conv_in.weight"])
+    record = read_record(out)
+    assert record is not None
+    assert [parent["steps"] for parent in record["parents"]] == [0, 1]
+    assert record["hint_colours"] == {"tumor": [1, 2, 3]}
+    assert record["torch"] == torch.__version__.split("+")[0] or record["torch"] == torch.__version__
+    with safe_open(out / "unet" / WEIGHTS, framework="pt") as file:
+        told = json.loads(file.metadata()["sonoshard.merge"])
+    assert told == record["merge"]
+    assert told["method"] == "weighted"
+    assert [source["weight"] for source in told["sources"]] == [0.25, 0.75]
+    assert told["sources"][1]["sha256"]["unet"] == sha256(folders[1] / "unet" / WEIGHTS)
+    sides = read_lineage(str(out))
+    assert sides is not None
+    assert sides["trained"].ties.tolist() == [0, 1]
+    assert sides["held_out"].ties.tolist() == [10, 11]
+    assert verify([out]) == 0
+    assert "all 4 are right" in capsys.readouterr().out
+    assert not list(out.parent.glob(".*"))
+
+
+def sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_model_without_a_controlnet_and_one_part_alone(folders: list[Path], tmp_path: Path) -> None:
+    assert "models: unet\n" in merge(tmp_path / "mixed", *folders, "--method", "soup")
+    assert unet_of(tmp_path / "mixed", "controlnet").keys() == unet_of(folders[0], "controlnet").keys()
+    merge(tmp_path / "control", *folders[:2], "--part", "controlnet")
+    for name, value in unet_of(tmp_path / "control").items():
+        assert torch.equal(value, unet_of(folders[0])[name]), "the UNet is the first one's"
+    line = refusal(tmp_path / "out", *folders, "--part", "controlnet")
+    assert f"{folders[2]} has no controlnet: leave it out, or merge another part" in line
+
+
+def test_a_recipe_file_is_the_same_as_the_flags(folders: list[Path], tmp_path: Path) -> None:
+    base = str(folders[2])
+    flags = ["--method", "dare", "--base", base, "--density", "0.4", "--scale", "0.5", "--seed", "3", "--part", "unet"]
+    merge(tmp_path / "flags", *folders[:2], *flags, "--weights", "1,2")
+    recipe: dict[str, Any] = {
+        "method": "dare",
+        "sources": [str(folder) for folder in folders[:2]],
+        "weights": [1, 2],
+        "base": base,
+    }
+    recipe |= {"density": 0.4, "scale": 0.5, "seed": 3, "part": "unet"}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    merge(tmp_path / "file", "--recipe", tmp_path / "recipe.yaml")
+    name = f"unet/{WEIGHTS}"
+    assert (tmp_path / "flags" / name).read_bytes() == (tmp_path / "file" / name).read_bytes()
+
+
+def test_blocks_and_a_dtype(folders: list[Path], tmp_path: Path) -> None:
+    flags = ["--method", "blocks", "--block", "mid=0,1", "--block", "down.0=1,0", "--dtype", "fp16", "--part", "unet"]
+    merge(tmp_path / "out", *folders[:2], *flags)
+    one, two, found = unet_of(folders[0]), unet_of(folders[1]), unet_of(tmp_path / "out")
+    assert {value.dtype for value in found.values()} == {torch.float16}
+    for name, value in found.items():
+        share = 1.0 if name.startswith("mid_block") else 0.0 if name.startswith("down_blocks.0") else 0.5
+        torch.testing.assert_close(value.float(), one[name].lerp(two[name], share), rtol=1e-3, atol=1e-6)
+    load_unet(ModelConfig(base=str(tmp_path / "out")), torch.float32)
+
+
+def test_a_single_file_is_a_source_and_may_be_the_first(folders: list[Path], tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    file = save_single_file(folders[1], tmp_path / "model.safetensors")
+    merge(tmp_path / "out", file, folders[2], "--single-file-config", folders[0])
+    assert_mean(unet_of(tmp_path / "out"), [unet_of(folder) for folder in folders[1:]], [0.5, 0.5])
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
+    vae = load_file(folders[1] / "vae" / WEIGHTS)
+    assert all(torch.equal(value, vae[name]) for name, value in pipeline.vae.state_dict().items())
+
+
+@pytest.fixture
+def run(folders: list[Path], tmp_path: Path) -> RunConfig:
+    """A run of four stages, each from the base: everything, LoRA, cross-attention and a ControlNet train."""
+    path = tmp_path / "config.yaml"
+    lora = "trains: lora, lora: {rank: 3, alpha: 6}"
+    stages = {"all": "", "lora": lora, "cross": "trains: cross_attention", "control": "kind: controlnet"}
+    lines = [f"  - {{name: {name}, databases: [busi], steps: 9, start: base, {more}}}" for name, more in stages.items()]
+    text = (
+        f"run: {tmp_path}/run\nmodel: {{base: {folders[2]}}}\ndatabases: {{busi: {{kind: busi, root: {tmp_path}}}}}\n"
+    )
+    path.write_text(text + "stages:\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return load_config(path)
+
+
+def trained_by(config: RunConfig, stage: StageConfig, seed: int) -> State:
+    """Return random values for what a stage trains."""
+    torch.manual_seed(seed)
+    if stage.has_hints:
+        network = load_controlnet(config.model, torch.float32, 0)
+    else:
+        network = load_unet(config.model, torch.float32)
+        train_only(network, stage.trains, stage.lora)
+    return {name: torch.randn(p.shape) for name, p in network.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_checkpoints_give_raw_and_averaged_weights_with_the_rest_of_the_base(
+    run: RunConfig, folders: list[Path], tmp_path: Path, number: int
+) -> None:
+    stage = run.stages[number]
+    kinds = {kind: trained_by(run, stage, seed) for seed, kind in enumerate(("master", "ema@0.05", "ema@0.1"))}
+    folder = write_checkpoint(run, stage, kinds)
+    for suffix, kind in (("@raw", "master"), ("@ema", "ema@0.05"), ("", "ema@0.05"), ("@ema=0.1", "ema@0.1")):
+        source = open_model(f"{folder}{suffix}").networks["unet"]
+        expected = whole_weights(run.model, kinds[kind], stage.trains, stage.lora)
+        merged = Merged(make_recipe(sources=["one"]), [source])
+        assert merged.tensors.keys() == expected.keys()
+        for name, value in expected.items():
+            found = torch.cat(list(merged.pieces(name))).view(value.shape)
+            torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-5)  # the fold's products, in another order
+    merge(tmp_path / "out", f"{folder}@raw", folders[0], "--weights", "1,1", "--part", "unet")
+    states = [whole_weights(run.model, kinds["master"], stage.trains, stage.lora), unet_of(folders[0])]
+    for name, value in unet_of(tmp_path / "out").items():
+        torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2, rtol=1e-5, atol=1e-5)
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert record["parents"][0]["checkpoint_weights"] == "master"
+    assert record["parents"][0]["steps"] == 7
+
+
+def test_pieces_of_a_folded_matrix_may_begin_anywhere(run: RunConfig) -> None:
+    stage = run.stages[1]
+    assert isinstance(stage.lora, LoraConfig)
+    trained = trained_by(run, stage, 0)
+    source = open_model(f"{write_checkpoint(run, stage, {'master': trained})}@ema").networks["unet"]
+    whole = whole_weights(run.model, trained, "lora", stage.lora)
+    name = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    for start, stop in ((0, 5), (31, 33), (40, 200), (1000, 1024)):
+        found = source.read(name, start, stop)
+        torch.testing.assert_close(found, whole[name].flatten()[start:stop], rtol=1e-5, atol=1e-5)
+
+
+def test_the_checkpoint_of_a_controlnet(run: RunConfig, folders: list[Path], tmp_path: Path) -> None:
+    from diffusers import StableDiffusionControlNetPipeline
+
+    stage = run.stages[3]
+    trained = trained_by(run, stage, 0)
+    folder = write_checkpoint(run, stage, {"master": trained})
+    merge(tmp_path / "out", folder, folders[0], "--weights", "3,1")
+    assert_mean(unet_of(tmp_path / "out", "controlnet"), [trained, unet_of(folders[0], "controlnet")], [0.75, 0.25])
+    assert_mean(unet_of(tmp_path / "out"), [unet_of(folders[2]), unet_of(folders[0])], [0.75, 0.25])
+    StableDiffusionControlNetPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert "hint_colours" in record
+
+
+def test_a_stages_folder_is_its_model(run: RunConfig, folders: list[Path], tmp_path: Path) -> None:
+    stage = run.stage_path(run.stages[0])
+    shutil.copytree(folders[1], stage / "model")
+    merge(tmp_path / "out", stage, folders[0])
+    assert_mean(unet_of(tmp_path / "out"), [unet_of(folders[1]), unet_of(folders[0])], [0.5, 0.5])
+
+
+def test_checkpoints_that_cannot_be_read_are_refused(run: RunConfig, folders: list[Path], tmp_path: Path) -> None:
+    stage = run.stages[2]
+    folder = write_checkpoint(run, stage, {"master": trained_by(run, stage, 0), "ema@0.05": trained_by(run, stage, 1)})
+    line = refusal(tmp_path / "out", f"{folder}@ema=0.2", folders[0])
+    assert f"{folder} has no weights @ema=0.2: give one of @raw, @ema=0.05" in line
+    assert f"{folders[1]} is no checkpoint, of which" in refusal(tmp_path / "out", f"{folders[1]}@raw", folders[0])
+    moved = shutil.copytree(folder, tmp_path / "step-00000007")
+    assert "is no checkpoint within its run" in refusal(tmp_path / "out", moved, folders[0])
+    file = next(folder.glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-4])
+    assert f"{file.name} does not match its hash" in refusal(tmp_path / "out", folder, folders[0])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing to merge: give sources, --recipe, --greedy-soup or --search"),
+        (["{0}", "nowhere"], "base 'nowhere' was not found"),
+        (["{0}", "{1}", "--weights", "1;1"], "--weights=1;1 is not a list of numbers such as 0.5,0.5"),
+        (["{0}", "{1}", "--weights", "1"], "weights has 1 numbers, needed 2"),
+        (["{0}", "{1}", "--method", "mean"], "method 'mean' is unknown"),
+        (["{0}", "{1}", "--method", "ties"], "method ties needs base"),
+        (["{0}", "{1}", "--method", "blocks", "--block", "mid"], "--block mid is not NAME=W,W"),
+        (["{0}", "{1}", "--seed", "0"], "seed is for method dare alone"),
+        (["{0}", "--recipe", "{0}/none.yaml"], "the sources of a merge with --recipe stand in "),
+        (["--recipe", "{0}/none.yaml"], "no recipe {0}/none.yaml: give a YAML file"),
+        (["--recipe", "{0}/tokenizer/merges.txt"], "merges.txt holds str, needs keys and values"),
+        (["--recipe", "{0}/sonoshard.json"], "unknown key steps of a merge"),
+        (["--recipe", "a", "--search", "b"], "--recipe and --search each say what to merge: give one of them"),
+        (["--search", "b", "--density", "0.2"], "--density has no effect with --search: leave it out"),
+        (["--search", "b", "--method", "weighted"], "--method has no effect with --search: leave it out"),
+        (["--greedy-soup", "{0}/none.yaml"], "no configuration file {0}/none.yaml"),
+        (["{0}", "tiny"], "{0} has no down_blocks.1.attentions.0.norm.bias, "),
+    ],
+)
+def test_what_cannot_be_merged_is_refused(
+    folders: list[Path], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    line = refusal(tmp_path / "out", *(argument.format(*folders) for argument in arguments))
+    assert message.format(*folders) in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_and_other_predictions_are_refused(folders: list[Path], tmp_path: Path) -> None:
+    assert f"{folders[2]} is there already: remove it" in refusal(folders[2], *folders[:2])
+    other = write_tiny_random_model(tmp_path / "v", 4, "v_prediction")
+    line = refusal(tmp_path / "out", folders[0], other)
+    assert f"{other} predicts v_prediction and {folders[0]} epsilon" in line
+
+
+def test_a_merge_that_fails_leaves_nothing(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise OSError("disk gone")
+
+    monkeypatch.setattr(Merged, "all_pieces", fail)
+    result = CliRunner().invoke(app, ["merge", str(tmp_path / "out"), *map(str, folders)])
+    assert result.exit_code == 1
+    assert "disk gone" in result.stderr
+    assert not list(tmp_path.iterdir())
