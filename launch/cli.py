@@ -258,6 +258,8 @@ def evaluate(
             raise ConfigError(f"{'--stage' if stage else '--images'} says what a study shows: give --reader-study, too")
         if reader_study and score:
             raise ConfigError("--reader-study makes a study and --score ends it: give one of them")
+        if score and num_images is not None:
+            raise ConfigError("--score takes all images of the study: leave out --num-images")
         if reader_study:
             from evaluation.reader_study.study import KEY_FILE, make_study
 

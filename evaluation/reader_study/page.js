@@ -109,7 +109,7 @@ function showImage() {
   find("comment").blur();
   if (document.activeElement instanceof HTMLElement) document.activeElement.blur();
   const before = session.place > 0 ? answerOf(order[session.place - 1]).confidence : null;
-  find("last").textContent = before ? `Image ${session.place}: ${content.scale[before - 1]} · Backspace to change` : "";
+  find("last").textContent = before ? `Image ${session.place}: ${content.scale[before - 1]} · Backspace to change` : "Keys: 1 to 6, or G and R";
   showPending();
   zoomTo(1);
   look();

@@ -4,9 +4,12 @@ import base64
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 from data.durable import replacing
 
+# How many of the real images come from a program, which the page then says.
+Simulated = Literal["none", "some", "all"]
 HERE = Path(__file__).parent
 # Of an answer's confidence, 1 to 6; the first three say generated. The answers' CSV has their numbers.
 SCALE = (
@@ -21,7 +24,7 @@ NUM_GENERATED = 3
 COLUMNS = ("study", "reader", "years", "order", "image", "answer", "confidence", "seconds", "comment")
 
 
-def write_page(path: Path, study: str, images: Sequence[tuple[str, bytes]], *, is_simulated: bool) -> None:
+def write_page(path: Path, study: str, images: Sequence[tuple[str, bytes]], *, simulated: Simulated = "none") -> None:
     """Replace the HTML file at `path`. images: id and PNG file of each, in an order that tells nothing.
 
     Its own style and script are all that its content security policy lets run; it may load and send nothing.
@@ -35,7 +38,7 @@ def write_page(path: Path, study: str, images: Sequence[tuple[str, bytes]], *, i
         script=script,
         style_hash=_csp_hash(style),
         script_hash=_csp_hash(script),
-        is_simulated=is_simulated,
+        simulated=simulated,
         scale=SCALE,
         num_generated=NUM_GENERATED,
         num_images=len(images),

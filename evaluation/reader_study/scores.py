@@ -23,7 +23,7 @@ SCORES_FILE = "scores.json"
 VERSION = 1
 GOOD = (
     "accuracy: near 50 %, with an interval that is narrow and holds 50 %: readers cannot tell.",
-    "sens., spec.: generated held for generated, real held for real; about the same sum as by guessing, 100 %.",
+    "sens., spec.: shares of generated held for generated, and of real for real; by guessing they add up to 100 %.",
     "d': near 0: readers cannot tell; 1 is about 69 % right, 2 about 84 %; below 0 they mix the kinds up.",
     "c: the reader's habit, not the images' quality: below 0 says generated too readily, above 0 real.",
     "AUC: of the confidence; near 0.5: who is surer is no more often right.",
@@ -77,8 +77,8 @@ def print_scores(scores: Scores, console: Console | None = None) -> None:
             _wrapped(reader.reader),
             *(_percent(value) for value in (reader.accuracy, reader.sensitivity, reader.specificity)),
             _number(reader.d_prime, 1),
-            f"{reader.bias:.1f}",
-            _number(reader.auc, 2),
+            f"{reader.bias:z.1f}",
+            _number(reader.auc, 2, "-"),
             f"{reader.median_seconds:.1f}",
         )
     console.print(table)
@@ -87,7 +87,9 @@ def print_scores(scores: Scores, console: Console | None = None) -> None:
         for agreement in scores.agreement:
             name = "Fleiss, all readers" if len(agreement.readers) > 2 else " and ".join(agreement.readers)
             table.add_row(_wrapped(name, 40), _number(agreement.kappa, 2))
+        console.print()
         console.print(table)
+    console.print()
     for line in GOOD:
         console.print(textwrap.fill(line, console.width, subsequent_indent="  "), highlight=False, markup=False)
 
@@ -111,9 +113,9 @@ def _percent(estimate: Estimate) -> str:
     return f"{value}\n{low}-{high}"
 
 
-def _number(estimate: Estimate, digits: int) -> str:
-    value, low, high = (f"{number:.{digits}f}" if math.isfinite(number) else "-" for number in estimate)
-    return f"{value}\n{low} to {high}"
+def _number(estimate: Estimate, digits: int, between: str = " to ") -> str:
+    value, low, high = (f"{number:z.{digits}f}" if math.isfinite(number) else "-" for number in estimate)
+    return f"{value}\n{low}{between}{high}"
 
 
 def _without_nan(content: Any) -> Any:

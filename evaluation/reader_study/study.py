@@ -19,7 +19,7 @@ from data.manifest import Manifest, ManifestRow
 from evaluation.reader_study.choice import choose_rows
 from evaluation.reader_study.generated import draw, find_pngs, learnt_databases, read_pngs, stage_to_show
 from evaluation.reader_study.key import KeyRow, Kind, read_key, write_key
-from evaluation.reader_study.page import write_page
+from evaluation.reader_study.page import Simulated, write_page
 from launch.config import RunConfig
 from models.base import resolution_of
 
@@ -78,16 +78,13 @@ def make_study(
             ShownImage(png(pixels), "generated", "", "", str(path))
             for pixels, path in zip(read_pngs(config, picked), picked, strict=True)
         ]
-    return write_study(config.run / FOLDER, [*_real(config, chosen), *generated], random, _is_simulated(chosen))
+    return write_study(config.run / FOLDER, [*_real(config, chosen), *generated], random, _simulated(chosen))
 
 
 def write_study(
-    folder: Path, images: Sequence[ShownImage], random: np.random.Generator, is_simulated: bool = False
+    folder: Path, images: Sequence[ShownImage], random: np.random.Generator, simulated: Simulated = "none"
 ) -> Path:
-    """Write the page and the key of these images, shuffled, under names that mean nothing; return the page.
-
-    is_simulated: whether the real images come from a program; the page then says so.
-    """
+    """Write the page and the key of these images, shuffled, under names that mean nothing; return the page."""
     names = _names(len(images), random)
     shuffled = [images[place] for place in random.permutation(len(images))]
     study = sha256(b"".join(image.kind.encode() + image.png for image in shuffled)).hexdigest()[:8]
@@ -99,7 +96,7 @@ def write_study(
     # The key first: a page without one would be of no use.
     write_key(folder / KEY_FILE, rows)
     pictures = [(name, image.png) for name, image in zip(names, shuffled, strict=True)]
-    write_page(folder / PAGE_FILE, study, pictures, is_simulated=is_simulated)
+    write_page(folder / PAGE_FILE, study, pictures, simulated=simulated)
     return folder / PAGE_FILE
 
 
@@ -142,8 +139,9 @@ def _real(config: RunConfig, rows: Sequence[ManifestRow]) -> list[ShownImage]:
     ]
 
 
-def _is_simulated(rows: Sequence[ManifestRow]) -> bool:
-    return any("simulated" in row.flags for row in rows)
+def _simulated(rows: Sequence[ManifestRow]) -> Simulated:
+    are = {"simulated" in row.flags for row in rows}
+    return "some" if len(are) == 2 else "all" if are == {True} else "none"
 
 
 def _names(num: int, random: np.random.Generator) -> list[str]:

@@ -148,6 +148,7 @@ def test_a_study_of_a_stage_from_the_command_to_the_scores(
     output = evaluate(path, *settings, "--reader-study", "--num-images", 6)
     assert "two: 6 images of breast, cardiac\n" in output
     assert "for you alone, the key: " in output
+    assert "<b>Simulated.</b>" in (config.run / "reader_study" / "study.html").read_text(encoding="utf-8")
     key, images = study(config)
     assert Counter(of.kind for of in key) == {"real": 6, "generated": 6}
     kinds = [Counter((of.database, of.label) for of in key if of.kind == kind) for kind in ("real", "generated")]
@@ -209,6 +210,7 @@ def test_images_made_elsewhere_are_made_alike(path: Path, tmp_path: Path) -> Non
         (["--reader-study", "--images", "{}/absent"], "holds no PNG files: give the folder of generated images"),
         (["--reader-study", "--images", "{}", "--stage", "one"], "give one of them"),
         (["--reader-study", "--score", "a.csv"], "give one of them"),
+        (["--score", "a.csv", "--num-images", "8"], "--score takes all images of the study: leave out --num-images"),
         (["--stage", "one"], "--stage says what a study shows: give --reader-study"),
         (["--images", "{}"], "--images says what a study shows: give --reader-study"),
         (["--score", "a.csv"], "there is no key"),

@@ -35,7 +35,7 @@ def shown_images() -> list[ShownImage]:
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    return write_study(tmp_path / "study", shown_images(), np.random.default_rng(1), is_simulated=True)
+    return write_study(tmp_path / "study", shown_images(), np.random.default_rng(1), simulated="all")
 
 
 def key_of(page: Path) -> list[KeyRow]:
@@ -92,16 +92,19 @@ def test_nothing_comes_from_elsewhere(page: Path) -> None:
 
 def test_a_page_says_that_its_data_are_simulated_only_where_they_are(tmp_path: Path, page: Path) -> None:
     assert "simulator" in page.read_text(encoding="utf-8")
+    assert "some of the images that it calls real" not in " ".join(page.read_text(encoding="utf-8").split())
+    some = write_study(tmp_path / "some", shown_images(), np.random.default_rng(1), simulated="some")
+    assert "some of the images that it calls real" in " ".join(some.read_text(encoding="utf-8").split())
     other = write_study(tmp_path / "other", shown_images(), np.random.default_rng(1))
     assert "simula" not in other.read_text(encoding="utf-8")
 
 
 def test_a_key_is_not_replaced_by_that_of_another_study(page: Path) -> None:
     before = [path.read_bytes() for path in sorted(page.parent.iterdir())]
-    write_study(page.parent, shown_images(), np.random.default_rng(1), is_simulated=True)
+    write_study(page.parent, shown_images(), np.random.default_rng(1), simulated="all")
     assert [path.read_bytes() for path in sorted(page.parent.iterdir())] == before
     with pytest.raises(DataError, match=r"key\.csv is the key of study [0-9a-f]{8}, .*: move .*study away to make"):
-        write_study(page.parent, shown_images(), np.random.default_rng(2), is_simulated=True)
+        write_study(page.parent, shown_images(), np.random.default_rng(2), simulated="all")
     assert [path.read_bytes() for path in sorted(page.parent.iterdir())] == before
 
 
