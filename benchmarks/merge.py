@@ -150,7 +150,8 @@ def main() -> None:
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        print(json.dumps(measure_here(*arguments.measure, arguments.folder)))
+        way, method = arguments.measure
+        print(json.dumps(measure_here(way, method, arguments.folder)))
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)

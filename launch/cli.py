@@ -307,15 +307,59 @@ def merge(
 def evaluate(
     config: Config,
     overrides: Overrides = None,
-    num_images: Annotated[int, typer.Option(min=2, help="Images to draw of each stage and database.")] = 32,
+    num_images: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            help="Images to draw of each stage and database, 32 by default; of a reader study: real ones, and as many"
+            " generated, 40 by default.",
+        ),
+    ] = None,
+    reader_study: Annotated[
+        bool, typer.Option("--reader-study", help="Write a page that asks people which images are real, and its key.")
+    ] = False,
+    stage: Annotated[
+        str | None, typer.Option(help="Diffusion stage that draws a study's images. Default: the last finished.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of PNGs made elsewhere, to show in a study instead of a stage's.")
+    ] = None,
+    score: Annotated[
+        list[Path] | None, typer.Option(metavar="CSV", help="A reader's answers, by the study's key; repeatable.")
+    ] = None,
 ) -> None:
-    """Compare generated with real images after each stage."""
+    """Compare generated with real images: each stage by statistics, or by readers."""
     with one_line_errors():
-        from evaluation.realism_report import print_realism
-        from evaluation.stage_realism import stage_realism
         from launch.config import load_config
+        from launch.errors import ConfigError
 
-        print_realism(stage_realism(load_config(config, overrides or ()), num_images))
+        settings = load_config(config, overrides or ())
+        if stage and images:
+            raise ConfigError("--stage draws images and --images takes those of a folder: give one of them")
+        if not reader_study and (stage or images):
+            raise ConfigError(f"{'--stage' if stage else '--images'} says what a study shows: give --reader-study, too")
+        if reader_study and score:
+            raise ConfigError("--reader-study makes a study and --score ends it: give one of them")
+        if score and num_images is not None:
+            raise ConfigError("--score takes all images of the study: leave out --num-images")
+        if reader_study:
+            from evaluation.reader_study.study import KEY_FILE, make_study
+
+            page = make_study(settings, num_images or 40, stage_name=stage, images=images)
+            print(f"for the readers: {page}\nfor you alone, the key: {page.parent / KEY_FILE}")
+        elif score:
+            from evaluation.reader_study.scores import SCORES_FILE, print_scores, score_study, write_scores
+            from evaluation.reader_study.study import FOLDER, KEY_FILE
+
+            folder = settings.run / FOLDER
+            scores = score_study(folder / KEY_FILE, score, settings.seed)
+            write_scores(folder / SCORES_FILE, scores)
+            print_scores(scores)
+        else:
+            from evaluation.realism_report import print_realism
+            from evaluation.stage_realism import stage_realism
+
+            print_realism(stage_realism(settings, num_images or 32))
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

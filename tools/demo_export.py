@@ -1,4 +1,4 @@
-"""What the demo hands on: its last model in all forms, and a labelled set drawn where only the sampler's packages are."""
+"""What the demo hands on: its model in all forms, and a labelled set drawn with the sampler's packages alone."""
 
 import os
 import shutil
@@ -62,7 +62,9 @@ def draw_in_bare_environment(config: RunConfig, bundle: Path) -> None:
         # No other variable, and no other folder, leads to this project.
         ended = subprocess.run([python.absolute(), "sample.py", *what], cwd=bundle, env={}, check=False)
         if ended.returncode != 0:
-            raise RuntimeError(f"the bundle {bundle} cannot be drawn from: python sample.py ended with {ended.returncode}")
+            raise RuntimeError(
+                f"the bundle {bundle} cannot be drawn from: python sample.py ended with {ended.returncode}"
+            )
 
 
 def _write_masks(config: RunConfig, folder: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from models.base import ModelConfig, locate, noise_schedule, open_base
 from models.controlnet import has_controlnet
 from models.merging.source import FileSource, Source
-from models.record import read_record
 from models.original_names import NAMES, PREFIXES
+from models.record import read_record
 from models.stable_diffusion import empty_unet
 from models.weights import weight_files
 

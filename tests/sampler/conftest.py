@@ -41,7 +41,7 @@ def rewrite_hashes(folder: Path) -> None:
 
 
 def _source(name: str) -> Path:
-    folder = Path(os.environ.get("SONOSHARD_TEST_BUNDLES", "/work/bundles")) / name
+    folder = Path(os.environ.get("SONOSHARD_TEST_BUNDLES", "runs/test-bundles")) / name
     if not folder.is_dir():
         pytest.skip(f"there is no bundle {folder}")
     return folder

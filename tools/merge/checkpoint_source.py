@@ -57,7 +57,7 @@ def _open_checkpoint(label: str, folder: Path, which: str) -> Parent:
         networks = {"unet": slices}
     else:
         networks = {"unet": PartlyTrained(label, unet_source(label, base), slices, stage.lora)}
-    record = model_record(stage, facts, found.position["step"], base.base)
+    record = model_record(config, stage, facts, found.position["step"], base.base, None)
     configs = {"controlnet": json.loads(empty_controlnet(base).to_json_string())} if stage.has_hints else {}
     return Parent(
         label=label,

@@ -1,0 +1,116 @@
+"""How well one reader tells generated images from real ones."""
+
+# N images
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from scipy.stats import binomtest, norm
+
+from evaluation.reader_study.answers import Answers
+
+LEVEL = 0.95
+NUM_RESAMPLES = 1000
+
+
+class Estimate(NamedTuple):
+    """A value and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ReaderScore(BaseModel):
+    """One reader. Generated images are the signal: sensitivity is the share of them that was held for generated.
+
+    bias: criterion c; below 0 the reader says generated too readily, above 0 real. auc: of the confidence.
+    median_seconds: on an image.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    reader: str
+    accuracy: Estimate
+    sensitivity: Estimate
+    specificity: Estimate
+    d_prime: Estimate
+    bias: float
+    auc: Estimate
+    median_seconds: float
+
+
+def score_reader(answers: Answers, is_generated_N: NDArray[np.bool_], seed: int = 0) -> ReaderScore:
+    """Return how well a reader did. is_generated_N: the truth, with images of both kinds. seed: of the resampling."""
+    from sklearn.metrics import roc_auc_score
+
+    says_N = answers.says_generated_N
+    hits, num_generated = int(says_N[is_generated_N].sum()), int(is_generated_N.sum())
+    false_alarms, num_real = int(says_N[~is_generated_N].sum()), int((~is_generated_N).sum())
+    assert num_generated
+    assert num_real
+    correct = hits + num_real - false_alarms
+
+    def auc(places: NDArray[np.int64]) -> float:
+        return float(roc_auc_score(is_generated_N[places], -answers.confidence_N[places]))
+
+    d_prime, bias = detection(hits, num_generated, false_alarms, num_real)
+    return ReaderScore(
+        reader=answers.reader,
+        accuracy=share(correct, num_generated + num_real),
+        sensitivity=share(hits, num_generated),
+        specificity=share(num_real - false_alarms, num_real),
+        d_prime=d_prime,
+        bias=bias,
+        auc=resampled(auc, is_generated_N, seed),
+        median_seconds=float(np.median(answers.seconds_N)),
+    )
+
+
+def share(count: int, of: int) -> Estimate:
+    """Return a share with Wilson's interval (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
+    interval = binomtest(count, of).proportion_ci(LEVEL, method="wilson")
+    return Estimate(count / of, float(interval.low), float(interval.high))
+
+
+def detection(hits: int, num_signals: int, false_alarms: int, num_noises: int) -> tuple[Estimate, float]:
+    """Return d' = z(H) - z(F) with its interval, and the criterion c = -(z(H) + z(F)) / 2.
+
+    Rates are log-linear, (count + 0.5) / (number + 1), so that those of 0 and 1 give a number. Sources: Hautus 1995
+    (doi:10.3758/BF03203619); the variance: Gourevitch & Galanter 1967 (doi:10.1007/BF02289402).
+    """
+    rates = np.array([(hits + 0.5) / (num_signals + 1), (false_alarms + 0.5) / (num_noises + 1)])
+    numbers = np.array([num_signals, num_noises])
+    scores = norm.ppf(rates)
+    d_prime = float(scores[0] - scores[1])
+    error = float(np.sqrt((rates * (1 - rates) / (numbers * norm.pdf(scores) ** 2)).sum()))
+    reach = float(norm.ppf((1 + LEVEL) / 2)) * error
+    return Estimate(d_prime, d_prime - reach, d_prime + reach), -float(scores.sum()) / 2
+
+
+def resampled(
+    statistic: Callable[[NDArray[np.int64]], float], is_generated_N: NDArray[np.bool_], seed: int
+) -> Estimate:
+    """Return a statistic of images with its percentile bootstrap interval, over images, real and generated apart.
+
+    statistic: of the images' places; nan where it has no value, as a resample's kappa if all its answers are the same.
+    Such resamples are left out.
+    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    """
+    random = np.random.default_rng(seed)
+    kinds = [np.flatnonzero(is_generated_N), np.flatnonzero(~is_generated_N)]
+    value = statistic(np.arange(len(is_generated_N)))
+    values = np.array(
+        [
+            statistic(np.concatenate([random.choice(places, len(places)) for places in kinds]))
+            for _ in range(NUM_RESAMPLES)
+        ]
+    )
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Estimate(value, float("nan"), float("nan"))
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(value, float(low), float(high))

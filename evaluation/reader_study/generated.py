@@ -1,0 +1,87 @@
+"""The generated images of a reader study: drawn from a finished stage, or read from a folder."""
+
+# N images, H W height and width in pixels
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from data.encode import fit
+from data.errors import DataError
+from data.manifest import ManifestRow
+from evaluation.masked_images import grey
+from launch.config import RunConfig, StageConfig
+from launch.errors import ConfigError
+from models.base import ModelConfig, resolution_of
+from models.sampling import sample
+from models.stable_diffusion import load_pipeline
+
+
+def stage_to_show(config: RunConfig, name: str | None) -> StageConfig:
+    """Return the diffusion stage of that name; None: the last that is finished. Raises: ConfigError if there is none.
+
+    A ControlNet's stage needs a mask for each image: what it draws elsewhere is given as a folder.
+    """
+    finished = [stage for stage in config.stages if not stage.has_hints and config.is_finished(stage)]
+    if name is None:
+        if not finished:
+            raise ConfigError(
+                f"{config.run} has no finished diffusion stage to draw from: run `sonoshard train` first, or give"
+                " images made elsewhere by --images"
+            )
+        return finished[-1]
+    stage = config.stages_until(name)[-1]
+    if stage.has_hints:
+        raise ConfigError(f"stage {name} trained a ControlNet, which draws from masks: give its images by --images")
+    if stage not in finished:
+        raise ConfigError(f"stage {name} is not finished: run `sonoshard train` until it is, or name another --stage")
+    return stage
+
+
+def learnt_databases(config: RunConfig, stage: StageConfig) -> list[str]:
+    """Return the databases that a stage's model has seen, itself or in the stages that it starts from."""
+    seen = {*stage.databases, *stage.replay}
+    for earlier, _ in config.starts_of(stage):
+        seen.update(learnt_databases(config, earlier))
+    return [name for name in config.databases if name in seen]
+
+
+def draw(config: RunConfig, stage: StageConfig, rows: Sequence[ManifestRow], seeds: Sequence[int]) -> NDArray[np.uint8]:
+    """Return an image for each row, by its first prompt and from its seed's noise, uint8 [N, H, W] grey."""
+    resolution = resolution_of(config.model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = load_pipeline(ModelConfig(base=str(config.stage_model(stage))), device, torch.float32)
+    images = sample(
+        pipeline,
+        [row.prompts[0] for row in rows],
+        seeds,
+        height=resolution,
+        width=resolution,
+        **config.preview.sampling.model_dump(),
+    )
+    return grey(images)
+
+
+def find_pngs(folder: Path) -> list[Path]:
+    """Return the PNG files below a folder, by name. Raises: DataError if there are none."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png" and path.is_file())
+    if not paths:
+        raise DataError(f"{folder} holds no PNG files: give the folder of generated images, such as `sample` writes")
+    return paths
+
+
+def read_pngs(config: RunConfig, paths: Sequence[Path]) -> NDArray[np.uint8]:
+    """Return generated images, brought to the run's resolution as its real ones are, uint8 [N, H, W] grey."""
+    resolution = resolution_of(config.model)
+    images = []
+    for path in paths:
+        try:
+            with Image.open(path) as picture:
+                images.append(np.asarray(fit(picture.convert("RGB"), resolution, config.encode.resize).convert("L")))
+        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path} is no image that can be read ({error}): take it out of the folder") from error
+    return np.stack(images)
