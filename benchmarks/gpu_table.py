@@ -28,7 +28,7 @@ STAGES: tuple[Literal[0, 2, 3], ...] = (0, 2, 3)
 # What CUDA itself takes, and the share of what is left that the allocator loses to fragments.
 CUDA_BYTES = 500_000_000
 FRAGMENTS = 0.1
-NOTHING_FITS = "–"
+NOTHING_FITS = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
