@@ -63,10 +63,10 @@ def test_probabilities_and_features() -> None:
     # The fastest order of sums differs between batches of different sizes.
     assert classifier.probabilities(images[:, :, ::-1].copy()) == pytest.approx(probabilities, abs=1e-5)
     features = classifier.features(images)
-    assert features.shape == (24, MAX_WIDTHS * QUICK.width)
+    assert features.shape == (24, 2 * MAX_WIDTHS * QUICK.width)
     assert features.min() >= 0
     assert classifier.features(images[3:5]) == pytest.approx(features[3:5], abs=1e-4)
-    assert classifier.features(images[:0]).shape == (0, MAX_WIDTHS * QUICK.width)
+    assert classifier.features(images[:0]).shape == (0, 2 * MAX_WIDTHS * QUICK.width)
     assert classifier.probabilities(images[:0]).shape == (0, 3)
 
 
