@@ -5,12 +5,12 @@ FID is written here, in a few lines, since torch-fidelity needs torchvision, and
 
 # N images, M other images, D features
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.linalg import svdvals
+from scipy.linalg import qr, svdvals
 
 from evaluation.realism import MIN_CLUSTERS, kid
 
@@ -22,7 +22,7 @@ NUM_WIDE_HALVINGS, WIDE = 10, 512
 Distance = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
 
 
-class Range(BaseModel):
+class Interval(BaseModel):
     """A mean over halvings of the held-out patients, and the bounds that 95 % of them are within."""
 
     model_config = ConfigDict(frozen=True)
@@ -40,21 +40,9 @@ class Compared(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    generated: Range
-    real: Range
+    generated: Interval
+    real: Interval
     share_above: float
-
-
-class FeatureDistance(BaseModel):
-    """Both distances in the same features. num_in_half: images on either side of each, in the mean."""
-
-    model_config = ConfigDict(frozen=True)
-
-    num_generated: int
-    num_real: int
-    num_in_half: float
-    fid: Compared
-    kid: Compared
 
 
 def frechet_distance(features_ND: NDArray[np.float64], others_MD: NDArray[np.float64]) -> float:
@@ -68,7 +56,7 @@ def frechet_distance(features_ND: NDArray[np.float64], others_MD: NDArray[np.flo
     (mean_1, one), (mean_2, other) = (_centred(of) for of in (features_ND, others_MD))
     num_features = one.shape[1]
     # Whichever is smaller: [N, M], or [D, D] of roots that have no more rows than that.
-    roots = [np.linalg.qr(of, mode="r") if len(of) > num_features else of for of in (one, other)]
+    roots = [qr(of, mode="r")[0][:num_features] if len(of) > num_features else of for of in (one, other)]
     overlap = float(svdvals(roots[0] @ roots[1].T).sum())
     distance = ((mean_1 - mean_2) ** 2).sum() + (one**2).sum() + (other**2).sum() - 2 * overlap
     return max(0.0, float(distance))
@@ -79,10 +67,17 @@ def _centred(features_ND: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     return mean_D, (features_ND - mean_D) / np.sqrt(len(features_ND) - 1)
 
 
-def feature_distance(
-    generated_ND: NDArray[np.float64], real_MD: NDArray[np.float64], clusters: Sequence[str], seed: int
-) -> FeatureDistance:
-    """Return FID and KID of generated images against real ones of held-out patients, and of those against one another.
+FEATURE_DISTANCES: dict[str, Distance] = {"fid": frechet_distance, "kid": kid}
+
+
+def compare(
+    generated_ND: NDArray[np.float64],
+    real_MD: NDArray[np.float64],
+    clusters: Sequence[str],
+    distances: Mapping[str, Distance],
+    seed: int,
+) -> dict[str, Compared]:
+    """Return distances of generated images to real ones of held-out patients, and of those to one another.
 
     Held-out patients are halved at random many times, clusters whole: each time both the other half and as many
     generated images, drawn anew, are compared with the one half. So both distances are of sets of the same sizes, and
@@ -95,22 +90,16 @@ def feature_distance(
     assert len(distinct) >= MIN_CLUSTERS
     assert len(generated_ND) >= 2
     rng = np.random.default_rng(seed)
-    distances: dict[str, Distance] = {"fid": frechet_distance, "kid": kid}
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in distances}
-    sizes = []
     for _ in range(NUM_HALVINGS if real_MD.shape[1] < WIDE else NUM_WIDE_HALVINGS):
         is_in_half = np.isin(names, rng.permutation(distinct)[: len(distinct) // 2])
         half, other = real_MD[is_in_half], real_MD[~is_in_half]
         num = min(len(other), len(generated_ND))
         drawn = generated_ND[rng.permutation(len(generated_ND))[:num]]
         stand_in = other[rng.permutation(len(other))[:num]]
-        sizes.append(num)
         for name, distance in distances.items():
             found[name].append((distance(drawn, half), distance(stand_in, half)))
-    compared = {name: _compared(np.array(pairs)) for name, pairs in found.items()}
-    return FeatureDistance(
-        num_generated=len(generated_ND), num_real=len(real_MD), num_in_half=float(np.mean(sizes)), **compared
-    )
+    return {name: _compared(np.array(pairs)) for name, pairs in found.items()}
 
 
 def _compared(pairs: NDArray[np.float64]) -> Compared:
@@ -118,6 +107,6 @@ def _compared(pairs: NDArray[np.float64]) -> Compared:
     return Compared(generated=generated, real=real, share_above=float((pairs[:, 0] > pairs[:, 1]).mean()))
 
 
-def _range(values: NDArray[np.float64]) -> Range:
+def _range(values: NDArray[np.float64]) -> Interval:
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Range(value=float(values.mean()), low=float(low), high=float(high))
+    return Interval(value=float(values.mean()), low=float(low), high=float(high))

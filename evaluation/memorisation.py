@@ -90,7 +90,8 @@ def memorisation(
     All are grey, uint8, of one size. training_clusters: of two patients or more.
     """
     spaces = {PIXELS: thumbnails, FEATURES: features.of}
-    found, held_out = {}, {}
+    found: dict[str, Nearest] = {}
+    held_out: dict[str, Nearest] = {}
     for space, of in spaces.items():
         training = of(training_THW)
         for into, images in ((found, generated_NHW), (held_out, held_out_MHW)):

@@ -14,8 +14,6 @@ from evaluation.ultrasound_statistics import image_statistics
 
 SIZE = 64
 NUM_TRAIN, NUM_HELD_OUT, NUM_NEW = 120, 60, 60
-# A stand-in for a network, to be quick: it sees no place, so a mirror image is the same to it.
-STATISTICS = Features("statistics", lambda images: Scale(image_statistics(TRAINING))(image_statistics(images)))
 
 
 def simulated(first: int, num: int) -> NDArray[np.uint8]:
@@ -24,6 +22,9 @@ def simulated(first: int, num: int) -> NDArray[np.uint8]:
 
 IMAGES = simulated(0, NUM_TRAIN + NUM_HELD_OUT + NUM_NEW)
 TRAINING, HELD_OUT, NEW = np.split(IMAGES, [NUM_TRAIN, NUM_TRAIN + NUM_HELD_OUT])
+# A stand-in for a network, to be quick.
+SCALE = Scale(image_statistics(TRAINING))
+STATISTICS = Features("statistics", lambda images: SCALE(image_statistics(images)))
 CLUSTERS = [str(number) for number in range(NUM_TRAIN)]
 
 
