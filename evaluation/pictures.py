@@ -92,7 +92,7 @@ def distributions(generated_ND: NDArray[np.float64], real_ND: NDArray[np.float64
             ):
                 weights = np.full(len(values), 1 / len(values))
                 clipped = values.clip(bins[0], bins[-1])
-                axes.hist(clipped, bins, weights=weights, color=colour, alpha=0.55, label=label)
+                axes.hist(clipped, bins.tolist(), weights=weights, color=colour, alpha=0.55, label=label)
             axes.set_title(TITLES[statistic], fontsize=9)
             axes.tick_params(labelsize=7)
             axes.set_yticks([])
