@@ -1,0 +1,99 @@
+"""Generated images to be judged, with what they were asked for, read from a folder such as `sample` writes."""
+
+# N images, H W height and width in pixels
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from data.encode import EncodeConfig, fit
+from data.errors import DataError
+
+LABELS_FILE = "labels.csv"
+COLUMNS = ("file", "label", "database", "prompt", "seed", "mask")
+SHEET_FILE, MASK_ENDING = "contact_sheet.png", "_mask.png"
+KINDS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class GeneratedImages:
+    """images_NHW: uint8, grey. labels, databases: what was asked for; "" where that is not known.
+
+    masks: class numbers [H, W] uint8 that an image was drawn from; None where it was not.
+    """
+
+    images_NHW: NDArray[np.uint8]
+    files: tuple[str, ...]
+    labels: tuple[str, ...]
+    databases: tuple[str, ...]
+    masks: tuple[NDArray[np.uint8] | None, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+def read_generated(
+    folder: Path, config: EncodeConfig, resolution: int, max_images: int | None = None
+) -> GeneratedImages:
+    """Return the images of a folder at a resolution in pixels, as `encode` would resize them.
+
+    Those that labels.csv names, in its order; without one, all there are, by name, and nothing is known of them. Masks
+    are PNGs of class numbers. max_images: the first of them; None: all.
+    Raises: DataError if there are fewer than two, or one cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}: give one of generated images, such as `sonoshard sample` writes")
+    rows = _rows(folder)[:max_images]
+    if len(rows) < 2:
+        raise DataError(f"{folder} has {len(rows)} images, needed two or more: .png, .jpg, .bmp or .tif")
+    images, masks = [], []
+    for row in rows:
+        picture = _opened(folder, row["file"]).convert("L")
+        images.append(np.asarray(fit(picture, resolution, config.resize)))
+        masks.append(_mask(folder, row["mask"], config, resolution) if row["mask"] else None)
+    return GeneratedImages(
+        np.stack(images),
+        tuple(row["file"] for row in rows),
+        tuple(row["label"] for row in rows),
+        tuple(row["database"] for row in rows),
+        tuple(masks),
+    )
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    table = folder / LABELS_FILE
+    if not table.is_file():
+        names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in KINDS)
+        kept = [name for name in names if name != SHEET_FILE and not name.endswith(MASK_ENDING)]
+        return [{**dict.fromkeys(COLUMNS, ""), "file": name} for name in kept]
+    with table.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream)
+        if "file" not in (reader.fieldnames or ()):
+            raise DataError(f"{table} has no column `file`, needed {', '.join(COLUMNS)}; or remove it")
+        return [{name: row.get(name) or "" for name in COLUMNS} for row in reader]
+
+
+def _opened(folder: Path, name: str) -> Image.Image:
+    try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise DataError(f"{folder / LABELS_FILE} names {name}, which is outside that folder: move it there")
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+        raise DataError(f"{folder / name} cannot be read as an image ({error}): draw it again, or remove it") from error
+
+
+def _mask(folder: Path, name: str, config: EncodeConfig, resolution: int) -> NDArray[np.uint8]:
+    picture = _opened(folder, name)
+    if picture.mode not in ("P", "L", "1"):
+        raise DataError(
+            f"{folder / name} has pixels of mode {picture.mode}, needed class numbers (P or L): write masks as `sample`"
+        )
+    numbers_HW = np.asarray(picture if picture.mode != "1" else picture.convert("L"))
+    return np.asarray(fit(Image.fromarray(numbers_HW), resolution, config.resize, Image.Resampling.NEAREST))
