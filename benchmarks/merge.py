@@ -28,11 +28,12 @@ from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from models.durable import flush
 from models.merging.formulas import Trim, elected_mean, num_kept, weighted_sum
 from models.merging.merged import Merged
 from models.merging.recipe import make_recipe
 from models.merging.source import FileSource, sha256_of_all
-from models.merging.writer import flush, write_pieces
+from models.merging.writer import write_pieces
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 NUM_SOURCES = 3

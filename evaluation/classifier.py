@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import trange
 
 from data.errors import DataError
+from evaluation.fit import fit
 from evaluation.jitter import MIDDLE_GREY, jittered
 
 # As the segmenter: the coarsest level has about this many pixels a side, so that a unit sees all of an image.
@@ -26,7 +26,6 @@ MIN_PIXELS = 32
 LARGE_PIXELS = 128
 MAX_WIDTHS = 2  # the coarser levels, in widths of the first; the features are twice as many
 GROUPS = 8
-WARMUP_SHARE = 0.15
 PREDICTED_AT_ONCE = 32
 
 
@@ -152,25 +151,15 @@ def train_classifier(
     images = torch.from_numpy(images_NHW)
     numbers = torch.from_numpy(np.searchsorted(classes, labels))
     network = _network(len(classes), max(images_NHW.shape[1:]), config)
-    generator = torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.lr, total_steps=config.steps, pct_start=WARMUP_SHARE, cycle_momentum=False
-    )
-    order = torch.empty(0, dtype=torch.long)
-    for _ in trange(config.steps, desc="classifier", unit="step", disable=not show_progress):
-        while len(order) < config.batch_size:
-            order = torch.cat([order, torch.randperm(len(images), generator=generator)])
-        chosen, order = order[: config.batch_size], order[config.batch_size :]
+
+    def loss_of(chosen: Tensor, generator: torch.Generator) -> Tensor:
         images_BHW = images[chosen].float() / 255
         if config.augment:
             images_BHW, _ = jittered(images_BHW, torch.zeros_like(images_BHW), generator)
-        logits_BK = network(_to_network(images_BHW))
-        loss = functional.cross_entropy(logits_BK, numbers[chosen], label_smoothing=config.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        logits_BK: Tensor = network(_to_network(images_BHW))
+        return functional.cross_entropy(logits_BK, numbers[chosen], label_smoothing=config.label_smoothing)
+
+    fit(network, len(images), loss_of, config, name="classifier", show_progress=show_progress)
     return Classifier(network, classes)
 
 

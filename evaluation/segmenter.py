@@ -12,16 +12,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import trange
 
 from data.errors import DataError
+from evaluation.fit import fit
 from evaluation.jitter import MIDDLE_GREY, jittered
 
 # The coarsest level of the network has about this many pixels a side, whatever the images' size: it sees all of one.
 COARSEST_PIXELS = 8
 MAX_WIDTHS = 4  # the widest level, in widths of the first
 GROUPS = 8
-WARMUP_SHARE = 0.15
 PREDICTED_AT_ONCE = 16
 
 
@@ -165,22 +164,12 @@ def train_segmenter(
     images = torch.from_numpy(images_NHW)
     labels = torch.from_numpy(np.searchsorted(numbers, class_numbers_NHW))
     network = _network(len(numbers), max(images.shape[1:]), config)
-    generator = torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.lr, total_steps=config.steps, pct_start=WARMUP_SHARE, cycle_momentum=False
-    )
-    order = torch.empty(0, dtype=torch.long)
-    for _ in trange(config.steps, desc="segmenter", unit="step", disable=not show_progress):
-        while len(order) < config.batch_size:
-            order = torch.cat([order, torch.randperm(len(images), generator=generator)])
-        chosen, order = order[: config.batch_size], order[config.batch_size :]
+
+    def loss_of(chosen: Tensor, generator: torch.Generator) -> Tensor:
         images_BHW, labels_BHW = jittered(images[chosen].float() / 255, labels[chosen], generator)
-        loss = segmentation_loss(network(_to_network(images_BHW)), labels_BHW)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        return segmentation_loss(network(_to_network(images_BHW)), labels_BHW)
+
+    fit(network, len(images), loss_of, config, name="segmenter", show_progress=show_progress)
     return Segmenter(network, classes, numbers)
 
 

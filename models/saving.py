@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from models.base import ModelConfig
 from models.controlnet import empty_controlnet, load_control_pipeline
+from models.durable import flush
 from models.record import RECORD_FILE
 from models.stable_diffusion import empty_unet, load_pipeline
 
@@ -62,12 +62,3 @@ def _pipeline(config: ModelConfig, weights: Mapping[str, Tensor], network: Netwo
     if network == "unet":
         return load_pipeline(config, "cpu", torch.float32, unet=trained)
     return load_control_pipeline(config, "cpu", torch.float32, controlnet=trained)
-
-
-def flush(path: Path) -> None:
-    """Ask the operating system to put a file or a folder's entries on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,7 @@ import select
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -85,6 +85,18 @@ class Browser:
         self.call("Page.navigate", url=address)
         self.wait_for("Page.loadEventFired")
 
+    def resize(self, width: int, height: int) -> None:
+        """Give the window a size in pixels."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def wait_until(self, expression: str) -> None:
+        """Return once a JavaScript expression is true; where it fails, it is not true yet. Raises: TimeoutError."""
+        until = time.monotonic() + self._timeout_s
+        while not self.evaluate(f"(() => {{ try {{ return Boolean({expression}) }} catch {{ return false }} }})()"):
+            if time.monotonic() > until:
+                raise TimeoutError(f"{expression} did not come true; the page says {self.complaints()}")
+            time.sleep(0.1)
+
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression, awaited if it is a promise."""
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
@@ -93,14 +105,14 @@ class Browser:
             raise RuntimeError(f"{expression}: {details.get('exception', {}).get('description', details['text'])}")
         return result["result"].get("value")
 
-    def press(self, key: str) -> None:
+    def press(self, key: str, *, ctrl: bool = False) -> None:
         """Press and let go of a key, as a person would: `a`, `3`, `Enter`, `Backspace`, `ArrowLeft`."""
         code, number, text = NAMED_KEYS.get(key) or (
             f"Digit{key}" if key.isdigit() else f"Key{key.upper()}",
             ord(key.upper()),
             key,
         )
-        facts = {"key": key, "code": code, "windowsVirtualKeyCode": number}
+        facts = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": 2 if ctrl else 0}
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **facts)
         self.call("Input.dispatchKeyEvent", type="keyUp", **facts)
 
@@ -116,6 +128,13 @@ class Browser:
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
+    def drag(self, points: Sequence[tuple[float, float]]) -> None:
+        """Draw with the left button held down, from the first point over all the others; in pixels of the window."""
+        for kind, (x, y) in zip(["mousePressed", *["mouseMoved"] * (len(points) - 1)], points, strict=True):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        x, y = points[-1]
+        self.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path: Path) -> None:
         """Write what the window shows as a PNG."""
@@ -178,9 +197,7 @@ def running_browser(folder: Path, *, width: int = 1280, height: int = 800, timeo
         downloads = folder / "downloads"
         downloads.mkdir(parents=True, exist_ok=True)
         browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads), eventsEnabled=True)
-        browser.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        browser.resize(width, height)
         yield browser
         browser.call("Browser.close")
     finally:

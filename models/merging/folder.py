@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.base import PARTS, BaseFiles, ModelConfig, open_base
+from models.durable import flush
 from models.errors import ModelError
 from models.merging.merged import Merged
 from models.merging.parent import Parent
 from models.merging.recipe import Recipe
 from models.merging.source import sha256_of_all
-from models.merging.writer import flush, write_pieces
+from models.merging.writer import write_pieces
 from models.record import RECORD_FILE
 from models.weights import PICKLES, STEMS
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.durable import flush
 from models.merging.source import Stored, dtype_of
 
 if TYPE_CHECKING:
@@ -64,12 +65,3 @@ def _bytes(head: bytes, tensors: Mapping[str, Stored], pieces: Iterable[Tensor])
             left, dtype = stored.numel, dtype_of(stored.dtype)
         left -= piece.numel()
         yield piece.to(dtype).contiguous().view(torch.uint8).numpy().data
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,30 +1,45 @@
-"""Bundles to draw from: those in SONOSHARD_TEST_BUNDLES (folders `tiny` and `tiny-control`)."""
+"""Bundles of the built-in model to draw from, exported once."""
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-import sampler
+from data.hints import hint_colours
+from data.manifest import PALETTE
+from launch.training_data import Training
+from models.base import ModelConfig
+from models.saving import save_pipeline
+from models.stable_diffusion import load_unet
 from sampler.bundle import Bundle, open_bundle
 from sampler.draw import Drawer
+from tests.controlled_model import write_controlled_model
+from tools.export.export import export
 
 Changed = Callable[[Callable[[Path], None]], Path]
-Assembled = Callable[[str], Path]
-SOURCE = Path(sampler.__file__).parent
-
-
-def assembled(source: Path, folder: Path) -> Path:
-    """Copy a bundle with this checkout's sampler in it, as the export writes it."""
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("sampler", "sample.py"))
-    shutil.copytree(SOURCE, folder / "sampler", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(SOURCE / "launcher.py", folder / "sample.py")
-    rewrite_hashes(folder)
-    return folder
+TRAINING = Training(
+    databases=[
+        {
+            "database": "sim",
+            "kind": "simulated",
+            "title": "Simulated B-mode images",
+            "licence": "Apache-2.0",
+            "simulated": True,
+            "images": 200,
+        }
+    ],
+    prompts=[
+        {"prompt": f"simulated breast ultrasound, {label}", "label": label, "database": "sim"}
+        for label in ("benign", "malignant", "normal")
+    ],
+    num_prompts=3,
+    palette=list(PALETTE),
+    bases=["tiny"],
+)
 
 
 def rewrite_hashes(folder: Path) -> None:
@@ -40,23 +55,31 @@ def rewrite_hashes(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def _source(name: str) -> Path:
-    folder = Path(os.environ.get("SONOSHARD_TEST_BUNDLES", "runs/test-bundles")) / name
-    if not folder.is_dir():
-        pytest.skip(f"there is no bundle {folder}")
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in model as stages leave it: in `plain`, and with a ControlNet in `control`."""
+    folder = tmp_path_factory.mktemp("trained")
+    base, record = ModelConfig(base="tiny"), {"stage": "breast", "steps": 1, "training": vars(TRAINING)}
+    weights = {name: tensor.detach() for name, tensor in load_unet(base, torch.float32).named_parameters()}
+    save_pipeline(base, weights, folder / "plain", record)
+    write_controlled_model("tiny", folder / "control", {**record, "hint_colours": hint_colours(PALETTE)})
     return folder
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(trained: Path) -> Path:
     """A bundle of the built-in model, without ControlNet. Not to be changed."""
-    return assembled(_source("tiny"), tmp_path_factory.mktemp("bundle") / "tiny")
+    out = trained / "plain-bundle"
+    export(str(trained / "plain"), out, "onnx")
+    return out
 
 
 @pytest.fixture(scope="session")
-def control_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def control_bundle(trained: Path) -> Path:
     """A bundle of the built-in model with a ControlNet. Not to be changed."""
-    return assembled(_source("tiny-control"), tmp_path_factory.mktemp("control") / "tiny-control")
+    out = trained / "control-bundle"
+    export(str(trained / "control"), out, "onnx")
+    return out
 
 
 @pytest.fixture
@@ -70,12 +93,6 @@ def changed(bundle: Path, tmp_path: Path) -> Changed:
         return folder
 
     return copy
-
-
-@pytest.fixture
-def assembled_as(tmp_path: Path) -> Assembled:
-    """Return a bundle by its name."""
-    return lambda name: assembled(_source(name), tmp_path / name)
 
 
 @pytest.fixture(scope="session")

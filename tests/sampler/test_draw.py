@@ -16,7 +16,9 @@ from sampler.draw import Drawer, Settings, Wish, guided
 from sampler.errors import SamplerError
 from sampler.noise import noise
 from sampler.selftest import run_selftest, table
-from tests.sampler.conftest import Assembled, Changed, rewrite_hashes
+from tests.sampler.conftest import Changed, rewrite_hashes
+from tools.export.export import export
+from tools.export.stored_weights import Precision
 
 PROMPTS = ("simulated breast ultrasound, benign", "simulated fetal ultrasound, head")
 SEEDS = (3, 2**40)
@@ -116,8 +118,9 @@ def test_selftest_finds_this_machine_to_be_as_torch(opened: Bundle, control_bund
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_weights_stored_in_fewer_bits(assembled_as: Assembled, precision: str) -> None:
-    with open_bundle(assembled_as(f"tiny-control-{precision}")) as bundle:
+def test_weights_stored_in_fewer_bits(trained: Path, tmp_path: Path, precision: Precision) -> None:
+    export(str(trained / "control"), tmp_path / precision, "onnx", precision=precision)
+    with open_bundle(tmp_path / precision) as bundle:
         checks = run_selftest(bundle)
     assert all(check.is_kept for check in checks), table(checks)
     assert max(check.error for check in checks) > 1e-4, "the bits that were left out are missed"

@@ -17,7 +17,7 @@ from PIL import Image
 from sampler.bundle import open_bundle
 from sampler.draw import Settings, Wish
 from sampler.serve import MAX_BODY_BYTES, PageServer
-from tests.sampler import chromium
+from tests.browser import CHROMIUM, NO_CHROMIUM, running_browser
 
 ASKED: dict[str, Any] = {
     "prompt": "simulated breast ultrasound, benign",
@@ -144,56 +144,57 @@ def test_the_page_allows_nothing_from_elsewhere(server: PageServer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(chromium.executable() is None, reason="there is no Chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_the_page_in_a_browser(server: PageServer, tmp_path: Path) -> None:
-    with chromium.browser(tmp_path) as tab:
-        tab.open(server.address, 1280, 800)
-        tab.wait_for("document.body.dataset.ready")
-        warning = tab.value("document.querySelector('#banner').innerText")
+    with running_browser(tmp_path) as tab:
+        tab.open(server.address)
+        tab.wait_until("document.body.dataset.ready")
+        warning = tab.evaluate("document.querySelector('#banner').innerText")
         assert "Generated images. Not for diagnosis." in warning
         assert "simulated images only" in warning
         # an ellipse of the second class, painted and taken back and painted again
-        x, y, width = tab.value("(() => { const b = pad.getBoundingClientRect(); return [b.x, b.y, b.width] })()")
-        tab.value(
+        x, y, width = tab.evaluate("(() => { const b = pad.getBoundingClientRect(); return [b.x, b.y, b.width] })()")
+        tab.evaluate(
             "document.querySelector('[data-tool=ellipse]').click();"
             "document.querySelector('#classes').children[1].click()"
         )
         corners = [(x + share * width, y + share * width) for share in (0.25, 0.5, 0.75)]
         tab.drag(corners)
-        painted = tab.value("numbers.filter(number => number === 2).length")
+        painted = tab.evaluate("numbers.filter(number => number === 2).length")
         assert painted == pytest.approx(np.pi / 4 * 64 * 64, rel=0.05)
-        tab.value("document.querySelector('#undo').click()")
-        assert tab.value("numbers.every(number => number === 0)")
+        tab.evaluate("document.querySelector('#undo').click()")
+        assert tab.evaluate("numbers.every(number => number === 0)")
         tab.drag(corners)
         # a mask is loaded as it was saved
-        assert tab.value(
+        assert tab.evaluate(
             "(async () => { const saved = maskData(); return (await ask('/mask', {mask: saved})).mask.length > 0 })()"
         )
-        tab.value("steps.value = 2; count.value = 2; seed.value = 4")
+        tab.evaluate("steps.value = 2; count.value = 2; seed.value = 4")
         tab.press("Enter", ctrl=True)
-        tab.wait_for("shown.length === 2 && !job && document.querySelectorAll('.tile img').length === 2")
-        assert tab.value("document.querySelector('.tile img').naturalWidth") == 128
-        assert tab.value("document.querySelector('#error').textContent") == ""
-        tab.value("document.querySelector('.tile button').click()")
-        assert tab.value("document.querySelector('#dialog').open")
-        assert "seed 4" in tab.value("told.textContent")
+        tab.wait_until("shown.length === 2 && !job && document.querySelectorAll('.tile img').length === 2")
+        assert tab.evaluate("document.querySelector('.tile img').naturalWidth") == 128
+        assert tab.evaluate("document.querySelector('#error').textContent") == ""
+        tab.evaluate("document.querySelector('.tile button').click()")
+        assert tab.evaluate("document.querySelector('#dialog').open")
+        assert "seed 4" in tab.evaluate("told.textContent")
         tab.press("ArrowRight")
-        assert "seed 5" in tab.value("told.textContent")
+        assert "seed 5" in tab.evaluate("told.textContent")
         # what is wrong is said
-        tab.value(
+        tab.evaluate(
             "document.querySelector('#dialog').close(); count.value = 99;"
             "document.querySelector('#form').noValidate = true"
         )
-        tab.value("document.querySelector('#draw').click()")
-        tab.wait_for("document.querySelector('#error').textContent.includes('count must be')")
+        tab.evaluate("document.querySelector('#draw').click()")
+        tab.wait_until("document.querySelector('#error').textContent.includes('count must be')")
         for size in ((1280, 800), (820, 1180)):
-            tab.open(server.address, *size)
-            tab.wait_for("document.body.dataset.ready")
-            assert tab.value("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
+            tab.resize(*size)
+            tab.open(server.address)
+            tab.wait_until("document.body.dataset.ready")
+            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out"
             fields = "[...document.querySelectorAll('input, select, textarea')]"
-            assert tab.value(f"{fields}.filter(e => !e.labels.length && !e.ariaLabel).length") == 0, (
+            assert tab.evaluate(f"{fields}.filter(e => !e.labels.length && !e.ariaLabel).length") == 0, (
                 "every field has a label"
             )
-        assert [one for one in tab.complaints if "400" not in one] == []
+        assert [one for one in tab.complaints() if "400" not in one] == []
         own = (server.address, "blob:" + server.address, "data:")
-        assert [address for address in tab.requests if not address.startswith(own)] == []
+        assert [address for address in tab.requests() if not address.startswith(own)] == []

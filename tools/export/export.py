@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 from launch.lineage import LINEAGE_FILE
 from launch.training_data import training_of
 from models.controlnet import load_control_pipeline
+from models.durable import flush
 from models.errors import ModelError
 from models.record import RECORD_FILE
-from models.saving import flush
 from models.single_file import save_controlnet_file, save_single_file
 from models.stable_diffusion import load_pipeline
 from models.weights import weight_files

@@ -6,8 +6,7 @@ import pytest
 
 from data.hints import hint_colours
 from launch.training_data import Training
-from models.base import ModelConfig
-from models.saving import save_pipeline
+from tests.controlled_model import write_controlled_model
 from tests.tiny_random_model import write_tiny_random_model
 from tools.export.export import export
 
@@ -39,17 +38,6 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def controlled(plain: Path) -> Path:
     """The same with a ControlNet that changes something, as a stage leaves it."""
-    import torch
-
-    from models.controlnet import load_controlnet
-
-    config = ModelConfig(base=str(plain))
-    controlnet = load_controlnet(config, torch.float32, seed=0)
-    random = torch.Generator().manual_seed(1)
-    weights = {name: tensor.detach() for name, tensor in controlnet.named_parameters()}
-    for name, tensor in weights.items():
-        if not tensor.any():  # where a new one begins
-            weights[name] = 0.1 * torch.randn(tensor.shape, generator=random)
     record = {
         "stage": "masks",
         "steps": 7,
@@ -57,9 +45,7 @@ def controlled(plain: Path) -> Path:
         "validation_loss": 0.25,
         "training": vars(TRAINING),
     }
-    folder = plain.with_name("controlled")
-    save_pipeline(config, weights, folder, record, network="controlnet")
-    return folder
+    return write_controlled_model(str(plain), plain.with_name("controlled"), record)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,57 @@
+"""The training loop of the networks that judge generated images: the segmenter and the classifier."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import trange
+
+# Share of the steps in which the learning rate rises; then it falls.
+WARMUP_SHARE = 0.15
+
+
+class FitSettings(Protocol):
+    """What a configuration says of the loop. lr: the highest learning rate. seed: of the order and what is drawn."""
+
+    @property
+    def steps(self) -> int: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def lr(self) -> float: ...  # noqa: D102
+    @property
+    def weight_decay(self) -> float: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+
+
+def fit(
+    network: nn.Module,
+    num_images: int,
+    loss_of: Callable[[Tensor, torch.Generator], Tensor],
+    settings: FitSettings,
+    *,
+    name: str,
+    show_progress: bool,
+) -> None:
+    """Train a network, in place. name: for the progress bar.
+
+    loss_of: returns the loss of a batch, a scalar; its arguments are the images' numbers, int64 [batch_size], and what
+    augmentation draws from. Every image is taken as often as any other, to one.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.lr, total_steps=settings.steps, pct_start=WARMUP_SHARE, cycle_momentum=False
+    )
+    order = torch.empty(0, dtype=torch.long)
+    for _ in trange(settings.steps, desc=name, unit="step", disable=not show_progress):
+        while len(order) < settings.batch_size:
+            order = torch.cat([order, torch.randperm(num_images, generator=generator)])
+        chosen, order = order[: settings.batch_size], order[settings.batch_size :]
+        loss = loss_of(chosen, generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
