@@ -12,6 +12,7 @@ let order = [];
 let screen = "start";
 let pending = null; // the step that the arrow keys stand on
 let since = null; // when the present look began, in ms; null while nobody looks
+let settled = false; // whether the browser's store may be touched, see settle()
 
 /* ---- a reader's own order ---- */
 
@@ -73,6 +74,11 @@ function show(name) {
 
 function showStart() {
   show("start");
+  find("reader").focus();
+  if (settled) showKept();
+}
+
+function showKept() {
   let reader = null;
   try { reader = localStorage.getItem(STORED); } catch { /* told below */ }
   const last = reader && kept(reader);
@@ -82,7 +88,15 @@ function showStart() {
     find("resume").onclick = () => begin(last.reader, last.years);
   }
   find("not-kept").hidden = canKeep();
-  find("reader").focus();
+}
+
+// Chromium drops all that a page stores, and says nothing, where the page first touches localStorage before the browser
+// has noticed that it was loaded: on a busy computer some time after its load event. So nothing is touched until the
+// reader does something, or a second has passed.
+function settle() {
+  if (settled) return;
+  settled = true;
+  if (screen === "start") showKept();
 }
 
 function begin(reader, years) {
@@ -291,6 +305,9 @@ find("other").addEventListener("click", () => { find("who").reset(); showStart()
 document.addEventListener("visibilitychange", () => { if (document.hidden) { lookAway(); if (session) keep(); } else look(); });
 window.addEventListener("pagehide", () => { lookAway(); if (session) keep(); });
 window.addEventListener("resize", () => { if (screen === "reading") place(); });
+
+for (const name of ["pointermove", "pointerdown", "keydown"]) window.addEventListener(name, settle, { capture: true, once: true });
+setTimeout(settle, 1000);
 
 for (const element of document.querySelectorAll(".study")) element.textContent = content.study;
 showStart();
