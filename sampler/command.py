@@ -59,7 +59,12 @@ def _parser(program: str, bundle: Path | None) -> argparse.ArgumentParser:
     what = parser.add_argument_group("what to draw")
     what.add_argument("--prompt", action="append", metavar="TEXT", help="what to show; may be given several times")
     what.add_argument("--negative", default="", metavar="TEXT", help="what to keep away from")
-    what.add_argument("--mask", type=Path, metavar="PNG", help="where classes lie: a PNG, or a folder of them in turn")
+    what.add_argument(
+        "--mask",
+        type=Path,
+        metavar="PNG",
+        help="where classes lie: a PNG, or a folder of them in turn; in DATABASE/LABEL/ within it: for that class",
+    )
     what.add_argument("--mask-class", metavar="NAME", help="masks are black and white, and white is this class")
     what.add_argument("-n", "--count", type=int, metavar="N", help="images of each prompt; default: 1")
     what.add_argument("--per-class", type=int, metavar="N", help="N images of each class that it was trained on")
@@ -128,7 +133,7 @@ def _draw(arguments: argparse.Namespace, bundle: Bundle) -> int:
     from sampler.about import prompt_list
     from sampler.draw import Drawer, Settings
     from sampler.image_set import ImageSet
-    from sampler.masks import read_masks
+    from sampler.masks import GivenMask, read_masks
     from sampler.plan import plan_classes, plan_prompts
     from sampler.progress import ProgressBar
 
@@ -140,15 +145,15 @@ def _draw(arguments: argparse.Namespace, bundle: Bundle) -> int:
     defaults = manifest.values["sampling"]
     given = {key: getattr(arguments, key) for key in ("sampler", "steps", "guidance", "guidance_rescale")}
     settings = Settings(**{key: defaults[key] if value is None else value for key, value in given.items()})
-    masks = []
+    masks: list[GivenMask] = []
     if arguments.mask is not None:
         if not manifest.has_controlnet:
             raise SamplerError("the bundle has no ControlNet, so a mask cannot steer it; leave out --mask")
         masks = read_masks(arguments.mask, manifest.palette, manifest.resolution, arguments.mask_class)
     if arguments.per_class is not None:
-        plan = plan_classes(manifest, arguments.per_class, arguments.seed, len(masks))
+        plan = plan_classes(manifest, arguments.per_class, arguments.seed, masks)
     else:
-        plan = plan_prompts(manifest, arguments.prompt, arguments.count or 1, arguments.seed, len(masks))
+        plan = plan_prompts(manifest, arguments.prompt, arguments.count or 1, arguments.seed, masks)
     drawer = Drawer(bundle)
     for prompt in dict.fromkeys([arguments.negative, *(one.prompt for one in plan)]):
         if cut := drawer.prompts.num_cut(prompt):
@@ -159,7 +164,7 @@ def _draw(arguments: argparse.Namespace, bundle: Bundle) -> int:
         print(f"{arguments.out} has {len(plan) - num_missing} of {len(plan)} images; drawing the others")
     bar = ProgressBar(num_missing)
     try:
-        image_set.draw(drawer, settings, arguments.negative, [mask for _, mask in masks], arguments.batch, bar)
+        image_set.draw(drawer, settings, arguments.negative, masks, arguments.batch, bar)
     finally:
         bar.close()
     print(f"{len(plan)} images, labels.csv and contact_sheet.png are in {arguments.out}")
@@ -179,5 +184,5 @@ def _told(arguments: argparse.Namespace, bundle: Bundle, settings: Any, masks: S
         "per_class": arguments.per_class,
         "seed": arguments.seed,
         **vars(settings),
-        "masks": {path.name: hashlib.sha256(mask.tobytes()).hexdigest() for path, mask in masks},
+        "masks": {one.path.as_posix(): hashlib.sha256(one.numbers_HW.tobytes()).hexdigest() for one in masks},
     }

@@ -9,14 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from sampler.contact_sheet import Tile, contact_sheet
 from sampler.draw import Drawer, Settings
 from sampler.errors import SamplerError
-from sampler.masks import mask_picture
+from sampler.masks import GivenMask, mask_picture
 from sampler.picture import GENERATED, SIMULATED, picture_bytes, write_whole
 from sampler.plan import Planned
 
@@ -64,7 +62,7 @@ class ImageSet:
         drawer: Drawer,
         settings: Settings,
         negative: str,
-        masks: Sequence[NDArray[np.uint8]],
+        masks: Sequence[GivenMask],
         batch_size: int,
         progress: Callable[[float], None],
     ) -> None:

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import IO
 
 import numpy as np
@@ -18,6 +19,18 @@ from sampler.manifest import PaletteClass
 MAX_PIXELS = 64 * 2**20
 # From here on a grey pixel of a black and white mask is white; JPEG and resizing blur it.
 WHITE = 128
+
+
+@dataclass(frozen=True)
+class GivenMask:
+    """A mask that was given. path: within the folder that was given. numbers_HW: class numbers, uint8 [H, W]."""
+
+    path: PurePath
+    numbers_HW: NDArray[np.uint8]
+
+    def fits(self, database: str, label: str) -> bool:
+        """Return whether it may steer an image of a class: the folders that it lies in are named after that."""
+        return {database, label}.issuperset(self.path.parent.parts)
 
 
 def read_mask(
@@ -61,16 +74,17 @@ def read_mask(
     return np.array(numbers_HW, np.uint8)
 
 
-def read_masks(
-    path: Path, palette: Sequence[PaletteClass], resolution: int, white: str | None
-) -> list[tuple[Path, NDArray[np.uint8]]]:
-    """Return the masks of a PNG, or of all PNGs in a folder in the order of their names. Raises: SamplerError."""
+def read_masks(path: Path, palette: Sequence[PaletteClass], resolution: int, white: str | None) -> list[GivenMask]:
+    """Return the mask of a PNG, or of all PNGs in a folder and its folders, by name. Raises: SamplerError."""
     if not path.exists():
         raise SamplerError(f"there is no mask {path}; give a PNG or a folder of them")
-    paths = sorted(path.glob("*.png")) if path.is_dir() else [path]
+    top, paths = (path, sorted(path.rglob("*.png"))) if path.is_dir() else (path.parent, [path])
     if not paths:
         raise SamplerError(f"{path} holds no PNG; give a PNG or a folder of them")
-    return [(one, read_mask(one, palette, resolution, name=str(one), white=white)) for one in paths]
+    return [
+        GivenMask(one.relative_to(top), read_mask(one, palette, resolution, name=str(one), white=white))
+        for one in paths
+    ]
 
 
 def mask_picture(numbers_HW: NDArray[np.uint8], palette: Sequence[PaletteClass]) -> Image.Image:

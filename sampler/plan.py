@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sampler.draw import Wish
 from sampler.errors import SamplerError
 from sampler.manifest import Manifest
+from sampler.masks import GivenMask
 from sampler.noise import MAX_SEED
 
 MAX_IMAGES = 1_000_000
@@ -39,28 +39,33 @@ class Planned:
         """Where its mask lies, under the same name; "" without one."""
         return "" if self.mask is None else f"masks/{self.number:06}.png"
 
-    def wish(self, negative: str, masks: Sequence[Any]) -> Wish:
-        """Return what is to be drawn. masks: class numbers, uint8 [H, W] each."""
-        return Wish(self.prompt, negative, self.seed, None if self.mask is None else masks[self.mask])
+    def wish(self, negative: str, masks: Sequence[GivenMask]) -> Wish:
+        """Return what is to be drawn."""
+        return Wish(self.prompt, negative, self.seed, None if self.mask is None else masks[self.mask].numbers_HW)
 
 
-def plan_prompts(manifest: Manifest, prompts: Sequence[str], count: int, seed: int, num_masks: int) -> list[Planned]:
-    """Return `count` images of each prompt, with masks in turn."""
+def plan_prompts(
+    manifest: Manifest, prompts: Sequence[str], count: int, seed: int, masks: Sequence[GivenMask]
+) -> list[Planned]:
+    """Return `count` images of each prompt, with the masks that fit its class in turn; with all, if it has none.
+
+    Raises: SamplerError if no mask fits.
+    """
     trained = {one["prompt"]: one for one in manifest.values["prompts"]}
     told = [trained.get(prompt, {"prompt": prompt, "label": "", "database": ""}) for prompt in prompts]
-    return _numbered([one for one in told for _ in range(count)], seed, num_masks)
+    return _numbered([one for one in told for _ in range(count)], seed, masks)
 
 
-def plan_classes(manifest: Manifest, per_class: int, seed: int, num_masks: int) -> list[Planned]:
-    """Return `per_class` images of each label of each database, its prompts and the masks in turn.
+def plan_classes(manifest: Manifest, per_class: int, seed: int, masks: Sequence[GivenMask]) -> list[Planned]:
+    """Return `per_class` images of each label of each database, its prompts and the masks that fit it in turn.
 
-    Raises: SamplerError if the bundle names no prompt that it was trained on.
+    Raises: SamplerError if the bundle names no prompt that it was trained on, or no mask fits a class.
     """
     classes = prompts_by_class(manifest)
     if not classes:
         raise SamplerError("the bundle names no prompts that it was trained on; use --prompt and -n")
     told = [prompts[number % len(prompts)] for prompts in classes.values() for number in range(per_class)]
-    return _numbered(told, seed, num_masks)
+    return _numbered(told, seed, masks)
 
 
 def prompts_by_class(manifest: Manifest) -> dict[tuple[str, str], list[Mapping[str, str]]]:
@@ -71,11 +76,12 @@ def prompts_by_class(manifest: Manifest) -> dict[tuple[str, str], list[Mapping[s
     return dict(sorted(classes.items()))
 
 
-def _numbered(told: Sequence[Mapping[str, str]], seed: int, num_masks: int) -> list[Planned]:
+def _numbered(told: Sequence[Mapping[str, str]], seed: int, masks: Sequence[GivenMask]) -> list[Planned]:
     if not 0 <= seed <= MAX_SEED - len(told):
         raise SamplerError(f"the seed is {seed}; needed is 0 to {MAX_SEED - len(told)}")
     if len(told) > MAX_IMAGES:
         raise SamplerError(f"{len(told)} images were asked for; a set has at most {MAX_IMAGES}: draw several")
+    fitting = {one: _fitting(*one, masks) for one in {(one["database"], one["label"]) for one in told}}
     return [
         Planned(
             number=place + 1,
@@ -83,7 +89,19 @@ def _numbered(told: Sequence[Mapping[str, str]], seed: int, num_masks: int) -> l
             label=one["label"],
             database=one["database"],
             seed=seed + place,
-            mask=place % num_masks if num_masks else None,
+            mask=fits[place % len(fits)] if fits else None,
         )
         for place, one in enumerate(told)
+        for fits in [fitting[one["database"], one["label"]]]
     ]
+
+
+def _fitting(database: str, label: str, masks: Sequence[GivenMask]) -> list[int]:
+    """Return the places of the masks that fit a class; all for a prompt that is of none."""
+    places = [place for place, mask in enumerate(masks) if not database or mask.fits(database, label)]
+    if masks and not places:
+        raise SamplerError(
+            f"no mask fits {database} / {label}: put masks into {database}/{label}/ within the folder of --mask, "
+            "or into the folder itself, where they fit all"
+        )
+    return places

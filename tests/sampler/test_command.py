@@ -86,6 +86,26 @@ def test_masks_in_turn_lie_beside_their_images(
     assert [row["label"] for row in found] == ["benign"] * 3, "the label of the prompt of training"
 
 
+def test_every_class_is_drawn_from_its_own_masks(
+    control_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "masks", tmp_path / "set"
+    sides = {"sim/benign": 10, "malignant": 20}
+    for name, side in sides.items():
+        (folder / name).mkdir(parents=True)
+        numbers = np.zeros((128, 128), np.uint8)
+        numbers[:side, :side] = 1
+        Image.fromarray(numbers).save(folder / name / "1.png")
+    line = refusal(capsys, control_bundle, "--per-class", "1", "--mask", folder, *FAST, "--out", out)
+    assert "no mask fits sim / normal: put masks into sim/normal/ within the folder of --mask" in line
+    (folder / "sim" / "normal").mkdir()
+    Image.fromarray(np.zeros((128, 128), np.uint8)).save(folder / "sim" / "normal" / "1.png")
+    assert run(capsys, control_bundle, "--per-class", "1", "--mask", folder, *FAST, "--out", out)[0] == 0
+    for row, side in zip(rows(out), (10, 20, 0), strict=True):
+        with Image.open(out / row["mask"]) as written:
+            assert int((np.asarray(written) == 1).sum()) == side**2, row["label"]
+
+
 def test_an_interrupted_set_goes_on_and_ends_the_same(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

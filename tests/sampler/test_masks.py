@@ -108,5 +108,18 @@ def test_what_is_no_mask(tmp_path: Path) -> None:
         read_masks(tmp_path, PALETTE, SIDE, None)
 
 
+def test_masks_in_folders_are_for_their_class(tmp_path: Path) -> None:
+    for name in ("any.png", "breast/b.png", "breast/benign/c.png", "heart/d.png", "benign/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(numbers()).save(tmp_path / name)
+    masks = read_masks(tmp_path, PALETTE, SIDE, None)
+    fitting = {str(mask.path) for mask in masks if mask.fits("breast", "benign")}
+    assert fitting == {"any.png", "breast/b.png", "breast/benign/c.png", "benign/e.png"}
+    assert {str(mask.path) for mask in masks if mask.fits("heart", "systole")} == {"any.png", "heart/d.png"}
+    assert all(np.array_equal(mask.numbers_HW, numbers()) for mask in masks)
+    (alone,) = read_masks(tmp_path / "breast" / "b.png", PALETTE, SIDE, None)
+    assert alone.fits("heart", "systole"), "a mask that is given by itself is for all"
+
+
 def test_hint_is_that_of_training() -> None:
     assert np.array_equal(hint_image(numbers(), PALETTE), hint_images(numbers()[None])[0])
