@@ -19,7 +19,10 @@ from launch.spawn import run_ranks
 from models.base import ModelConfig
 from models.record import RECORD_FILE
 from tools.contact_sheet import SheetRow, contact_sheet
+from tools.demo_export import EXPORTED, SAMPLED, draw_in_bare_environment, export_all
+from tools.demo_merge import MERGED, merged_stages
 from tools.demo_page import write_page
+from tools.merge.choice import print_table
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 QUICK = (
@@ -48,20 +51,20 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     overrides = [f"run={out}", *(QUICK if quick else ())]
     config = load_config(CONFIG, overrides)
     first, control = config.stages[0], config.stages[-1]
-    _say("1 of 6", "simulate and prepare: images, masks, prompts, splits by patient")
+    _say("1 of 8", "simulate and prepare: images, masks, prompts, splits by patient")
     print(prepare_databases(config))
-    _say("2 of 6", "encode: VAE and text encoder run once, over every image and prompt")
+    _say("2 of 8", "encode: VAE and text encoder run once, over every image and prompt")
     print(encode_databases(config))
-    _say("3 of 6", "draw before fine-tuning: the built-in model has never seen this scanner")
+    _say("3 of 8", "draw before fine-tuning: the built-in model has never seen this scanner")
     columns = _columns(Manifest.read(config.manifest_path).rows)
     before = _drawn(config, config.model, columns, "before")
-    _say("4 of 6", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
+    _say("4 of 8", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
     print(check_run(config, num_ranks))
     if not all(config.is_finished(stage) for stage in config.stages):
         code = run_ranks(["-m", "launch.rank_process", str(CONFIG), *overrides], num_ranks)
         if code != 0:
             return code
-    _say("5 of 6", "draw after fine-tuning, from the same noise")
+    _say("5 of 8", "draw after fine-tuning, from the same noise")
     after = _drawn(config, ModelConfig(base=str(config.stage_model(first))), columns, "after")
     sheet = config.run / "contact_sheet.png"
     contact_sheet(
@@ -75,9 +78,15 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
         "All images are simulated or generated, and no clinical evidence. Columns: the first held-out images of each"
         " label; noise seeds are the column numbers.",
     ).save(sheet)
-    _say("6 of 6", "draw from masks, and ask a segmenter of real images what it finds")
+    _say("6 of 8", "draw from masks, and ask a segmenter of real images what it finds")
     _judge(config, control, SegmenterConfig(steps=100 if quick else SEGMENTER_STEPS))
-    page = write_page(config)
+    _say("7 of 8", "merge the stages, in shares chosen by their loss on every database")
+    merged = merged_stages(config)
+    print_table(merged)
+    _say("8 of 8", "export, and draw a labelled set where neither torch nor this project is installed")
+    exported = export_all(config, control)
+    draw_in_bare_environment(config, exported.bundle)
+    page = write_page(config, merged)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     print(
         f"\ndone in {minutes} min {seconds} s\n"
@@ -86,8 +95,13 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
         f"  forgetting       {config.run / 'forgetting.png'}\n"
         f"  masks            {config.run / 'masks-0.png'}, {config.run / 'masks-1.png'}\n"
         f"  models           {config.run / 'stages'}/*/model   (diffusers folders)\n"
+        f"  merged model     {config.run / MERGED}\n"
+        f"  exported         {config.run / EXPORTED}   (diffusers, single file, ONNX bundle)\n"
+        f"  labelled set     {config.run / SAMPLED}\n"
         f"  TensorBoard      tensorboard --logdir {config.run / 'tensorboard'}\n"
         f"  configuration    {config.run / 'config.yaml'}\n"
+        "draw in the browser, from a prompt and a mask:\n"
+        f"  sonoshard sample {exported.bundle} --serve\n"
         "the next run, on the same shards:\n"
         f"  sonoshard train {config.run / 'config.yaml'} run=runs/next shards={config.shards_path} optimizer.lr=2e-4"
     )

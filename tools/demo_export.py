@@ -68,13 +68,16 @@ def draw_in_bare_environment(config: RunConfig, bundle: Path) -> None:
 
 
 def _write_masks(config: RunConfig, folder: Path) -> None:
-    """Write the first masks of held-out patients as class PNGs, in folders by database and label."""
+    """Write the first masks of held-out patients as class PNGs, in folders by database and label.
+
+    An image without masks has one of background alone, as it had in training.
+    """
     manifest, resolution = Manifest.read(config.manifest_path), resolution_of(config.model)
     shutil.rmtree(folder, ignore_errors=True)
     counts: dict[Path, int] = {}
     for row in manifest.rows:
         own = folder / row.database / row.label
-        if row.split != "test" or not row.masks or counts.get(own, 0) == MASKS_PER_CLASS:
+        if row.split != "test" or counts.get(own, 0) == MASKS_PER_CLASS:
             continue
         counts[own] = counts.get(own, 0) + 1
         own.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
 """The page that shows what the demo made: RUN/index.html."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from data.durable import replacing
 from launch.config import RunConfig
@@ -9,8 +11,8 @@ from launch.config import RunConfig
 TEMPLATE = Path(__file__).parent / "demo.html.jinja"
 
 
-def write_page(config: RunConfig) -> Path:
-    """Write the page of a demo that ran to its end, and return where it lies."""
+def write_page(config: RunConfig, merged: Mapping[str, Any]) -> Path:
+    """Write the page of a demo that ran to its end, and return where it lies. merged: the table of its merge."""
     from jinja2 import Environment, StrictUndefined
 
     matrix = json.loads((config.run / "forgetting.json").read_text(encoding="utf-8"))
@@ -23,6 +25,7 @@ def write_page(config: RunConfig) -> Path:
         stages=config.stages,
         first=config.stages[0],
         chains=[chain for chain in matrix["chains"] if chain["forgetting"]],
+        merged=merged,
         groups=json.loads((config.run / "mask_agreement.json").read_text(encoding="utf-8")),
     )
     with replacing(page) as temporary:

@@ -1,7 +1,9 @@
 """The quick demo, whole: a second scanner is learnt, replay forgets less, and a ControlNet follows its masks."""
 
+import csv
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +68,38 @@ def test_a_controlnet_draws_what_the_mask_shows(demo: Path) -> None:
         assert dice > unrelated + 0.1, f"{name}: another one's mask would do nearly as well"
 
 
+def test_a_merge_beats_every_stage_on_the_mean_over_databases(demo: Path) -> None:
+    rows = json.loads((demo / "merged" / "merge.json").read_text(encoding="utf-8"))["splits"]["test"]
+    means = {row["name"]: row["mean"] for row in rows}
+    merge = means.pop("merge")
+    assert len(means) == 5, "stages that train the UNet"
+    assert merge < min(means.values())
+
+
+def test_the_bundle_draws_a_labelled_set_of_every_class_from_its_masks(demo: Path) -> None:
+    with (demo / "sampled" / "labels.csv").open(newline="", encoding="utf-8") as opened:
+        rows = list(csv.DictReader(opened))
+    assert Counter((row["database"], row["label"]) for row in rows).keys() >= {
+        *(("breast", "normal"), ("breast", "benign"), ("breast", "malignant"))
+    }
+    assert {row["database"] for row in rows} == {"breast", "cardiac", "fetal"}
+    assert all((demo / "sampled" / row[column]).is_file() for row in rows for column in ("file", "mask"))
+    assert {path.name for path in (demo / "exported").iterdir()} == {"diffusers", "single-file", "bundle"}
+
+
 def test_the_page_leads_to_what_there_is(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_demo(demo, quick=True, num_ranks=2) == 0, "and again, where all is done"
     page = demo / "index.html"
     assert str(page) in capsys.readouterr().out
     text = page.read_text(encoding="utf-8")
     links = re.findall(r'(?:href|src)="([^"]+)"', text)
-    assert {"contact_sheet.png", "forgetting.png", "masks-0.png", "quality/report.html"} <= set(links)
+    assert {
+        "contact_sheet.png",
+        "forgetting.png",
+        "masks-0.png",
+        "quality/report.html",
+        "sampled/contact_sheet.png",
+    } <= set(links)
     assert all((demo / link).exists() for link in links), links
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import secrets
 import tempfile
 import time
 from pathlib import Path
@@ -19,15 +20,26 @@ def measure(folder: str) -> dict[str, Any]:
 
     Raises: OSError if the folder cannot be written.
     """
+    # A signal may come between the making of a file and its `with`: whatever has this name is removed then.
+    prefix = f".sonoshard-doctor-{secrets.token_hex(4)}-"
+    try:
+        return _measured(folder, prefix)
+    except BaseException:
+        for left in Path(folder).glob(f"{prefix}*"):
+            left.unlink(missing_ok=True)
+        raise
+
+
+def _measured(folder: str, prefix: str) -> dict[str, Any]:
     # Its name is gone before the first byte is written, so that not even a kill leaves it.
-    with tempfile.TemporaryFile(prefix=".sonoshard-doctor-", dir=folder, buffering=0) as file:
+    with tempfile.TemporaryFile(prefix=prefix, dir=folder, buffering=0) as file:
         descriptor = file.fileno()
         write_speed, num_bytes = _write(descriptor)
         return {
             "write_speed": write_speed,
             "read_speed": _read(descriptor, num_bytes),
-            "small_file_s": _small_files(Path(folder)),
-            "lock_problem": _lock_problem(Path(folder)),
+            "small_file_s": _small_files(folder, prefix),
+            "lock_problem": _lock_problem(folder, prefix),
         }
 
 
@@ -54,12 +66,12 @@ def _read(descriptor: int, num_bytes: int) -> float:
     return offset / (time.monotonic() - started)
 
 
-def _small_files(folder: Path) -> float:
+def _small_files(folder: str, prefix: str) -> float:
     """Return the seconds that making, asking for and removing one small file take."""
     started = time.monotonic()
     count = 0
     while count < NUM_SMALL_FILES and time.monotonic() - started < LIMIT_S:
-        with tempfile.NamedTemporaryFile(prefix=".sonoshard-doctor-", dir=folder) as file:
+        with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder) as file:
             file.write(b"x")
             file.flush()
             Path(file.name).stat()
@@ -67,9 +79,9 @@ def _small_files(folder: Path) -> float:
     return (time.monotonic() - started) / count
 
 
-def _lock_problem(folder: Path) -> str | None:
+def _lock_problem(folder: str, prefix: str) -> str | None:
     """Return what is wrong with flock, which keeps two trainings out of one folder; None if nothing is."""
-    with tempfile.NamedTemporaryFile(prefix=".sonoshard-doctor-", dir=folder) as file, Path(file.name).open() as again:
+    with tempfile.NamedTemporaryFile(prefix=prefix, dir=folder) as file, Path(file.name).open() as again:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
