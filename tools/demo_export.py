@@ -58,7 +58,10 @@ def draw_in_bare_environment(config: RunConfig, bundle: Path) -> None:
         shutil.rmtree(out)
     _write_masks(config, masks)
     python = bare_python(config.run / "bare-environment")
-    for what in (["--selftest"], ["--per-class", "2", "--mask", str(masks.resolve()), "--out", str(out.resolve())]):
+    for what in (
+        ["--selftest"],
+        ["--per-class", str(MASKS_PER_CLASS), "--mask", str(masks.resolve()), "--out", str(out.resolve())],
+    ):
         # No other variable, and no other folder, leads to this project.
         ended = subprocess.run([python.absolute(), "sample.py", *what], cwd=bundle, env={}, check=False)
         if ended.returncode != 0:
