@@ -109,8 +109,9 @@ def test_share_of_signal_is_that_of_diffusers(kind: dict[str, Any], zero_termina
     manifest = settings(kind, zero_terminal_snr)
     ours = Schedule.from_manifest(manifest, "v_prediction").alpha_bar_T
     theirs = diffusers_solver("ddim", manifest, "v_prediction").alphas_cumprod.numpy()
-    # the last bit of float32, which a processor without fused multiplication may round otherwise
-    assert np.allclose(ours, theirs, rtol=1e-6, atol=1e-12)
+    # The last bit of float32, which processors round differently. Zero terminal SNR subtracts the last root from all
+    # (Lin et al. 2023, algorithm 1), so that the small ones keep the bits of the large: an absolute error of the root.
+    assert np.allclose(np.sqrt(ours), np.sqrt(theirs), rtol=5e-7, atol=1e-7 if zero_terminal_snr else 0)
     assert (ours[-1] == 0) == zero_terminal_snr
 
 
