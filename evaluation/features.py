@@ -38,8 +38,8 @@ class Features:
 
 
 def trained_features(classifier: Classifier, training_NHW: NDArray[np.uint8]) -> Features:
-    """Return those of a classifier, standardised by the images that it was trained on: each has mean 0, deviation 1."""
-    scale = Scale(classifier.features(training_NHW))
+    """Return those of a classifier, standardised by the images that it was trained on: mean 0, deviation 1 or less."""
+    scale = Scale(classifier.features(training_NHW), is_floored=True)
     name = f"a small classifier trained here on {len(training_NHW)} real images ({len(classifier.classes)} labels)"
     return Features(name, lambda images_NHW: scale(classifier.features(images_NHW)))
 

@@ -28,7 +28,6 @@ ALL = "all databases"
 STATISTICS_AS_FEATURES = "ultrasound statistics, as the training images have one label alone"
 MIN_GENERATED = 2
 
-NEAR, FARTHER, FAR = "as near as real images", "farther than real images", "far from real images"
 Say = Callable[[str], None]
 
 
@@ -75,16 +74,6 @@ class Judgement:
             "memorisation": self.copies.to_json(),
             "left_out": dict(self.left_out),
         }
-
-
-def verdict(compared: Compared) -> str:
-    """Return in words how generated images compare with real ones.
-
-    As near: within what 95 % of the halvings of real images are. Far: nearest halving and all, beyond twice that.
-    """
-    if compared.generated.value <= compared.real.high:
-        return NEAR
-    return FAR if compared.generated.low > 2 * max(compared.real.high, 0) else FARTHER
 
 
 def judge(

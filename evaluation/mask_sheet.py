@@ -27,20 +27,18 @@ TITLES = (
     ("mask", "what the image was drawn from"),
     ("generated", ""),
     ("found in it", "solid: by the segmenter; white dots: the mask; Dice below"),
-    ("real", "the image that the mask is of"),
 )
 
 
 def mask_sheet(
     generated: MaskedImages,
     predicted_NHW: NDArray[np.uint8],
-    real_NHW: NDArray[np.uint8],
     palette: Sequence[str],
     captions: Sequence[str],
     heading: str,
     footer: str,
 ) -> Image.Image:
-    """Return a sheet of four rows: masks, generated images, those with what was found in them, the masks' real images.
+    """Return a sheet of three rows: masks, generated images, those with what was found in them.
 
     generated: a column each, with the masks they were drawn from. predicted_NHW: the segmenter's class numbers of them.
     captions: one a column, a line each. Colours are those of the hints that `encode` writes.
@@ -60,11 +58,10 @@ def mask_sheet(
             _outlined(_enlarged(image, scale), predicted, mask, scale)
             for image, predicted, mask in zip(generated.images_NHW, predicted_NHW, masks_NHW, strict=True)
         ],
-        [_enlarged(image, scale) for image in real_NHW],
     )
     top = MARGIN + 4 * LINE_HEIGHT
-    tops = [top + row * (shown_height + GAP) + (LINE_HEIGHT if row > 2 else 0) for row in range(len(rows))]
-    bottom = tops[-1] + shown_height
+    tops = [top + row * (shown_height + GAP) for row in range(len(rows))]
+    bottom = tops[-1] + shown_height + LINE_HEIGHT
     size = (2 * MARGIN + TITLE_WIDTH + num * (shown_width + GAP) - GAP, bottom + 2 * LINE_HEIGHT + MARGIN)
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)

@@ -2,7 +2,7 @@
 
 # N images, H W height and width in pixels
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from data.encode import EncodeConfig, hint_of, picture_of
 from data.errors import DataError
-from data.manifest import Manifest
+from data.manifest import Manifest, ManifestRow
 from data.splits import Split
 
 
@@ -39,10 +39,10 @@ class MaskedImages:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, chosen: slice) -> Self:
-        return type(self)(
-            self.images_NHW[chosen], self.class_numbers_NHW[chosen], self.ids[chosen], self.clusters[chosen]
-        )
+    def at(self, places: NDArray[np.int64]) -> Self:
+        """Return those at some places."""
+        ids, clusters = (tuple(of[place] for place in places) for of in (self.ids, self.clusters))
+        return type(self)(self.images_NHW[places], self.class_numbers_NHW[places], ids, clusters)
 
     def redrawn(self, images: NDArray[np.uint8]) -> Self:
         """Return other images of the same masks: what was generated from them, uint8, [N, H, W] or [N, H, W, 3]."""
@@ -80,9 +80,19 @@ def read_split(
         raise DataError(f"{of} has no {split} image with a mask, needed one or more: add a database that has masks")
     if max_images is not None and max_images < len(rows):
         rows = [rows[place * len(rows) // max_images] for place in range(max_images)]
+    return read_rows(rows, manifest.palette, config, resolution)
+
+
+def read_rows(
+    rows: Sequence[ManifestRow], palette: Sequence[str], config: EncodeConfig, resolution: int
+) -> MaskedImages:
+    """Return the images and masks of rows of a manifest, as `encode` would resize them.
+
+    palette: the manifest's. Raises: DataError if a file is not as it was.
+    """
     return MaskedImages(
         np.stack([np.asarray(picture_of(row, config, resolution).convert("L")) for row in rows]),
-        np.stack([np.asarray(hint_of(row, manifest.palette, config, resolution)) for row in rows]),
+        np.stack([np.asarray(hint_of(row, palette, config, resolution)) for row in rows]),
         tuple(row.id for row in rows),
         tuple(row.cluster for row in rows),
     )

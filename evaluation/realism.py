@@ -31,14 +31,20 @@ class Realism(BaseModel):
 
 
 class Scale:
-    """Makes of statistics [N, D] the features that sets are compared by: standardised by real training images."""
+    """Makes of statistics [N, D] the features that sets are compared by: standardised by real training images.
 
-    def __init__(self, training_ND: NDArray[np.float64]) -> None:
+    is_floored: a deviation below the median of all counts as that. Of a network's features, some hardly ever differ
+    from 0, and divided by their own deviation one image would outweigh all others.
+    """
+
+    def __init__(self, training_ND: NDArray[np.float64], *, is_floored: bool = False) -> None:
         self._mean_D, spread_D = training_ND.mean(0), training_ND.std(0)
+        if is_floored:
+            spread_D = np.maximum(spread_D, np.median(spread_D))
         self._spread_D = np.where(spread_D > 0, spread_D, 1)
 
     def __call__(self, statistics_ND: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the features, [N, D], in standard deviations of the training images."""
+        """Return the features, [N, D], in standard deviations of the training images, or floors of these."""
         features_ND: NDArray[np.float64] = (statistics_ND - self._mean_D) / self._spread_D
         return features_ND
 

@@ -1,4 +1,4 @@
-"""Images of a stage, always from the same noise, kept in RUN/evaluation/images/STAGE and drawn only once."""
+"""Images of a stage, always from the same noise, kept in RUN/evaluation/STAGE/images and drawn only once."""
 
 import csv
 import io
@@ -33,15 +33,15 @@ VERSION = 1
 
 
 def stage_to_draw(config: RunConfig, name: str | None) -> StageConfig:
-    """Return the stage of that name; None: the last diffusion stage. Raises: ConfigError if it is not finished."""
+    """Return the stage of that name; None: the last that has left a model. Raises: ConfigError if there is none."""
     if name is not None:
         stage = config.stages_until(name)[-1]
         if read_record(config.stage_model(stage)) is None:
             raise ConfigError(f"stage {name} has no model in {config.stage_path(stage)}: run `sonoshard train` first")
         return stage
-    drawing = [stage for stage in config.stages if not stage.has_hints and read_record(config.stage_model(stage))]
+    drawing = [stage for stage in config.stages if read_record(config.stage_model(stage))]
     if not drawing:
-        raise ConfigError(f"{config.run} has no finished diffusion stage: run `sonoshard train`, or give --images")
+        raise ConfigError(f"{config.run} has no finished stage: run `sonoshard train`, or give --images")
     return drawing[-1]
 
 
@@ -73,7 +73,7 @@ def draw_stage(config: RunConfig, stage: StageConfig, num_images: int, say: Call
         )
     order = np.random.default_rng(config.seed).permutation(len(rows))
     wanted = [rows[order[number % len(rows)]] for number in range(num_images)]
-    folder = config.run / FOLDER / IMAGES_FOLDER / stage.name
+    folder = config.run / FOLDER / stage.name / IMAGES_FOLDER
     _keep_only_of(folder, _key(config, stage, [rows[place] for place in order]))
     missing = [number for number in range(num_images) if not (folder / _file(number)).is_file()]
     if missing:

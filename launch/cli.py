@@ -311,24 +311,30 @@ def evaluate(
         int | None,
         typer.Option(
             min=2,
-            help="Images to draw of each stage and database, 32 by default; of a reader study: real ones, and as many"
-            " generated, 40 by default.",
+            help="Images to judge, 256 by default; with --every-stage: of each stage and database, 32 by default; of a"
+            " reader study: real ones, and as many generated, 40 by default.",
         ),
     ] = None,
     reader_study: Annotated[
         bool, typer.Option("--reader-study", help="Write a page that asks people which images are real, and its key.")
     ] = False,
+    every_stage: Annotated[
+        bool, typer.Option("--every-stage", help="Instead of a report: a table of all stages by statistics.")
+    ] = False,
     stage: Annotated[
-        str | None, typer.Option(help="Diffusion stage that draws a study's images. Default: the last finished.")
+        str | None, typer.Option(help="Stage that draws the images. Default: the last finished; for readers, of SD.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of PNGs made elsewhere, to show in a study instead of a stage's.")
+        Path | None, typer.Option(help="Folder of images made elsewhere, to judge or show instead of a stage's.")
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TorchScript network to compare by. It is executed.")
     ] = None,
     score: Annotated[
         list[Path] | None, typer.Option(metavar="CSV", help="A reader's answers, by the study's key; repeatable.")
     ] = None,
 ) -> None:
-    """Compare generated with real images: each stage by statistics, or by readers."""
+    """Compare generated with real images: a report of one stage, a table of all, or by readers."""
     with one_line_errors():
         from launch.config import load_config
         from launch.errors import ConfigError
@@ -336,10 +342,13 @@ def evaluate(
         settings = load_config(config, overrides or ())
         if stage and images:
             raise ConfigError("--stage draws images and --images takes those of a folder: give one of them")
-        if not reader_study and (stage or images):
-            raise ConfigError(f"{'--stage' if stage else '--images'} says what a study shows: give --reader-study, too")
-        if reader_study and score:
-            raise ConfigError("--reader-study makes a study and --score ends it: give one of them")
+        kinds = {"--reader-study": reader_study, "--score": bool(score), "--every-stage": every_stage}
+        if len(given := [name for name, is_given in kinds.items() if is_given]) > 1:
+            raise ConfigError(f"{' and '.join(given)} do different things: give one of them")
+        if (score or every_stage) and (stage or images):
+            raise ConfigError(f"{given[0]} takes neither --stage nor --images: leave them out")
+        if given and features:
+            raise ConfigError(f"--features is for the report, which {given[0]} does not make: leave one of them out")
         if score and num_images is not None:
             raise ConfigError("--score takes all images of the study: leave out --num-images")
         if reader_study:
@@ -355,11 +364,15 @@ def evaluate(
             scores = score_study(folder / KEY_FILE, score, settings.seed)
             write_scores(folder / SCORES_FILE, scores)
             print_scores(scores)
-        else:
+        elif every_stage:
             from evaluation.realism_report import print_realism
             from evaluation.stage_realism import stage_realism
 
             print_realism(stage_realism(settings, num_images or 32))
+        else:
+            from evaluation.report import evaluate_run
+
+            evaluate_run(settings, num_images or 256, stage_name=stage, images=images, features=features).print()
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

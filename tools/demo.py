@@ -1,6 +1,5 @@
 """The whole main job on built-in data: prepare, encode, a curriculum on several ranks, a page of what came of it."""
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +10,12 @@ from PIL import Image
 
 from data.images import decode
 from data.manifest import Manifest, ManifestRow
+from evaluation.report import Report, evaluate_run
 from evaluation.segmenter import SegmenterConfig
-from evaluation.stage_agreement import AGREEMENT_FILE, stage_agreement, write_agreement
 from launch.config import RunConfig, StageConfig, load_config
 from launch.prepare import check_run, encode_databases, prepare_databases
 from launch.spawn import run_ranks
 from models.base import ModelConfig
-from models.record import RECORD_FILE
 from tools.contact_sheet import SheetRow, contact_sheet
 from tools.demo_export import EXPORTED, SAMPLED, draw_in_bare_environment, export_all
 from tools.demo_merge import MERGED, merged_stages
@@ -39,10 +37,8 @@ QUICK = (
 )
 # Columns of the sheet by label: the first held-out images of each, in the manifest's order.
 COLUMNS = {"normal": 2, "benign": 3, "malignant": 3}
-# Databases that share a segmenter: lesions are harder to find than what every image of a heart or a head has.
-JUDGED_TOGETHER = (("breast",), ("cardiac", "fetal"))
-NUM_JUDGED = 32
-SEGMENTER_STEPS = 250
+NUM_JUDGED, NUM_JUDGED_QUICKLY = 160, 96
+SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 250, 100
 
 
 def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
@@ -78,22 +74,22 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
         "All images are simulated or generated, and no clinical evidence. Columns: the first held-out images of each"
         " label; noise seeds are the column numbers.",
     ).save(sheet)
-    _say("6 of 8", "draw from masks, and ask a segmenter of real images what it finds")
-    _judge(config, control, SegmenterConfig(steps=100 if quick else SEGMENTER_STEPS))
+    _say("6 of 8", "draw from masks, and judge: are they realistic, do they follow the mask, are they copies?")
+    report = _judged(config, control, quick=quick)
     _say("7 of 8", "merge the stages, in shares chosen by their loss on every database")
     merged = merged_stages(config)
     print_table(merged)
     _say("8 of 8", "export, and draw a labelled set where neither torch nor this project is installed")
     exported = export_all(config, control)
     draw_in_bare_environment(config, exported.bundle)
-    page = write_page(config, merged)
+    page = write_page(config, merged, report)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     print(
         f"\ndone in {minutes} min {seconds} s\n"
         f"  look at          {page}\n"
         f"  contact sheet    {sheet}\n"
         f"  forgetting       {config.run / 'forgetting.png'}\n"
-        f"  masks            {config.run / 'masks-0.png'}, {config.run / 'masks-1.png'}\n"
+        f"  evaluation       {report.page}\n"
         f"  models           {config.run / 'stages'}/*/model   (diffusers folders)\n"
         f"  merged model     {config.run / MERGED}\n"
         f"  exported         {config.run / EXPORTED}   (diffusers, single file, ONNX bundle)\n"
@@ -108,15 +104,16 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     return 0
 
 
-def _judge(config: RunConfig, stage: StageConfig, segmenter: SegmenterConfig) -> None:
-    """Write what a segmenter finds in images drawn from masks, where that is not there yet; tell it."""
-    path, model = config.run / AGREEMENT_FILE, config.stage_model(stage) / RECORD_FILE
-    if not path.exists() or path.stat().st_mtime < model.stat().st_mtime:
-        write_agreement(stage_agreement(config, stage, JUDGED_TOGETHER, segmenter, NUM_JUDGED), config.run)
-    for group in json.loads(path.read_text(encoding="utf-8")):
-        for name, found in group["classes"].items():
-            dice = found["generated"]["dice"]
-            print(f"{name}: Dice {dice['value']:.2f} ({dice['low']:.2f} to {dice['high']:.2f})")
+def _judged(config: RunConfig, stage: StageConfig, *, quick: bool) -> Report:
+    """Write the report of a stage, and tell what it says."""
+    report = evaluate_run(
+        config,
+        NUM_JUDGED_QUICKLY if quick else NUM_JUDGED,
+        stage_name=stage.name,
+        segmenter=SegmenterConfig(steps=SEGMENTER_STEPS_QUICKLY if quick else SEGMENTER_STEPS),
+    )
+    report.print()
+    return report
 
 
 def _say(number: str, message: str) -> None:

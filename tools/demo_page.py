@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from data.durable import replacing
+from evaluation.report import Report, sheet_file
 from launch.config import RunConfig
 
 TEMPLATE = Path(__file__).parent / "demo.html.jinja"
 
 
-def write_page(config: RunConfig, merged: Mapping[str, Any]) -> Path:
-    """Write the page of a demo that ran to its end, and return where it lies. merged: the table of its merge."""
+def write_page(config: RunConfig, merged: Mapping[str, Any], report: Report) -> Path:
+    """Write the page of a demo that ran to its end, and return where it lies. merged: the table of its merge.
+
+    report: of the stage that draws from masks.
+    """
     from jinja2 import Environment, StrictUndefined
 
     matrix = json.loads((config.run / "forgetting.json").read_text(encoding="utf-8"))
@@ -26,7 +30,10 @@ def write_page(config: RunConfig, merged: Mapping[str, Any]) -> Path:
         first=config.stages[0],
         chains=[chain for chain in matrix["chains"] if chain["forgetting"]],
         merged=merged,
-        groups=json.loads((config.run / "mask_agreement.json").read_text(encoding="utf-8")),
+        report=report.page.relative_to(config.run).parent,
+        verdicts=report.verdicts,
+        masks=json.loads(report.metrics.read_text(encoding="utf-8"))["masks"],
+        sheet_file=sheet_file,
     )
     with replacing(page) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -171,7 +171,7 @@ def test_the_base_draws_by_what_it_was_made_to_predict(path: Path) -> None:
 
 
 def test_the_command(path: Path) -> None:
-    arguments = ["evaluate", str(path), "preview.sampling.steps=1", "--num-images", "2"]
+    arguments = ["evaluate", str(path), "--every-stage", "preview.sampling.steps=1", "--num-images", "2"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr
     assert "two: 2 images of cardiac\n" in result.stdout
@@ -183,13 +183,13 @@ def test_the_command(path: Path) -> None:
 
 
 def test_a_run_without_held_out_patients_is_refused(path: Path) -> None:
-    arguments = ["evaluate", str(path), f"run={path.parent}/other"]
+    arguments = ["evaluate", str(path), "--every-stage", f"run={path.parent}/other"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "run `sonoshard prepare` first" in result.stderr
     settings = [f"run={path.parent}/other", "prepare.test_fraction=0"]
     prepare_databases(load_config(path, settings))
-    result = CliRunner().invoke(app, ["evaluate", str(path), *settings])
+    result = CliRunner().invoke(app, ["evaluate", str(path), "--every-stage", *settings])
     assert result.exit_code == 2
     assert "no database has 4 patients of the test split to compare generated images with: give" in result.stderr
 

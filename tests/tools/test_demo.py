@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,11 @@ FLOORS = {"lesion": 0.4, "left ventricle": 0.7, "myocardium": 0.5, "left atrium"
 
 def images(folder: Path) -> NDArray[np.uint8]:
     return np.stack([np.asarray(Image.open(path).convert("L")) for path in sorted(folder.iterdir())])
+
+
+def metrics(demo: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((demo / "evaluation" / "control" / "metrics.json").read_text(encoding="utf-8"))
+    return found
 
 
 def corners(images_NHW: NDArray[np.uint8]) -> float:
@@ -58,13 +64,21 @@ def test_replay_forgets_less(demo: Path) -> None:
 
 
 def test_a_controlnet_draws_what_the_mask_shows(demo: Path) -> None:
-    groups = json.loads((demo / "mask_agreement.json").read_text(encoding="utf-8"))
-    found = {name: of for group in groups for name, of in group["classes"].items()}
+    masks = metrics(demo)["masks"]
+    found = {name: of for group in masks.values() for name, of in group["classes"].items()}
     assert found.keys() == {"lesion", "left ventricle", "myocardium", "left atrium", "head"}
     for name, floor in FLOORS.items():
         dice, unrelated = found[name]["generated"]["dice"]["value"], found[name]["unrelated_dice"]["value"]
         assert dice > floor, name
         assert dice > unrelated + 0.1, f"{name}: another one's mask would do nearly as well"
+
+
+def test_the_report_finds_no_copies(demo: Path) -> None:
+    found = metrics(demo)
+    assert found["num_images"] == 96
+    assert found["databases"].keys() == {"breast", "cardiac", "fetal"}
+    assert found["verdicts"]["copies of training images"]["level"] == "good"
+    assert len(found["memorisation"]["worst"]) == 20
 
 
 def test_a_merge_beats_every_stage_on_the_mean_over_databases(demo: Path) -> None:
@@ -94,7 +108,8 @@ def test_the_page_leads_to_what_there_is(demo: Path, capsys: pytest.CaptureFixtu
     assert {
         "contact_sheet.png",
         "forgetting.png",
-        "masks-0.png",
+        "evaluation/control/masks-breast.png",
+        "evaluation/control/report.html",
         "quality/report.html",
         "sampled/contact_sheet.png",
     } <= set(links)

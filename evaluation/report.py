@@ -1,0 +1,208 @@
+"""The evaluation of one stage, or of a folder of images: RUN/evaluation/NAME/report.html, metrics.json, TensorBoard."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.durable import replacing
+from data.errors import DataError
+from data.manifest import Manifest
+from evaluation.classifier import ClassifierConfig
+from evaluation.features import torchscript_features
+from evaluation.generated_images import GeneratedImages, read_generated
+from evaluation.judgement import Judgement, judge
+from evaluation.mask_judgement import MaskJudgement, judge_masks
+from evaluation.real_images import RealImages
+from evaluation.reconstruction import reconstructed
+from evaluation.report_page import NUM_WORST, REPORT_FILE, write_page
+from evaluation.segmenter import SegmenterConfig
+from evaluation.stage_images import FOLDER, draw_stage, learnt_databases, stage_to_draw
+from evaluation.verdicts import Verdict, of_copies, of_distance, of_labels, of_mask
+from launch.config import RunConfig
+from launch.run_steps import steps_before, steps_taken
+from launch.tracking import tensorboard_folder
+from models.base import resolution_of
+from models.stable_diffusion import load_vae
+
+METRICS_FILE = "metrics.json"
+# Raised when a figure of metrics.json means something else.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation left. verdicts: by what they are of, the page's own order."""
+
+    page: Path
+    metrics: Path
+    verdicts: dict[str, Verdict]
+
+    def print(self) -> None:
+        """Say on the terminal what was found, and where to read on."""
+        width = max(map(len, self.verdicts))
+        for of, verdict in self.verdicts.items():
+            print(f"{of:<{width}}  {verdict.text}")
+        print(f"report   {self.page}\nfigures  {self.metrics}")
+
+
+def evaluate_run(
+    config: RunConfig,
+    num_images: int,
+    *,
+    stage_name: str | None = None,
+    images: Path | None = None,
+    features: Path | None = None,
+    classifier: ClassifierConfig | None = None,
+    segmenter: SegmenterConfig | None = None,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Judge images against the run's real ones, and write what was found.
+
+    Images are those of a folder, or are drawn by a stage (None: the last that is finished) from the noise of seeds 0 to
+    `num_images` - 1, with the prompts and masks of held-out images. They are compared with the validation and test
+    splits, and with the training split, of the databases that the stage has seen; a folder's, of all databases.
+    features: a TorchScript network to compare by; None: a classifier trained here.
+    Raises: ConfigError if there is no such stage; DataError if there are too few images, or one cannot be read.
+    """
+    manifest = Manifest.read(config.manifest_path)
+    resolution = resolution_of(config.model)
+    of_features = torchscript_features(features) if features else None
+    if images is None:
+        stage = stage_to_draw(config, stage_name)
+        name, databases = stage.name, learnt_databases(config, stage)
+        step = steps_before(config, stage) + steps_taken(config, stage)
+        folder = draw_stage(config, stage, num_images, say)
+        subject = f"{num_images} images of stage {name}"
+    else:
+        name, databases, folder = images.resolve().name, list(config.databases), images
+        step = sum(steps_taken(config, stage) for stage in config.stages)
+        subject = f"images of the folder {name}"
+    generated = read_generated(folder, config.encode, resolution, num_images)
+    if images is not None:
+        subject = f"{len(generated)} {subject}"
+    known = [row for row in manifest.rows if row.database in databases]
+    training = [row for row in known if row.split == "train"]
+    held_out = [row for row in known if row.split in ("validation", "test")]
+    if not training or not held_out:
+        raise DataError(
+            f"{', '.join(databases)} have {len(training)} training and {len(held_out)} held-out images, needed some of"
+            " both: give prepare.test_fraction a share and prepare in another folder"
+        )
+    say(f"{len(training)} training and {len(held_out)} held-out images, to compare with")
+    real_training, real_held_out = (RealImages.read(rows, config.encode, resolution) for rows in (training, held_out))
+    judgement = judge(
+        generated,
+        real_training,
+        real_held_out,
+        features=of_features,
+        config=classifier or ClassifierConfig(seed=config.seed),
+        seed=config.seed,
+        say=say,
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    masks = judge_masks(
+        generated,
+        training,
+        held_out,
+        manifest.palette,
+        config.encode,
+        segmenter or SegmenterConfig(seed=config.seed),
+        lambda real_NHW: reconstructed(load_vae(config.model, device, torch.float32), real_NHW, config.seed),
+        seed=config.seed,
+        say=say,
+    )
+    out = config.run / FOLDER / name
+    verdicts = _verdicts(judgement, masks)
+    metrics = _metrics(name, generated, judgement, masks, verdicts)
+    metrics["memorisation"]["worst"] = _worst(judgement, generated, real_training)
+    with replacing(out / METRICS_FILE) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    for of in masks:
+        with replacing(out / sheet_file(of.database)) as temporary:
+            of.sheet.save(temporary, format="PNG", optimize=True)
+    _write_scalars(config, name, metrics, step)
+    are_simulated = {"simulated" in row.flags for row in known}
+    write_page(
+        out / REPORT_FILE, subject, generated, real_training, real_held_out, judgement, masks, verdicts, are_simulated
+    )
+    return Report(out / REPORT_FILE, out / METRICS_FILE, verdicts)
+
+
+def sheet_file(database: str) -> str:
+    """Return the name of the picture that shows how a database's masks are followed."""
+    return f"masks-{database}.png"
+
+
+def _verdicts(judgement: Judgement, masks: list[MaskJudgement]) -> dict[str, Verdict]:
+    found = {}
+    for of in judgement.databases:
+        found[f"{of.name}: ultrasound statistics"] = of_distance(of.distance)
+        found[f"{of.name}: features"] = of_distance(of.fid)
+        if of.labels:
+            found[f"{of.name}: labels"] = of_labels(of.labels)
+    for each in masks:
+        for name, agreement in each.agreement.classes.items():
+            found[f"{each.database}: mask of {name}"] = of_mask(agreement)
+    return {**found, "copies of training images": of_copies(judgement.copies)}
+
+
+def _metrics(
+    name: str,
+    generated: GeneratedImages,
+    judgement: Judgement,
+    masks: list[MaskJudgement],
+    verdicts: dict[str, Verdict],
+) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "of": name,
+        "num_images": len(generated),
+        "verdicts": {of: verdict.model_dump() for of, verdict in verdicts.items()},
+        **judgement.to_json(),
+        "masks": {each.database: each.agreement.to_json() for each in masks},
+    }
+
+
+def _worst(judgement: Judgement, generated: GeneratedImages, training: RealImages) -> list[dict[str, Any]]:
+    """Return the generated images that are nearest to a training image, and which one that is."""
+    found = []
+    for place, space in judgement.copies.worst(NUM_WORST):
+        nearest = judgement.copies.nearest[space]
+        found.append(
+            {
+                "file": generated.files[place],
+                "training_id": training.rows[int(nearest.places[place])].id,
+                "is_mirrored": bool(nearest.is_mirrored[place]),
+                "space": space,
+                "ratio": float(nearest.ratios[place]),
+                "is_suspect": bool(judgement.copies.suspicion()[place] < 1),
+            }
+        )
+    return found
+
+
+def _write_scalars(config: RunConfig, name: str, metrics: dict[str, Any], step: int) -> None:
+    """Write figures to TensorBoard, as a run of their own: one file a folder is read while it grows."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tensorboard_folder(config) / "evaluation" / name)) as writer:
+        for database, of in metrics["databases"].items():
+            for measure in ("distance", "statistics_kid", "fid", "kid"):
+                for source in ("generated", "real"):
+                    writer.add_scalar(f"evaluation/{database}/{measure}_{source}", of[measure][source]["value"], step)
+            if of["labels"]:
+                for source in ("generated", "real"):
+                    accuracy = of["labels"][source]["accuracy"]["value"]
+                    writer.add_scalar(f"evaluation/{database}/label_accuracy_{source}", accuracy, step)
+        for database, of in metrics["masks"].items():
+            for mask, found in of["classes"].items():
+                for source in ("generated", "real"):
+                    value = found[source]["dice"]["value"]
+                    if value is not None:
+                        writer.add_scalar(f"evaluation/{database}/dice_{mask}_{source}", value, step)
+        for space in ("pixels", "features"):
+            writer.add_scalar(f"evaluation/suspects_{space}", metrics["memorisation"][space]["share"], step)

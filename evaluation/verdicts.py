@@ -1,0 +1,68 @@
+"""What a figure means, in a few words: is it what real images have, is it worse, or can it not be told."""
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from evaluation.feature_distance import Compared
+from evaluation.label_agreement import LabelAgreement
+from evaluation.mask_agreement import ClassAgreement
+from evaluation.memorisation import Memorisation
+
+# What a set needs to be called far: its nearest halving and all, beyond so many times what real images reach.
+FAR_TIMES = 2
+
+
+class Verdict(BaseModel):
+    """level: good: as real images are; fair: not quite; bad: it failed; unknown: the judge cannot tell real ones."""
+
+    model_config = ConfigDict(frozen=True)
+
+    level: Literal["good", "fair", "bad", "unknown"]
+    text: str
+
+
+def of_distance(compared: Compared) -> Verdict:
+    """Return how near a set is. Near: its mean is within what 95 % of the halvings of real images reach."""
+    if compared.generated.value <= compared.real.high:
+        return Verdict(level="good", text="as near as real images")
+    if compared.generated.low > FAR_TIMES * max(compared.real.high, 0):
+        return Verdict(level="bad", text="far from real images")
+    return Verdict(level="fair", text="farther than real images")
+
+
+def of_labels(labels: LabelAgreement) -> Verdict:
+    """Return whether images show what was asked for. Failed: the interval of the accuracy reaches down to chance."""
+    generated, real = labels.generated.accuracy, labels.real.accuracy
+    if real.low <= labels.chance:
+        return Verdict(level="unknown", text="the classifier cannot tell real images' labels either")
+    if generated.low <= labels.chance:
+        return Verdict(level="bad", text="not the labels that were asked for")
+    if generated.high < real.low:
+        return Verdict(level="fair", text="labels are harder to see than in real images")
+    return Verdict(level="good", text="labels are seen as in real images")
+
+
+def of_mask(found: ClassAgreement) -> Verdict:
+    """Return whether images follow their masks. Failed: those of other images would do as well, to 95 % intervals."""
+    best = found.reconstructed or found.real
+    unrelated = found.unrelated_dice
+    if not found.generated.num_images or math.isnan(unrelated.value):
+        return Verdict(level="unknown", text="fewer than two masks have it")
+    if not best.num_images or best.dice.low <= unrelated.high:
+        return Verdict(level="unknown", text="the segmenter does not find it in real images either")
+    if found.generated.dice.low <= unrelated.high:
+        return Verdict(level="bad", text="the mask is not followed: another's would do as well")
+    if found.generated.dice.high < best.dice.low:
+        return Verdict(level="fair", text="the mask is followed, less closely than in real images")
+    return Verdict(level="good", text="the mask is followed as in real images")
+
+
+def of_copies(copies: Memorisation) -> Verdict:
+    """Return whether training images were copied: more suspects than new patients' images would make."""
+    if copies.is_flagged:
+        return Verdict(level="bad", text="training images were copied")
+    if any(found.num_suspects for found in copies.suspects.values()):
+        return Verdict(level="good", text="no more images near training images than of new patients")
+    return Verdict(level="good", text="no image is suspiciously near a training image")
