@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 
 from evaluation.classifier import Classifier
 from evaluation.feature_distance import Interval
@@ -70,11 +70,7 @@ def label_score(
 
     def auc(chosen: NDArray[np.float64]) -> float:
         rows = chosen.astype(int)
-        present = np.unique(numbers_N[rows])
-        if len(present) < 2:
-            return 0.5
-        each = [roc_auc_score(numbers_N[rows] == number, found_NK[rows, number]) for number in present]
-        return float(np.mean(each))
+        return mean_auc(found_NK[rows], numbers_N[rows])
 
     of_auc = None
     if len(np.unique(numbers_N)) > 1:
@@ -85,3 +81,19 @@ def label_score(
         accuracy=Interval(value=accuracy.value, low=accuracy.low, high=accuracy.high),
         auc=of_auc,
     )
+
+
+def mean_auc(found_NK: NDArray[np.float64], numbers_N: NDArray[np.int64]) -> float:
+    """Return the mean over labels of the area under the ROC curve of each against the others; 0.5 where one has none.
+
+    found_NK: probabilities of the labels. numbers_N: the true ones. By ranks, a hundredth of scikit-learn's time, as an
+    interval takes a thousand of them. Source: Hanley & McNeil 1982 (doi:10.1148/radiology.143.1.7063747).
+    """
+    present = np.unique(numbers_N)
+    if len(present) < 2:
+        return 0.5
+    is_label_NK = numbers_N[:, None] == present
+    num_K = is_label_NK.sum(0)
+    rank_sums_K = (rankdata(found_NK[:, present], axis=0) * is_label_NK).sum(0)
+    above_K = (rank_sums_K - num_K * (num_K + 1) / 2) / (num_K * (len(numbers_N) - num_K))
+    return float(above_K.mean())

@@ -44,7 +44,8 @@ def write_page(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         subject=subject,
-        are_simulated=are_simulated,
+        all_simulated=are_simulated == {True},
+        some_simulated=True in are_simulated,
         verdicts=verdicts,
         databases=[_database(of, generated, held_out, judgement) for of in judgement.databases],
         left_out=judgement.left_out,
