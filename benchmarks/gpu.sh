@@ -2,6 +2,7 @@
 # Training of Stable Diffusion 1.5's architecture (random weights: nothing is downloaded) on one CUDA GPU, and the other
 # benchmarks that a GPU is something to; writes docs/benchmarks-gpu.md. Some two hours; called again it goes on, and
 # benchmarks.gpu does not measure again what is in runs/benchmarks-gpu. PYTHON: another interpreter, of torch 2.11 to 2.13.
+# Before the page is committed: a line for it in docs/README.md, where every page is listed.
 #
 #   benchmarks/gpu.sh                   all
 #   benchmarks/gpu.sh --only gpu        one of them; for less: python -m benchmarks.gpu --cells 'diffusion-*-adamw8bit'

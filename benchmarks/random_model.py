@@ -29,10 +29,21 @@ def write_random_model(folder: Path, unet: dict[str, Any] = UNET) -> Path:
     }
     UNet2DConditionModel.from_config(unet).save_pretrained(folder / "unet")
     AutoencoderKL.from_config(vae).save_pretrained(folder / "vae")
-    # openai/clip-vit-large-patch14's text model, but for the words that it knows.
-    text = CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12)
-    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
     shutil.copytree(locate("tiny") / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+    num_words = len(json.loads((folder / "tokenizer" / "vocab.json").read_text(encoding="utf-8")))
+    # openai/clip-vit-large-patch14's text model, but for the words that it knows.
+    text = CLIPTextConfig(
+        vocab_size=num_words,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_attention_heads=12,
+        num_hidden_layers=12,
+        max_position_embeddings=NUM_TOKENS,
+        bos_token_id=num_words - 2,
+        eos_token_id=num_words - 1,
+        pad_token_id=num_words - 1,
+    )
+    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
     config = folder / "tokenizer" / "tokenizer_config.json"
     said = json.loads(config.read_text(encoding="utf-8"))
     config.write_text(json.dumps(said | {"model_max_length": NUM_TOKENS}), encoding="utf-8")
