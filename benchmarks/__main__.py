@@ -3,7 +3,7 @@
 Each is a process of its own, with sizes that take less than 20 minutes together on 2 cores. One that fails is told, and
 the others go on; the exit code is then 1. `--only NAME` runs some, and `--quick` all with the smallest sizes, to see
 that they work; neither writes the page unless `--page FILE` says where. Figures count on a machine that does nothing
-else: the page tells the load before the first one.
+else: the page tells the load before the first one and after the last, of which one or two are the benchmarks' own.
 
 `--gpu` takes those for a CUDA machine instead and writes docs/benchmarks-gpu.md; benchmarks/gpu.sh calls it. Not among
 them: benchmarks.gpu_table and benchmarks.scaling, which measure nothing and write pages of their own.
@@ -61,7 +61,7 @@ PARTS = (
     Part("loader", "Loader", ("--samples", "2000"), ("--samples", "50", "--resolution", "64")),
     Part("start", "Start and resume", ("--repeats", "2"), ("--repeats", "1")),
     Part("merge", "Merge", ("--rounds", "1", "--methods", "soup"), ("--unet", "tiny", "--rounds", "1")),
-    Part("sampler", "Sampler", ("--steps", "15", "--repeats", "2"), ("--steps", "2", "--repeats", "1")),
+    Part("sampler", "Sampler", ("--steps", "10", "--repeats", "2"), ("--steps", "2", "--repeats", "1")),
     Part(
         "matrix",
         "8-bit against 32-bit",
@@ -151,7 +151,6 @@ def facts() -> dict[str, str]:
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "hardware": hardware_said,
-        "load before": f"{os.getloadavg()[0]:.2f} (mean number of running processes in the minute before)",
         "commit": commit,
         "versions": ", ".join(f"{name} {version}" for name, version in found.items()),
     }
@@ -231,15 +230,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, help=f"the page to write; default: {PAGE}, of a whole run alone")
     options = parser.parse_args(arguments)
     is_whole = not (options.quick or options.only)
-    about = facts()
+    about, load_before = facts(), os.getloadavg()[0]
     parts, page_of_all = (GPU_PARTS, GPU_PAGE) if options.gpu else (PARTS, PAGE)
     chosen = [part for part in parts if not options.only or part.name in options.only]
     if not chosen:
         parser.error(f"none of {', '.join(options.only)} is among those {'with' if options.gpu else 'without'} --gpu")
     outcomes = [run(part, part.quick if options.quick else part.arguments) for part in chosen]
+    load = f"{load_before:.1f} before, {os.getloadavg()[0]:.1f} after: mean number of running processes in a minute"
     target = options.page or (page_of_all if is_whole else None)
     if target:
-        target.write_text(page(outcomes, about, command_of(options)), encoding="utf-8")
+        target.write_text(page(outcomes, about | {"load": load}, command_of(options)), encoding="utf-8")
         print(f"wrote {target}")
     for outcome in outcomes:
         print(f"{outcome.part.module}: {outcome.problem or 'done'}, {outcome.seconds:.0f} s")

@@ -41,7 +41,8 @@ class Beside:
     @property
     def said(self) -> str:
         """The ratio and what it is of, such as `0.98 of the time`."""
-        return f"{self.ratio:.2f} {MEANINGS[self.kind]}"
+        digits = 4 if self.kind == "loss" else 2
+        return f"{self.ratio:.{digits}f} {MEANINGS[self.kind]}"
 
 
 def report(benchmark: str, tables: Sequence[ReportTable], beside: Sequence[Beside], figures: Mapping[str, Any]) -> None:

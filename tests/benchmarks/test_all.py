@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as all_benchmarks
-from benchmarks.__main__ import GPU_PARTS, PARTS, Part, facts, main
+from benchmarks.__main__ import GPU_PARTS, PAGE, PARTS, Part, facts, main
 
 ROOT = Path(__file__).parent.parent.parent
 # They measure nothing, or are run by others.
@@ -90,7 +90,14 @@ def test_one_that_is_not_among_them_is_refused(fakes: Path, capsys: pytest.Captu
 
 def test_facts_say_what_a_figure_depends_on_and_not_where_it_was() -> None:
     found = facts()
-    assert list(found) == ["date", "hardware", "load before", "commit", "versions"]
+    assert list(found) == ["date", "hardware", "commit", "versions"]
     assert "torch" in found["versions"]
     assert "onnxruntime" in found["versions"]
     assert str(ROOT) not in json.dumps(found)
+
+
+def test_the_page_in_docs_is_that_of_all_parts() -> None:
+    page = (ROOT / PAGE).read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
+    assert headings == ["Side by side", *(part.heading for part in PARTS)], "run make bench"
+    assert "failed" not in page
