@@ -1,6 +1,6 @@
 # make demo   environment, then the whole main job on built-in data       make test   environment, then all tests
 # make lint   ruff and mypy                                               make drill  kills a run 50 times (15 min)
-# make bench  one of benchmarks/: make bench NAME=memory; engine, matrix, activations, loader, moments, simulate
+# make bench  all of benchmarks/ and docs/benchmarks.md (20 min); one of them: make bench NAME=memory
 
 # The first of these that there is; any from 3.11 on will do.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
@@ -8,8 +8,6 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Nothing here may fetch a model: what is not on disk is an error.
 export HF_HUB_OFFLINE := 1
-
-NAME ?= simulate
 
 .PHONY: demo test drill lint bench clean
 
@@ -28,7 +26,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+	$(BIN)/python -m benchmarks$(if $(NAME),.$(NAME)) $(ARGS)
 
 # The stamps hold what was installed: they are older than nothing they depend on, so a second call installs nothing.
 $(VENV)/bin/python:

@@ -13,7 +13,6 @@
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -23,10 +22,9 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.report import Beside, ReportTable, report
 from launch.activations import activation_bytes, gradients_dropped
 from models.base import ModelConfig, latent_shape, noise_schedule, open_base, text_shape
 from models.objective import ObjectiveConfig, denoising_loss
@@ -76,13 +74,24 @@ def main() -> None:
         "micro_size": micro_size,
     }
     columns = ("setting", "s/step", "ratio", "peak MB", "predicted", "gradient")
-    table = Table(*columns, title=", ".join(f"{key} {value}" for key, value in facts.items()))
+    cells = []
     for name, row in rows.items():
         ratio = row.step_s / rows[DEFAULT].step_s
         sizes = (f"{row.peak_bytes / 1e6:.1f}", f"{row.predicted_bytes / 1e6:.1f}")
-        table.add_row(name, f"{row.step_s:.3f}", f"{ratio:.2f}", *sizes, f"{row.gradient_error:.1e}")
-    Console().print(table)
-    print(json.dumps({"benchmark": "activations", "rows": {name: vars(row) for name, row in rows.items()}} | facts))
+        cells.append([name, f"{row.step_s:.3f}", f"{ratio:.2f}", *sizes, f"{row.gradient_error:.1e}"])
+    table = ReportTable(", ".join(f"{key} {value}" for key, value in facts.items()), columns, cells)
+    beside = [
+        Beside(
+            f"activations, {name}",
+            f"predicted {row.predicted_bytes / 1e6:.1f} MB",
+            f"measured {row.peak_bytes / 1e6:.1f} MB",
+            row.predicted_bytes / row.peak_bytes,
+            "prediction",
+        )
+        for name, row in rows.items()
+        if "compile" not in name
+    ]
+    report("activations", [table], beside, {"rows": {name: vars(row) for name, row in rows.items()}} | facts)
 
 
 def measure(

@@ -27,13 +27,12 @@ from typing import Any
 
 import torch
 from bitsandbytes.optim import AdamW, AdamW8bit
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.activations import hardware
 from benchmarks.blockwise import NUM_ELEMENTS, compare_steps
+from benchmarks.report import Beside, ReportTable, report
 from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.engine import Engine, training_device, training_dtype
 from distributed.optimizer import parameter_groups
@@ -207,10 +206,12 @@ def main() -> None:
         "micro_size": arguments.micro_size,
         "rounds": arguments.rounds,
     }
-    print_table(rows, ", ".join(f"{key} {value}" for key, value in facts.items()))
     steps = [row for threads in (() if has_gpu else (1, 2)) for row in in_processes("step", 1, threads, sizes)]
-    print_table(steps, f"one 8-bit AdamW step on {NUM_ELEMENTS:,} parameters on the CPU")
-    print(json.dumps({"benchmark": "engine", "rows": rows, "step": steps} | facts))
+    tables = [shown(rows, ", ".join(f"{key} {value}" for key, value in facts.items()))]
+    if not has_gpu:
+        tables.append(scaling_table(rows))
+        tables.append(shown(steps, f"one 8-bit AdamW step on {NUM_ELEMENTS:,} parameters on the CPU"))
+    report("engine", tables, beside(rows, steps), {"rows": rows, "step": steps} | facts)
 
 
 def in_processes(part: str, num_ranks: int, num_threads: int, sizes: list[str]) -> list[dict[str, Any]]:
@@ -238,13 +239,60 @@ def run_part(arguments: argparse.Namespace) -> None:
         arguments.write.write_text(json.dumps(rows), encoding="utf-8")
 
 
-def print_table(rows: list[dict[str, Any]], title: str) -> None:
-    """Print rows of the same keys."""
-    if rows:
-        table = Table(*(key.replace("_", " ") for key in rows[0]), title=title)
-        for row in rows:
-            table.add_row(*(f"{value:.1e}" if key == "loss_difference" else str(value) for key, value in row.items()))
-        Console().print(table)
+def shown(rows: list[dict[str, Any]], title: str) -> ReportTable:
+    """Return the table of rows of the same keys."""
+    cells = [[f"{value:.1e}" if key == "loss_difference" else str(value) for key, value in row.items()] for row in rows]
+    return ReportTable(title, [key.replace("_", " ") for key in rows[0]], cells)
+
+
+def gains(rows: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return by optimizer and contender the ms of a step of 1 process, and how many times its samples/s 2 reach.
+
+    A plain loop goes with DDP. Each process has the same micro batch, so that 2 see twice the samples.
+    """
+
+    def of(row: dict[str, Any]) -> tuple[str, str]:
+        return row["optimizer"], row["contender"].replace("plain torch", "torch DDP")
+
+    one = {of(row): row["wall_ms"] for row in rows if row["processes"] == 1}
+    return {of(row): (one[of(row)], 2 * one[of(row)] / row["wall_ms"]) for row in rows if row["processes"] == 2}
+
+
+def scaling_table(rows: list[dict[str, Any]]) -> ReportTable:
+    """Return what a second process, on a core of its own, adds."""
+    cells = [
+        [optimizer, contender, f"{one_ms:.1f}", f"{gain:.2f}"]
+        for (optimizer, contender), (one_ms, gain) in gains(rows).items()
+    ]
+    head = ("optimizer", "contender", "ms of 1 process", "times its samples/s with 2")
+    return ReportTable("from 1 process to 2", head, cells)
+
+
+def beside(rows: list[dict[str, Any]], steps: list[dict[str, Any]]) -> list[Beside]:
+    """Return our ZeRO-2, a second process, and the 8-bit step, beside torch and bitsandbytes."""
+    found = []
+    of = {(row["optimizer"], row["processes"], row["contender"]): row for row in rows}
+    for (optimizer, processes, contender), row in of.items():
+        if contender == "ZeRO-2":
+            name = "plain torch" if processes == 1 else "torch DDP"
+            theirs = f"{name} {of[optimizer, processes, name]['wall_ms']} ms"
+            what = f"a step, {optimizer}, ZeRO-2, {processes} process{'es' * (processes > 1)}"
+            found.append(Beside(what, f"{row['wall_ms']} ms", theirs, row["wall_ratio"], "time"))
+    gain = {key: value for key, (_, value) in gains(rows).items()}
+    for (optimizer, contender), times in gain.items():
+        if contender == "ZeRO-2":
+            ddp = gain[optimizer, "torch DDP"]
+            what = f"samples/s of 2 processes to 1, {optimizer}, ZeRO-2"
+            found.append(Beside(what, f"{times:.2f} times", f"torch DDP {ddp:.2f} times", times / ddp, "rate"))
+    for theirs_row, row in zip(steps[::2], steps[1::2], strict=True):
+        what = f"8-bit step on the CPU, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+        found.append(
+            Beside(what, f"{row['wall_ms']} ms", f"bitsandbytes {theirs_row['wall_ms']} ms", row["wall_ratio"], "time")
+        )
+        ours_mb, theirs_mb = row["extra_bytes"] / 1e6, theirs_row["extra_bytes"] / 1e6
+        memory = f"bitsandbytes {theirs_mb:.1f} MB"
+        found.append(Beside(f"{what}: memory in passing", f"{ours_mb:.1f} MB", memory, ours_mb / theirs_mb, "memory"))
+    return found
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ its own. CPU time, so that other work on the same cores does not count.
 
 reading: position -> sample -> its moments in float32, its prompt's embedding, copied. batches: that, and all random
 numbers of a training sample, the draw from the posterior, stacked in batches of 8. webdataset: the library's own reader
-over the same tars, decoded, without prompts or random numbers. needed: what a training step of the built-in model
-consumes on the same core, at the same latents. MB: the most anonymous memory of the process while it makes batches,
-less what its imports need; of files: pages of mapped files, likewise, which are the embeddings'. mapped: rate and pages
-if the tars were mapped as well.
+over the same tars, decoded, without prompts or random numbers. png: a folder of images, decoded by Pillow, scaled and
+mirrored as diffusers' text-to-image example does (whose VAE must then still encode them). needed: what a training step
+of the built-in model consumes on the same core, at the same latents. MB: the most anonymous memory of the process while
+it makes batches, less what its imports need; of files: pages of mapped files, likewise, which are the embeddings'.
+mapped: rate and pages if the tars were mapped as well.
 """
 
 import argparse
@@ -30,11 +31,10 @@ import torch
 import webdataset
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 import data.shards
+from benchmarks.report import Beside, ReportTable, report
 from data.augment import AugmentConfig
 from data.embeddings import read_embeddings
 from data.encode import EncodeConfig, encode
@@ -42,10 +42,12 @@ from data.loader import BatchSlicing, Loader
 from data.manifest import PALETTE, Manifest, ManifestRow
 from data.order import Order
 from data.shards import ShardSet
+from data.simulate import simulate
 
 DATABASE = "random"
 BATCH = 8
 NUM_PROMPTS = 500
+NUM_IMAGES = 40
 SECONDS = 4.0
 
 
@@ -176,6 +178,30 @@ def measure_webdataset(shards: Path) -> dict[str, float]:
     return {"webdataset_per_s": per_cpu_second(read)}
 
 
+def write_images(folder: Path, resolution: int) -> None:
+    """Write simulated images as PNG files of RGB, as a folder of training images has them."""
+    folder.mkdir(parents=True)
+    for index in range(NUM_IMAGES):
+        image = Image.fromarray(simulate("breast", 0, index, 256).image)
+        image.resize((resolution, resolution)).convert("RGB").save(folder / f"{index:03d}.png")
+
+
+def measure_images(folder: Path) -> dict[str, float]:
+    """Return the rate of decoding the images of a folder to [3, H, W] float32 in [-1, 1]."""
+    files = sorted(folder.glob("*.png"))
+    random = np.random.default_rng(0)
+
+    def read() -> int:
+        for number in random.integers(len(files), size=10):
+            pixels_HWC = np.asarray(Image.open(files[number]).convert("RGB"))
+            if random.random() < 0.5:
+                pixels_HWC = pixels_HWC[:, ::-1]
+            np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1)).astype(np.float32) / 127.5 - 1
+        return 10
+
+    return {"png_per_s": per_cpu_second(read)}
+
+
 def measure_step(resolution: int) -> dict[str, float]:
     """Return what a training step of the built-in model consumes: forwards and backwards in float32, no optimizer."""
     from models.base import ModelConfig
@@ -219,30 +245,43 @@ def main() -> None:
     if arguments.measure:
         torch.set_num_threads(1)
         what, of = arguments.measure
-        measures = {"shards": measure, "mapped": measure_mapped, "webdataset": measure_webdataset}
+        measures = {
+            "shards": measure,
+            "mapped": measure_mapped,
+            "webdataset": measure_webdataset,
+            "images": measure_images,
+        }
         print(json.dumps(measures[what](Path(of)) if what in measures else measure_step(int(of))))
         return
     figures = {}
     with tempfile.TemporaryDirectory(prefix="sonoshard-") as folder:
-        needed = in_process("--measure", "step", str(arguments.resolution))
+        write_images(Path(folder) / "images", arguments.resolution)
+        once = in_process("--measure", "step", str(arguments.resolution))
+        once |= in_process("--measure", "images", str(Path(folder) / "images"))
         for count in arguments.samples:
             write_shards(Path(folder) / str(count), count, arguments.resolution, arguments.dtype)
             shards = str(Path(folder) / str(count) / "shards")
             parts = [in_process("--measure", what, shards) for what in ("shards", "mapped", "webdataset")]
-            figures[count] = {key: round(value, 1) for part in (*parts, needed) for key, value in part.items()}
+            figures[count] = {key: round(value, 1) for part in (*parts, once) for key, value in part.items()}
     title = f"{arguments.resolution} pixels, {arguments.dtype}, samples/s of one core"
-    columns = ("samples", "reading", "batches", "webdataset", "needed", "MB", "of files", "mapped", "of files")
-    table = Table(*columns, title=title)
+    columns = ("samples", "reading", "batches", "webdataset", "png", "needed", "MB", "of files", "mapped", "of files")
+    cells, beside = [], []
     for count, row in figures.items():
-        rates = (row[f"{name}_per_s"] for name in ("reading", "batches", "webdataset"))
+        rates = (row[f"{name}_per_s"] for name in ("reading", "batches", "webdataset", "png"))
         shown = (*(f"{rate:,.0f}" for rate in rates), f"{row['needed_per_s']:.2f}")
         memory = (f"{row['anonymous_mb']:.0f}", f"{row['file_mb']:.0f}")
-        table.add_row(
-            f"{count}", *shown, *memory, f"{row['mapped_batches_per_s']:,.0f}", f"{row['mapped_file_mb']:.0f}"
+        cells.append(
+            [f"{count}", *shown, *memory, f"{row['mapped_batches_per_s']:,.0f}", f"{row['mapped_file_mb']:.0f}"]
         )
-    Console().print(table)
+        for ours, theirs, name in (("reading", "webdataset", "webdataset"), ("batches", "png", "a folder of PNG")):
+            what = f"{ours}, {count} samples of {arguments.resolution} px"
+            mine, other = row[f"{ours}_per_s"], row[f"{theirs}_per_s"]
+            beside.append(
+                Beside(what, f"{mine:,.0f} samples/s", f"{name} {other:,.0f} samples/s", mine / other, "rate")
+            )
     facts = {"resolution": arguments.resolution, "dtype": arguments.dtype, "machine": platform.machine()}
-    print(json.dumps({"benchmark": "loader", "by_samples": figures, "omp": os.environ["OMP_NUM_THREADS"]} | facts))
+    facts["omp"] = os.environ["OMP_NUM_THREADS"]
+    report("loader", [ReportTable(title, columns, cells)], beside, {"by_samples": figures} | facts)
 
 
 if __name__ == "__main__":

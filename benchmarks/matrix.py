@@ -12,7 +12,6 @@ on the same held-out ones. In a FOLDER that is given, what an earlier call has f
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -21,11 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.activations import hardware
+from benchmarks.report import Beside, ReportTable, report
 from distributed.config import OptimizerName, Precision
 from distributed.preemption import StopRequest
 from distributed.rank import join_process_group, leave_process_group, rank_from_environment
@@ -195,17 +193,21 @@ def show(results: dict[Cell, Result], steps: int, num_ranks: int) -> None:
         "steps": steps,
     }
     columns = ("cell", "loss", "to adamw", "to fp32", "s/step")
-    table = Table(*columns, title=", ".join(f"{key} {value}" for key, value in facts.items()))
-    rows = {}
+    rows, cells, beside = {}, [], []
     for cell, result in results.items():
         to_adamw, to_fp32 = (result.loss / results[other].loss for other in (cell.reference, Cell("adamw")))
-        table.add_row(cell.name, f"{result.loss:.5f}", f"{to_adamw:.4f}", f"{to_fp32:.4f}", f"{result.step_s:.3f}")
+        cells.append([cell.name, f"{result.loss:.5f}", f"{to_adamw:.4f}", f"{to_fp32:.4f}", f"{result.step_s:.3f}"])
         rows[cell.name] = {**vars(result), "to_adamw": to_adamw, "to_fp32": to_fp32}
-    Console().print(table)
+        if cell.optimizer.endswith("8bit"):
+            theirs = f"32-bit AdamW {results[cell.reference].loss:.5f}"
+            beside.append(
+                Beside(f"loss after {steps} steps, {cell.name}", f"{result.loss:.5f}", theirs, to_adamw, "loss")
+            )
     for cell in results:
         if is_too_high(cell, results):
             print(f"{cell.name} is more than {MAX_EXCESS:.0%} above {cell.reference.name}")
-    print(json.dumps({"benchmark": "matrix", "rows": rows} | facts))
+    title = ", ".join(f"{key} {value}" for key, value in facts.items())
+    report("matrix", [ReportTable(title, columns, cells)], beside, {"rows": rows} | facts)
 
 
 if __name__ == "__main__":

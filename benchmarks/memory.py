@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
+from benchmarks.report import Beside, ReportTable, report
 from launch.config import RunConfig
 from launch.failure import end_at_once
 from launch.spawn import run_ranks
@@ -128,8 +127,8 @@ def random_unet(config: RunConfig, dtype: torch.dtype) -> nn.Module:
     return unet
 
 
-def compare(name: str, case: Case, folder: Path) -> dict[str, Any]:
-    """Print one case's table and return its figures, in bytes."""
+def compare(name: str, case: Case, folder: Path) -> tuple[ReportTable, list[Beside], dict[str, Any]]:
+    """Return one case's table, what is set beside each other of it, and its figures in bytes."""
     from distributed.engine import training_dtype
     from launch.memory import predict
     from models.stable_diffusion import empty_unet
@@ -142,34 +141,44 @@ def compare(name: str, case: Case, folder: Path) -> dict[str, Any]:
         raise RuntimeError(f"{name}: a rank failed")
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     num_parameters = sum(p.numel() for p in empty_unet(config.model).parameters())
-    table = Table(
-        "kind",
-        "predicted MB",
-        "measured MB",
-        "ratio",
-        title=f"{name}: {num_parameters / 1e6:.1f}M parameters, ZeRO-{config.zero.stage}, {config.optimizer.name},"
-        f" {case.num_ranks} rank(s), micro batch {case.micro_size} of {case.pixels} px",
-        title_justify="left",
+    title = (
+        f"{name}: {num_parameters / 1e6:.1f}M parameters, ZeRO-{config.zero.stage}, {config.optimizer.name},"
+        f" {case.num_ranks} rank(s), micro batch {case.micro_size} of {case.pixels} px"
     )
     rows = [(kind, value, measured[kind]) for kind, value in predicted.items() if value or measured[kind]]
     rows.append(("total", sum(predicted.values()), sum(measured[kind] for kind in predicted)))
-    for kind, expected, found in rows:
-        table.add_row(kind, f"{expected / 1e6:,.1f}", f"{found / 1e6:,.1f}", f"{expected / max(found, 1):.3f}")
-    Console().print(table)
+    cells = [
+        [kind, f"{expected / 1e6:,.1f}", f"{found / 1e6:,.1f}", f"{expected / max(found, 1):.3f}"]
+        for kind, expected, found in rows
+    ]
+    _, expected, found = rows[-1]
+    beside = [
+        Beside(
+            f"bytes of a step, {name}, ZeRO-{config.zero.stage}, {case.num_ranks} rank(s)",
+            f"`sonoshard memory` {expected / 1e6:,.1f} MB",
+            f"taken {found / 1e6:,.1f} MB",
+            expected / found,
+            "prediction",
+        )
+    ]
     figures: dict[str, Any] = {"predicted": predicted, "measured": measured, "num_parameters": num_parameters}
     if dtype == torch.bfloat16:
         master = 0 if config.optimizer.master == "stochastic" else 4
         figures["formula"] = 2 + (2 + master + 2.03) / case.num_ranks
         figures["per_parameter"] = sum(measured[kind] for kind in STATE) / num_parameters
-        print(
-            f"bytes a parameter and rank, buckets included: {figures['per_parameter']:.3f}, formula"
-            f" {figures['formula']:.3f}, ratio {figures['per_parameter'] / figures['formula']:.3f}"
+        ratio = figures["per_parameter"] / figures["formula"]
+        beside.append(
+            Beside(
+                f"bytes a parameter and rank, {name}",
+                f"{figures['per_parameter']:.3f}, buckets included",
+                f"formula {figures['formula']:.3f}",
+                ratio,
+                "memory",
+            )
         )
-    print(
-        f"live tensors between two steps {measured['live'] / 1e9:.2f} GB;"
-        f" most resident {measured['resident'] / 1e9:.2f} GB\n"
-    )
-    return figures
+    cells.append(["live tensors between two steps", "", f"{measured['live'] / 1e6:,.1f}", ""])
+    cells.append(["most resident", "", f"{measured['resident'] / 1e6:,.1f}", ""])
+    return ReportTable(title, ("kind", "predicted MB", "measured MB", "ratio"), cells), beside, figures
 
 
 def main(arguments: list[str]) -> None:
@@ -181,7 +190,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--only", choices=CASES, action="append", help="a configuration; all of them if not given")
     names = parser.parse_args(arguments).only or list(CASES)
     num_gpus = torch.cuda.device_count()
-    figures = {}
+    tables, beside, figures = [], [], {}
     for name in names:
         if num_gpus and CASES[name].num_ranks > num_gpus:
             print(f"{name}: needs {CASES[name].num_ranks} GPUs, found {num_gpus}")
@@ -190,9 +199,11 @@ def main(arguments: list[str]) -> None:
             print(f"{name}: needs a GPU\n")
             continue
         with tempfile.TemporaryDirectory() as temporary:
-            figures[name] = compare(name, CASES[name], Path(temporary))
+            table, found, figures[name] = compare(name, CASES[name], Path(temporary))
+        tables.append(table)
+        beside += found
     device = torch.cuda.get_device_name() if num_gpus else "cpu"
-    print(json.dumps({"benchmark": "memory", "device": device, "torch": torch.__version__, "cases": figures}))
+    report("memory", tables, beside, {"device": device, "torch": torch.__version__, "cases": figures})
 
 
 if __name__ == "__main__":

@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.report import Beside, ReportTable, report
 from models.durable import flush
 from models.merging.formulas import Trim, elected_mean, num_kept, weighted_sum
 from models.merging.merged import Merged
@@ -166,15 +165,40 @@ def main() -> None:
             assert len(values) == 1, f"{method}: both ways must give the same values"
             figures[method] = best
     title = f"{NUM_SOURCES} UNets of {size_gb:.2f} GB ({arguments.unet}, {arguments.dtype}), the same values to the bit"
-    table = Table("method", "way", "s", "anonymous MB", "peak RSS MB", title=title)
-    for method, ways in figures.items():
-        for way, found in ways.items():
-            table.add_row(
-                method, way, f"{found['seconds']:.1f}", f"{found['anonymous_mb']:.0f}", f"{found['rss_mb']:.0f}"
-            )
-    Console().print(table)
+    rows = [
+        [method, way, f"{found['seconds']:.2f}", f"{found['anonymous_mb']:.0f}", f"{found['rss_mb']:.0f}"]
+        for method, ways in figures.items()
+        for way, found in ways.items()
+    ]
+    table = ReportTable(title, ("method", "way", "s", "anonymous MB", "peak RSS MB"), rows)
     facts = {"unet": arguments.unet, "dtype": arguments.dtype, "omp_num_threads": os.environ.get("OMP_NUM_THREADS")}
-    print(json.dumps({"benchmark": "merge", "figures": figures} | facts))
+    report("merge", [table], beside(figures), {"figures": figures} | facts)
+
+
+def beside(figures: dict[str, dict[str, Any]]) -> list[Beside]:
+    """Return time and memory of each method in pieces, beside loading everything."""
+    found = []
+    for method, ways in figures.items():
+        pieces, whole = ways["pieces"], ways["load all"]
+        found.append(
+            Beside(
+                f"merge by {method}",
+                f"{pieces['seconds']:.2f} s",
+                f"all loaded by safetensors {whole['seconds']:.2f} s",
+                pieces["seconds"] / whole["seconds"],
+                "time",
+            )
+        )
+        found.append(
+            Beside(
+                f"merge by {method}, anonymous memory",
+                f"{pieces['anonymous_mb']:.0f} MB",
+                f"all loaded by safetensors {whole['anonymous_mb']:.0f} MB",
+                pieces["anonymous_mb"] / whole["anonymous_mb"],
+                "memory",
+            )
+        )
+    return found
 
 
 if __name__ == "__main__":

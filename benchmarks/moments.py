@@ -8,20 +8,18 @@ loses of the image.
 """
 
 import argparse
-import json
 import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+from benchmarks.report import ReportTable, report
 from data.encode import fit
 from data.loader import posterior_sample
 from data.simulate import PRESETS, simulate
@@ -101,19 +99,18 @@ def main() -> None:
     figures = measure(arguments.base, arguments.resolution)
     pixels = resolution_of(ModelConfig(base=arguments.base, resolution=arguments.resolution))
     title = f"{len(PRESETS) * NUM_IMAGES} simulated images at {pixels} pixels, {arguments.base}"
-    table = Table("stored as", "PSNR dB", "largest", "draw: PSNR dB", "largest", "vae: PSNR dB", "bytes", title=title)
-    for name, of_dtype in figures.items():
-        table.add_row(
-            name, *(f"{value:.4g}" for value in list(of_dtype.values())[:-1]), f"{of_dtype['bytes_per_sample']}"
-        )
-    Console().print(table)
+    head = ("stored as", "PSNR dB", "largest", "draw: PSNR dB", "largest", "vae: PSNR dB", "bytes")
+    rows = [
+        [name, *(f"{value:.4g}" for value in list(of_dtype.values())[:-1]), f"{of_dtype['bytes_per_sample']}"]
+        for name, of_dtype in figures.items()
+    ]
     # JSON has no infinity: the PSNR of equal images is null.
     finite = {
         name: {key: round(value, 4) if np.isfinite(value) else None for key, value in of_dtype.items()}
         for name, of_dtype in figures.items()
     }
     facts = {"base": arguments.base, "resolution": pixels, "omp_num_threads": os.environ["OMP_NUM_THREADS"]}
-    print(json.dumps({"benchmark": "moments", "figures": finite} | facts))
+    report("moments", [ReportTable(title, head, rows)], [], {"figures": finite} | facts)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,11 @@
 same cores does not count; a figure is the mean over every class and subtype that the indices draw.
 """
 
-import json
 import os
 import platform
 import time
 
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.report import ReportTable, report
 from data.simulate import PRESETS, simulate
 
 SIZES = (128, 256)
@@ -31,15 +28,14 @@ def images_per_cpu_second(preset: str, size: int, num_images: int = NUM_IMAGES) 
 def main() -> None:
     """Print the table and the JSON line."""
     threads = os.environ["OMP_NUM_THREADS"]
-    table = Table("preset", "size", "images/s per core", title=f"{NUM_IMAGES} images, OMP_NUM_THREADS {threads}")
-    figures = {}
+    figures, rows = {}, []
     for preset in PRESETS:
         for size in SIZES:
             figures[f"{preset}_{size}"] = round(images_per_cpu_second(preset, size), 1)
-            table.add_row(preset, str(size), f"{figures[f'{preset}_{size}']:.1f}")
-    Console().print(table)
+            rows.append([preset, str(size), f"{figures[f'{preset}_{size}']:.1f}"])
+    table = ReportTable(f"{NUM_IMAGES} images of each", ("preset", "pixels", "images/s of one core"), rows)
     facts = {"num_images": NUM_IMAGES, "omp_num_threads": threads, "machine": platform.machine()}
-    print(json.dumps({"benchmark": "simulate", "images_per_cpu_second": figures} | facts))
+    report("simulate", [table], [], {"images_per_cpu_second": figures} | facts)
 
 
 if __name__ == "__main__":

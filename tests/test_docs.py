@@ -112,6 +112,7 @@ def test_the_citation_is_of_this_version() -> None:
 # The formats' page
 
 WEIGHT = np.arange(3 * 7, dtype=np.float32).reshape(3, 7)
+INT8_WEIGHT = np.random.default_rng(0).standard_normal((64, 4, 4, 4), dtype=np.float32)
 
 
 def write_checkpoint(folder: Path, cut: str) -> None:
@@ -153,6 +154,23 @@ def write_model(folder: Path) -> None:
     assert read_lineage(str(folder)) is not None
 
 
+def write_bundle(folder: Path) -> None:
+    """Write the weights of a bundle, one of them as int8, and of its manifest what the page's example reads."""
+    import torch
+
+    from sampler.manifest import FORMAT, VERSION
+    from tools.export.bundle_check import file_sha256
+    from tools.export.stored_weights import write_weights
+
+    file = folder / "graphs" / "unet.safetensors"
+    file.parent.mkdir(parents=True)
+    write_weights(file, {"conv_in.weight": torch.from_numpy(INT8_WEIGHT), "bias": torch.ones(3)}, "int8")
+    told = {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
+    graphs = {"unet": {"weights": "graphs/unet.safetensors"}}
+    manifest = {"format": FORMAT, "version": VERSION, "files": {"graphs/unet.safetensors": told}, "graphs": graphs}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with runs/busi in it."""
@@ -162,6 +180,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Of 64 pixels, since its size is nothing to the format.
     encode(run / "manifest.parquet", FakeEncoder(), EncodeConfig(), 64, run / "shards" / "512")
     write_model(run / "stages" / "busi" / "model")
+    write_bundle(folder / "bundle")
     return folder
 
 
@@ -179,6 +198,12 @@ def test_files_can_be_read_as_the_page_says(block: str, run: Path, monkeypatch: 
         assert names["mean"].shape == names["log_variance"].shape == (4, 8, 8)
         assert np.array_equal(names["log_variance"], -names["mean"])  # as the fake encoder has it
         assert names["classes"].shape == (64, 64)
+    if "conv_in" in names:
+        assert names["tensors"]["conv_in.weight"].dtype == np.int8
+        # Half a step of each output channel, and rounding.
+        half_step = np.abs(INT8_WEIGHT).max(axis=(1, 2, 3), keepdims=True) / 254
+        assert (np.abs(names["conv_in"] - INT8_WEIGHT) <= 1.001 * half_step).all()
+        assert np.array_equal(names["weight"]("bias"), np.ones(3, np.float32))
 
 
 @pytest.mark.parametrize("cut", ["whole", "each"])
@@ -194,6 +219,8 @@ def test_a_checkpoint_can_be_read_as_the_page_says(cut: str, tmp_path: Path, mon
 def test_the_page_has_the_versions_of_the_code() -> None:
     from data import embeddings, manifest, shard_index
     from distributed import checkpoint
+    from sampler import manifest as bundle
+    from tools.export import manifest as written_bundle
 
     page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
     told = dict(re.findall(r"^\| \[([\w' ]+)\]\(#\w+\) \| .*? \| (\d+) \|", page, re.MULTILINE))
@@ -202,4 +229,14 @@ def test_the_page_has_the_versions_of_the_code() -> None:
         "shards": str(shard_index.VERSION),
         "prompts' embeddings": str(embeddings.VERSION),
         "checkpoint": str(checkpoint.FORMAT_VERSION),
+        "bundle": str(bundle.VERSION),
     }
+    assert bundle.VERSION == written_bundle.VERSION
+
+
+def test_the_page_has_every_key_of_a_bundle() -> None:
+    from sampler.manifest import KEYS
+
+    page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    told = "".join(re.findall(r"^\| (`.*?) \|", page.partition("## Bundle")[2], re.MULTILINE))
+    assert {key for key in KEYS if f"`{key}`" not in told} == set()

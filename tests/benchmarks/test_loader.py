@@ -16,4 +16,7 @@ def test_it_reads_real_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("data.shards.OpenFile", data.shards.OpenFile)  # put back afterwards
     figures |= loader.measure_mapped(tmp_path / "few" / "shards")
     assert figures.keys() >= {"mapped_batches_per_s", "mapped_file_mb"}
+    loader.write_images(tmp_path / "images", 64)
+    figures |= loader.measure_images(tmp_path / "images")
+    assert "png_per_s" in figures
     assert all(figures[name] > 0 for name in figures if name.endswith("_per_s"))
