@@ -151,7 +151,7 @@ def _own_features(classifier: Classifier | None, training: RealImages) -> Featur
 
 def _groups(generated: GeneratedImages, held_out: RealImages) -> tuple[dict[str, list[int]], dict[str, str]]:
     """Return places of the generated images by database, and why others are left out."""
-    known = {row.database for row in held_out.rows}
+    known = dict.fromkeys(row.database for row in held_out.rows)
     places: dict[str, list[int]] = {}
     for place, database in enumerate(generated.databases):
         places.setdefault(database if database in known else ALL, []).append(place)
@@ -164,7 +164,8 @@ def _groups(generated: GeneratedImages, held_out: RealImages) -> tuple[dict[str,
             left_out[name] = f"{len(clusters)} held-out patients, needed {MIN_CLUSTERS}"
         elif len(of_name) < MIN_GENERATED:
             left_out[name] = f"{len(of_name)} generated image, needed {MIN_GENERATED}"
-    return {name: sorted(of_name) for name, of_name in places.items() if name not in left_out}, left_out
+    judged = [name for name in (*known, ALL) if name in places and name not in left_out]
+    return {name: sorted(places[name]) for name in judged}, left_out
 
 
 def _statistics_distances() -> dict[str, Distance]:

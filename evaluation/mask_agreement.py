@@ -98,13 +98,14 @@ class ClassAgreement:
     """A class in real images, against their own masks, and in generated ones, against the masks they were drawn from.
 
     unrelated: mean Dice of generated images against the mask of another one: what a generator reaches that draws the
-    organ and does not look at the mask. reconstructed: real images after the VAE, against their own masks: what a
+    organ and does not look at the mask. gain: what Dice has over that, image by image. reconstructed: real images after the VAE, against their own masks: what a
     generator reaches that makes no mistake; None if they were not given.
     """
 
     real: Score
     generated: Score
     unrelated_dice: Estimate
+    gain: Estimate
     reconstructed: Score | None = None
 
 
@@ -143,16 +144,17 @@ def mask_agreement(
     if reconstructed is not None:
         sources["reconstructed"] = reconstructed
     predicted = {source: segmenter.predict(images.images_NHW) for source, images in sources.items()}
-    return MaskAgreement(
-        {
-            segmenter.classes[number]: ClassAgreement(
-                **{source: score(predicted[source], images, number, seed) for source, images in sources.items()},
-                unrelated_dice=unrelated_dice(predicted["generated"], generated, number, seed),
-            )
-            for number in map(int, numbers)
-            if number != 0
-        }
-    )
+    found = {}
+    for number in map(int, numbers):
+        if number == 0:
+            continue
+        unrelated, gain = beside_unrelated(predicted["generated"], generated, number, seed)
+        found[segmenter.classes[number]] = ClassAgreement(
+            **{source: score(predicted[source], images, number, seed) for source, images in sources.items()},
+            unrelated_dice=unrelated,
+            gain=gain,
+        )
+    return MaskAgreement(found)
 
 
 def score(predicted_NHW: NDArray[np.uint8], wanted: MaskedImages, number: int, seed: int) -> Score:
@@ -175,18 +177,28 @@ def score(predicted_NHW: NDArray[np.uint8], wanted: MaskedImages, number: int, s
     )
 
 
-def unrelated_dice(predicted_NHW: NDArray[np.uint8], wanted: MaskedImages, number: int, seed: int) -> Estimate:
-    """Return the mean Dice of each image against the mask of another that has the class; NaN if there is but one.
+def beside_unrelated(
+    predicted_NHW: NDArray[np.uint8], wanted: MaskedImages, number: int, seed: int
+) -> tuple[Estimate, Estimate]:
+    """Return the mean Dice of each image against another's mask that has the class, and what its own has above that.
 
-    The other is half of the images away, in the order of their clusters: of another patient, where none has half.
+    The other is half of the images away, in the order of their clusters: of another patient, where none has half. NaN
+    if there is but one image.
     """
     has_class = (wanted.class_numbers_NHW == number).any(axis=(1, 2))
     places = sorted(np.flatnonzero(has_class), key=lambda place: wanted.clusters[place])
+    clusters = [wanted.clusters[place] for place in places]
     if len(places) < 2:
-        return bootstrap(np.empty(0), (), np.mean, seed)
-    pairs = zip(places, np.roll(places, len(places) // 2), strict=True)
-    values = np.array([dice(predicted_NHW[i], wanted.class_numbers_NHW[other], number) for i, other in pairs])
-    return bootstrap(values, [wanted.clusters[place] for place in places], np.mean, seed)
+        nothing = bootstrap(np.empty(0), (), np.mean, seed)
+        return nothing, nothing
+    others = np.roll(places, len(places) // 2)
+    own_N, unrelated_N = (
+        np.array(
+            [dice(predicted_NHW[i], wanted.class_numbers_NHW[of], number) for i, of in zip(places, masks, strict=True)]
+        )
+        for masks in (places, others)
+    )
+    return bootstrap(unrelated_N, clusters, np.mean, seed), bootstrap(own_N - unrelated_N, clusters, np.mean, seed)
 
 
 def _median(values: NDArray[np.float64]) -> float:

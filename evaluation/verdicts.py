@@ -39,22 +39,22 @@ def of_labels(labels: LabelAgreement) -> Verdict:
         return Verdict(level="unknown", text="the classifier cannot tell real images' labels either")
     if generated.low <= labels.chance:
         return Verdict(level="bad", text="not the labels that were asked for")
-    if generated.high < real.low:
+    if generated.value < real.low:
         return Verdict(level="fair", text="labels are harder to see than in real images")
     return Verdict(level="good", text="labels are seen as in real images")
 
 
 def of_mask(found: ClassAgreement) -> Verdict:
-    """Return whether images follow their masks. Failed: those of other images would do as well, to 95 % intervals."""
+    """Return whether images follow their masks. Failed: those of other images would do as well, within the interval."""
     best = found.reconstructed or found.real
     unrelated = found.unrelated_dice
     if not found.generated.num_images or math.isnan(unrelated.value):
         return Verdict(level="unknown", text="fewer than two masks have it")
     if not best.num_images or best.dice.low <= unrelated.high:
         return Verdict(level="unknown", text="the segmenter does not find it in real images either")
-    if found.generated.dice.low <= unrelated.high:
+    if found.gain.low <= 0:
         return Verdict(level="bad", text="the mask is not followed: another's would do as well")
-    if found.generated.dice.high < best.dice.low:
+    if found.generated.dice.value < best.dice.low:
         return Verdict(level="fair", text="the mask is followed, less closely than in real images")
     return Verdict(level="good", text="the mask is followed as in real images")
 

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from data.errors import DataError
-from evaluation.mask_agreement import bootstrap, dice, hausdorff_95, mask_agreement, score, unrelated_dice
+from evaluation.mask_agreement import beside_unrelated, bootstrap, dice, hausdorff_95, mask_agreement, score
 from evaluation.masked_images import MaskedImages
 from evaluation.segmenter import Segmenter
 
@@ -143,6 +143,7 @@ def test_a_comparison_tells_following_a_mask_from_not_looking_at_it() -> None:
     assert following.generated.hausdorff_95_px.value == 0
     assert (following.generated.num_images, following.generated.num_without) == (6, 1)
     assert following.unrelated_dice.high < 0.6
+    assert following.gain.low > 0.2
     of_another = np.concatenate([np.roll(masks[:-1], 3, axis=0), masks[-1:]])
     heedless = mask_agreement(ReadsBrightness(), real, real.redrawn(200 * of_another)).classes["lesion"]
     assert heedless.real.dice.value == 1
@@ -160,7 +161,9 @@ def test_what_is_missed_or_invented_is_counted() -> None:
     assert found.hausdorff_95_px.value == 0
     predicted[:5] = 0
     assert score(predicted, masked(200 * masks, masks), 1, 0).hausdorff_95_px.value == math.inf
-    assert math.isnan(unrelated_dice(predicted[5:], masked(masks[5:], masks[5:]), 1, 0).value)
+    unrelated, gain = beside_unrelated(predicted[5:], masked(masks[5:], masks[5:]), 1, 0)
+    assert math.isnan(unrelated.value)
+    assert math.isnan(gain.value)
 
 
 def test_the_json_has_no_number_that_json_lacks() -> None:
