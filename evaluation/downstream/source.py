@@ -106,6 +106,12 @@ class Source:
             assert self.stage is not None
             training = [row for row in manifest.rows if row.database == database and row.split == "train"]
             num_images = num_images or len(training)
+            rows = [row for row in rows if row.masks or not self.stage.has_hints]
+            if not rows:
+                raise DataError(
+                    f"{database} has no training image with a mask that stage {self.stage.name} could draw from: give"
+                    " --stage with a diffusion stage"
+                )
             # Images of other rows are other ones: each experiment keeps its own, and those that agree share them.
             name = f"training-{database}" if len(rows) == len(training) else f"training-{database}-{len(rows)}"
             folder = draw_rows(config, self.stage, manifest.palette, rows, num_images, name, say)
