@@ -388,7 +388,9 @@ def downstream(
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of images drawn elsewhere, with a labels.csv; with generated-only: by that stage."),
+        typer.Option(
+            help="Folder of images with a labels.csv, instead; with generated-only: that the stage's model drew."
+        ),
     ] = None,
     num_images: Annotated[
         int | None, typer.Option(min=2, help="Of each database. Default: as many as it has training images.")
@@ -398,7 +400,7 @@ def downstream(
         int | None, typer.Option(min=1, help="Of every network. Default: 300, of a segmenter 350.")
     ] = None,
 ) -> None:
-    """Train classifiers or segmenters with and without generated images; test on real ones."""
+    """Tell whether generated images help to train a classifier or a segmenter."""
     with one_line_errors():
         from evaluation.downstream.experiment import run_experiment
         from evaluation.downstream.result import result_path

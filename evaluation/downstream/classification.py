@@ -8,7 +8,7 @@ from data.manifest import Manifest
 from evaluation.classifier import ClassifierConfig
 from evaluation.downstream.arms import ARMS, Arm
 from evaluation.downstream.auc import auc_of, ranks
-from evaluation.downstream.labelled_images import LabelledImages, classified, refuse_shared_patients
+from evaluation.downstream.labelled_images import LabelledImages, classified, refuse_shared_patients, refuse_test_images
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, write_result
 from evaluation.downstream.source import Say, source_of
 from evaluation.real_images import RealImages
@@ -93,9 +93,11 @@ def compared_classifiers(
 ) -> DatabaseResult:
     """Return the AUC of each arm's classifiers in the test images whose label is among the training images'.
 
-    arms: the first of them is the baseline. Raises: DataError if a patient is both in `real` and in `test`.
+    arms: the first of them is the baseline. Raises: DataError if a patient is both in `real` and in `test`, or a
+    generated image is one of `test`.
     """
     refuse_shared_patients(real.clusters, test.clusters, database)
+    refuse_test_images(generated.images_NHW, generated.clusters, test.images_NHW, database)
     classes = sorted(set(real.labels))
     test = test.of_labels(classes)
     measure = auc_of(test.labels, classes)

@@ -18,7 +18,7 @@ from evaluation.downstream.classification import (
     refuse_none,
     why_not_classified,
 )
-from evaluation.downstream.labelled_images import LabelledImages, classified, refuse_shared_patients
+from evaluation.downstream.labelled_images import LabelledImages, classified, refuse_shared_patients, refuse_test_images
 from evaluation.downstream.learnt_rows import learnt_rows
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, write_result
 from evaluation.downstream.source import Say, Source, last_stage
@@ -103,10 +103,11 @@ def compared_alone(
 ) -> DatabaseResult:
     """Return the AUC of classifiers trained on generated images alone, and of others trained on `learnt`.
 
-    learnt: the real images that the model has learnt from. Raises: DataError if a label has no generated image, or a
-    patient is both in `learnt` and in `test`.
+    learnt: the real images that the model has learnt from. Raises: DataError if a label has no generated image, a
+    patient is both in `learnt` and in `test`, or a generated image is one of `test`.
     """
     refuse_shared_patients(learnt.clusters, test.clusters, database)
+    refuse_test_images(generated.images_NHW, generated.clusters, test.images_NHW, database)
     classes = sorted(set(learnt.labels))
     if missing := [label for label in classes if label not in generated.labels]:
         raise DataError(

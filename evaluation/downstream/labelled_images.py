@@ -78,3 +78,16 @@ def refuse_shared_patients(training: Sequence[str], test: Sequence[str], databas
             f"{database} has patient {sorted(both)[0]} both in the training and in the test split: remove the manifest,"
             " run `sonoshard prepare`, and train again"
         )
+
+
+def refuse_test_images(
+    generated_NHW: NDArray[np.uint8], files: Sequence[str], test_MHW: NDArray[np.uint8], database: str
+) -> None:
+    """Raise DataError if a generated image is, pixel by pixel, one that networks are tested on."""
+    tested = {image_HW.tobytes() for image_HW in test_MHW}
+    for image_HW, file in zip(generated_NHW, files, strict=True):
+        if image_HW.tobytes() in tested:
+            raise DataError(
+                f"{file} is a real image of the test split of {database}, needed generated ones: leave it out, and look"
+                " at where the others come from"
+            )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 from scipy.stats import permutation_test
 
 from evaluation.feature_distance import Interval
@@ -38,6 +38,7 @@ class Difference(BaseModel):
     p_seeds: float | None
     num_seeds_better: int
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def verdict(self) -> str:
         """The difference in a word: one that may be chance of patients or of seeds is none."""

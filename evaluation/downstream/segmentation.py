@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from data.manifest import Manifest
 from evaluation.downstream.arms import ARMS, Arm
 from evaluation.downstream.classification import MAX_PIXELS, NUM_SEEDS, TEST_SPLIT, refuse_none
-from evaluation.downstream.labelled_images import refuse_shared_patients
+from evaluation.downstream.labelled_images import refuse_shared_patients, refuse_test_images
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, write_result
 from evaluation.downstream.source import Say, source_of
 from evaluation.generated_images import GeneratedImages
@@ -92,9 +92,10 @@ def compared_segmenters(
     """Return the Dice of each arm's segmenters: mean over the test images whose mask is not empty.
 
     Of an image it is the mean over the classes that its mask has. arms: the first of them is the baseline.
-    Raises: DataError if a patient is both in `real` and in `test`.
+    Raises: DataError if a patient is both in `real` and in `test`, or a generated image is one of `test`.
     """
     refuse_shared_patients(real.clusters, test.clusters, database)
+    refuse_test_images(generated.images_NHW, generated.ids, test.images_NHW, database)
     is_masked = test.class_numbers_NHW.any(axis=(1, 2))
     clusters = [test.clusters[place] for place in np.flatnonzero(is_masked)]
     results: list[ArmResult] = []

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data.errors import DataError
 from data.manifest import PALETTE
+from evaluation import segmenter as segmenter_module
 from evaluation.classifier import ClassifierConfig
 from evaluation.downstream import labelled_images, segmentation
 from evaluation.downstream.arms import ARMS, REAL
@@ -131,6 +132,17 @@ def test_a_patient_on_both_sides_is_refused() -> None:
         compared_alone("breast", REAL_FEW, GENERATED, leaked, QUICK, 1, say=quiet)
 
 
+def test_a_test_image_among_the_generated_ones_is_refused() -> None:
+    one = LabelledImages(TEST.images_NHW[4:5], TEST.labels[4:5], ("set/4.png",))
+    message = "set/4.png is a real image of the test split of breast, needed generated ones"
+    for compared in (compared_classifiers, compared_alone):
+        with pytest.raises(DataError, match=message):
+            compared("breast", REAL_FEW, GENERATED + one, TEST, QUICK, 1, say=quiet)
+    test = masked(4, 2, "test")
+    with pytest.raises(DataError, match="test-0 is a real image of the test split of breast"):
+        compared_segmenters("breast", masked(4, 0, "train"), test, test, PALETTE, SegmenterConfig(), 1, say=quiet)
+
+
 def test_a_label_without_generated_images_is_refused() -> None:
     plain_alone = GENERATED.of_labels(["plain"])
     with pytest.raises(
@@ -199,3 +211,23 @@ def test_a_segmenter_is_not_tested_on_patients_that_it_was_trained_on() -> None:
         compared_segmenters(
             "breast", masked(4, 0, "test"), masked(4, 1, "drawn"), masked(4, 2, "test"), PALETTE, quick, 1, say=quiet
         )
+
+
+def test_a_segmenter_s_images_are_varied_where_the_arm_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_varied = 0
+    real_jittered: Callable[..., Any] = vars(segmenter_module)["jittered"]
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal num_varied
+        num_varied += 1
+        return real_jittered(*arguments)
+
+    monkeypatch.setattr(segmenter_module, "jittered", counted)
+    quick = SegmenterConfig(steps=3, batch_size=2, width=8)
+    for arm in ARMS:
+        num_varied = 0
+        arms = (arm,)
+        compared_segmenters(
+            "breast", masked(4, 0, "a"), masked(4, 1, "b"), masked(4, 2, "c"), PALETTE, quick, 2, arms=arms, say=quiet
+        )
+        assert num_varied == (6 if arm.is_augmented else 0)
