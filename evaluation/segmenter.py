@@ -37,6 +37,9 @@ class SegmenterConfig(BaseModel):
     lr: float = Field(4e-3, gt=0, description="Highest learning rate of AdamW; it rises, then falls as a cosine.")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's decoupled weight decay.")
     width: int = Field(16, gt=0, multiple_of=GROUPS, description="Channels of the finest level; coarser have up to 4x.")
+    augment: bool = Field(
+        True, description="Whether images are mirrored, shifted, zoomed, blurred and changed in grey each time."
+    )
     seed: int = Field(0, ge=0, description="Of the first weights, the order of the images and their augmentation.")
 
 
@@ -166,7 +169,9 @@ def train_segmenter(
     network = _network(len(numbers), max(images.shape[1:]), config)
 
     def loss_of(chosen: Tensor, generator: torch.Generator) -> Tensor:
-        images_BHW, labels_BHW = jittered(images[chosen].float() / 255, labels[chosen], generator)
+        images_BHW, labels_BHW = images[chosen].float() / 255, labels[chosen]
+        if config.augment:
+            images_BHW, labels_BHW = jittered(images_BHW, labels_BHW, generator)
         return segmentation_loss(network(_to_network(images_BHW)), labels_BHW)
 
     fit(network, len(images), loss_of, config, name="segmenter", show_progress=show_progress)

@@ -1,4 +1,4 @@
-"""Images of a stage, always from the same noise, kept in RUN/evaluation/STAGE/images and drawn only once."""
+"""Images of a stage, always from the same noise, kept in RUN/evaluation/STAGE and drawn only once."""
 
 import csv
 import io
@@ -71,14 +71,30 @@ def draw_stage(config: RunConfig, stage: StageConfig, num_images: int, say: Call
             f"{', '.join(databases)} have no held-out image{' with a mask' if stage.has_hints else ''} whose prompt "
             "could be drawn: give prepare.test_fraction a share and prepare in another folder"
         )
+    return draw_rows(config, stage, manifest.palette, rows, num_images, IMAGES_FOLDER, say)
+
+
+def draw_rows(
+    config: RunConfig,
+    stage: StageConfig,
+    palette: Sequence[str],
+    rows: Sequence[ManifestRow],
+    num_images: int,
+    name: str,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Draw what is missing of `num_images` images into RUN/evaluation/STAGE/`name`, as `draw_stage`, of given rows.
+
+    Every row's prompt is drawn as often as any other, to one. palette: the manifest's.
+    """
     order = np.random.default_rng(config.seed).permutation(len(rows))
     wanted = [rows[order[number % len(rows)]] for number in range(num_images)]
-    folder = config.run / FOLDER / stage.name / IMAGES_FOLDER
+    folder = config.run / FOLDER / stage.name / name
     _keep_only_of(folder, _key(config, stage, [rows[place] for place in order]))
     missing = [number for number in range(num_images) if not (folder / _file(number)).is_file()]
     if missing:
         say(f"{stage.name}: {len(missing)} images to draw, {num_images - len(missing)} are there")
-        _draw(config, stage, manifest.palette, wanted, missing, folder, say)
+        _draw(config, stage, palette, wanted, missing, folder, say)
     _write_labels(folder, stage, wanted)
     return folder
 

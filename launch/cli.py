@@ -375,6 +375,52 @@ def evaluate(
             evaluate_run(settings, num_images or 256, stage_name=stage, images=images, features=features).print()
 
 
+@app.command()
+def downstream(
+    config: Config,
+    experiment: Annotated[
+        Literal["classification", "generated-only", "segmentation"],
+        typer.Argument(help="What the images are to be of use for."),
+    ],
+    overrides: Overrides = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Stage that draws the images. Default: the last finished that can.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images with a labels.csv, instead; with generated-only: that the stage's model drew."
+        ),
+    ] = None,
+    num_images: Annotated[
+        int | None, typer.Option(min=2, help="Of each database. Default: as many as it has training images.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Networks of each kind.")] = 6,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of every network. Default: 300, of a segmenter 350.")
+    ] = None,
+) -> None:
+    """Tell whether generated images help to train a classifier or a segmenter."""
+    with one_line_errors():
+        from evaluation.downstream.experiment import run_experiment
+        from evaluation.downstream.result import result_path
+        from evaluation.downstream.table import print_downstream
+        from launch.config import load_config
+
+        settings = load_config(config, overrides or ())
+        result = run_experiment(
+            settings,
+            experiment,
+            stage_name=stage,
+            images=images,
+            num_images=num_images,
+            num_seeds=seeds,
+            steps=steps,
+        )
+        print_downstream(result)
+        print(f"figures  {result_path(settings, experiment)}")
+
+
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def sample(context: typer.Context) -> None:
     """Draw images from an exported bundle, or serve a page that does."""

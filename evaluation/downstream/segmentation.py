@@ -1,0 +1,164 @@
+"""A segmenter trained on real images, with classical augmentation, with generated images; tested on new patients."""
+
+# N images, S seeds
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.manifest import Manifest
+from evaluation.downstream.arms import ARMS, Arm
+from evaluation.downstream.classification import MAX_PIXELS, NUM_SEEDS, TEST_SPLIT, refuse_none
+from evaluation.downstream.labelled_images import refuse_shared_patients, refuse_test_images
+from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, write_result
+from evaluation.downstream.source import Say, source_of
+from evaluation.generated_images import GeneratedImages
+from evaluation.mask_agreement import dice
+from evaluation.masked_images import MaskedImages, read_rows
+from evaluation.realism import MIN_CLUSTERS
+from evaluation.segmenter import SegmenterConfig, train_segmenter
+from launch.config import RunConfig
+from models.base import resolution_of
+
+
+def segmentation(
+    config: RunConfig,
+    *,
+    stage_name: str | None = None,
+    images: Path | None = None,
+    num_images: int | None = None,
+    num_seeds: int = NUM_SEEDS,
+    segmenter: SegmenterConfig | None = None,
+    say: Say = print,
+) -> Downstream:
+    """Return, and write, what generated images add to a segmenter's Dice in the test split, database by database.
+
+    Images are those of a folder, with their masks, or a ControlNet's stage draws them (None: the last finished one)
+    from the masks of training images. num_images: of each database; None: as many as it has training images. Every
+    network takes `segmenter.steps` steps, whatever it is trained on.
+    Raises: ConfigError if there is no such stage; DataError if images lack masks, or no database has any.
+    """
+    manifest = Manifest.read(config.manifest_path)
+    resolution = min(resolution_of(config.model), MAX_PIXELS)
+    segmenter = segmenter or SegmenterConfig(seed=config.seed)
+    source = source_of(config, stage_name, images, num_images, has_hints=True)
+    found, left_out = [], {}
+    for database in source.databases(config):
+        rows = [row for row in manifest.rows if row.database == database and row.masks]
+        training, test = ([row for row in rows if row.split == split] for split in ("train", "test"))
+        num_patients = len({row.cluster for row in test})
+        if not training or num_patients < MIN_CLUSTERS:
+            left_out[database] = (
+                f"{len(training)} training images and {num_patients} test patients have masks, needed some and"
+                f" {MIN_CLUSTERS}"
+            )
+            continue
+        generated = source.masked(config, manifest, training, database, resolution, say)
+        real, held_out = (read_rows(of, manifest.palette, config.encode, resolution) for of in (training, test))
+        found.append(
+            compared_segmenters(
+                database, real, _masked(generated), held_out, manifest.palette, segmenter, num_seeds, say=say
+            )
+        )
+    refuse_none(found, left_out)
+    result = Downstream(
+        experiment="segmentation",
+        measure="Dice",
+        images_of=source.name,
+        resolution=resolution,
+        num_seeds=num_seeds,
+        network=segmenter.model_dump(exclude={"augment"}),
+        databases=tuple(found),
+        left_out=left_out,
+    )
+    write_result(config, result)
+    return result
+
+
+def compared_segmenters(
+    database: str,
+    real: MaskedImages,
+    generated: MaskedImages,
+    test: MaskedImages,
+    palette: Sequence[str],
+    segmenter: SegmenterConfig,
+    num_seeds: int,
+    *,
+    arms: Sequence[Arm] = ARMS,
+    say: Say = print,
+) -> DatabaseResult:
+    """Return the Dice of each arm's segmenters: mean over the test images whose mask is not empty.
+
+    Of an image it is the mean over the classes that its mask has. arms: the first of them is the baseline.
+    Raises: DataError if a patient is both in `real` and in `test`, or a generated image is one of `test`.
+    """
+    refuse_shared_patients(real.clusters, test.clusters, database)
+    refuse_test_images(generated.images_NHW, generated.ids, test.images_NHW, database)
+    is_masked = test.class_numbers_NHW.any(axis=(1, 2))
+    clusters = [test.clusters[place] for place in np.flatnonzero(is_masked)]
+    results: list[ArmResult] = []
+    baseline = None
+    for arm in arms:
+        training = _united(real, generated) if arm.has_generated else real
+        say(f"{database}: {num_seeds} segmenters trained on {arm.name} ({len(training)} images)")
+        settings = segmenter.model_copy(update={"augment": arm.is_augmented})
+        dice_SN = np.stack(
+            [
+                _dice(training, test, palette, settings.model_copy(update={"seed": segmenter.seed + number}))[is_masked]
+                for number in range(num_seeds)
+            ]
+        )
+        results.append(
+            ArmResult.of(
+                arm.name,
+                dice_SN,
+                clusters,
+                _mean,
+                segmenter.seed,
+                baseline=baseline,
+                num_real=len(real),
+                num_generated=len(training) - len(real),
+                is_augmented=arm.is_augmented,
+                tested_on=TEST_SPLIT,
+            )
+        )
+        baseline = baseline or (arm.name, dice_SN)
+    numbers = np.unique(test.class_numbers_NHW)
+    return DatabaseResult(
+        name=database, classes=tuple(palette[number] for number in numbers if number), arms=tuple(results)
+    )
+
+
+def _dice(
+    training: MaskedImages, test: MaskedImages, palette: Sequence[str], settings: SegmenterConfig
+) -> NDArray[np.float64]:
+    """Return the Dice of each test image, mean over the classes of its mask, [N]; NaN where it is empty."""
+    trained = train_segmenter(training.images_NHW, training.class_numbers_NHW, palette, settings)
+    found = np.full(len(test), np.nan)
+    for place, predicted_HW in enumerate(trained.predict(test.images_NHW)):
+        wanted_HW = test.class_numbers_NHW[place]
+        of_class = [dice(predicted_HW, wanted_HW, int(number)) for number in np.unique(wanted_HW) if number]
+        if of_class:
+            found[place] = np.mean(of_class)
+    return found
+
+
+def _mean(dice_SN: NDArray[np.float64], places: NDArray[np.intp]) -> NDArray[np.float64]:
+    mean_S: NDArray[np.float64] = dice_SN[:, places].mean(axis=1)
+    return mean_S
+
+
+def _masked(generated: GeneratedImages) -> MaskedImages:
+    masks = [mask for mask in generated.masks if mask is not None]
+    return MaskedImages(generated.images_NHW, np.stack(masks), generated.files, generated.files)
+
+
+def _united(one: MaskedImages, other: MaskedImages) -> MaskedImages:
+    return MaskedImages(
+        np.concatenate([one.images_NHW, other.images_NHW]),
+        np.concatenate([one.class_numbers_NHW, other.class_numbers_NHW]),
+        one.ids + other.ids,
+        one.clusters + other.clusters,
+    )

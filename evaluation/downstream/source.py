@@ -1,0 +1,188 @@
+"""Where an experiment's generated images come from: a stage draws them, or a folder has them."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data.errors import DataError
+from data.manifest import Manifest, ManifestRow
+from evaluation.generated_images import GeneratedImages, read_generated
+from evaluation.stage_images import draw_rows, learnt_databases, stage_to_draw
+from launch.config import RunConfig, StageConfig
+from launch.errors import ConfigError
+from models.record import read_record
+
+MIN_GENERATED = 2
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Of generated images. num_images: None: of a stage, as many as the database has training images; of a folder, all.
+
+    stage: that draws, or whose training images an experiment is about; None only with a folder.
+    """
+
+    stage: StageConfig | None
+    folder: Path | None
+    num_images: int | None
+
+    @property
+    def name(self) -> str:
+        """What drew the images, for people."""
+        if self.folder is not None:
+            return f"folder {self.folder.resolve().name}"
+        assert self.stage is not None
+        return f"stage {self.stage.name}"
+
+    def databases(self, config: RunConfig) -> list[str]:
+        """Return the databases that the images may be of."""
+        return list(config.databases) if self.stage is None else learnt_databases(config, self.stage)
+
+    def labelled(
+        self,
+        config: RunConfig,
+        manifest: Manifest,
+        rows: Sequence[ManifestRow],
+        database: str,
+        resolution: int,
+        say: Say,
+    ) -> GeneratedImages:
+        """Return images whose labels are among those of `rows`; a stage draws the rows' prompts.
+
+        rows: training images of the database. Raises: DataError if images have no label, or another one.
+        """
+        if self.folder is None:
+            _refuse_shared_prompts(rows, database)
+        found = self._images(config, manifest, rows, database, resolution, say)
+        known = sorted({row.label for row in rows})
+        if not any(found.labels):
+            raise DataError(
+                f"{self.folder} does not say which labels its images were drawn with, needed a labels.csv with the"
+                f" columns file and label ({', '.join(known)}), as `sonoshard sample --per-class` writes"
+            )
+        if unknown := [place for place, label in enumerate(found.labels) if label not in known]:
+            label = found.labels[unknown[0]] or "(none)"
+            raise DataError(
+                f"{self.name} has {found.files[unknown[0]]} of label {label}, needed one that training images of"
+                f" {database} have ({', '.join(known)}): draw those, or mend labels.csv"
+            )
+        return found
+
+    def masked(
+        self,
+        config: RunConfig,
+        manifest: Manifest,
+        rows: Sequence[ManifestRow],
+        database: str,
+        resolution: int,
+        say: Say,
+    ) -> GeneratedImages:
+        """Return images that were drawn from masks; a stage's from those of `rows`, training images of the database.
+
+        Raises: DataError if an image has no mask.
+        """
+        found = self._images(config, manifest, rows, database, resolution, say)
+        without = [file for file, mask in zip(found.files, found.masks, strict=True) if mask is None]
+        if without:
+            raise DataError(
+                f"{self.name} has {without[0]} without the mask that it was drawn from, needed one for every image:"
+                " draw from masks with a ControlNet, as `sonoshard sample --mask` does"
+            )
+        return found
+
+    def _images(
+        self,
+        config: RunConfig,
+        manifest: Manifest,
+        rows: Sequence[ManifestRow],
+        database: str,
+        resolution: int,
+        say: Say,
+    ) -> GeneratedImages:
+        folder, num_images = self.folder, self.num_images
+        if folder is None:
+            assert self.stage is not None
+            training = [row for row in manifest.rows if row.database == database and row.split == "train"]
+            num_images = num_images or len(training)
+            rows = [row for row in rows if row.masks or not self.stage.has_hints]
+            if not rows:
+                raise DataError(
+                    f"{database} has no training image with a mask that stage {self.stage.name} could draw from: give"
+                    " --stage with a diffusion stage"
+                )
+            # Images of other rows are other ones: each experiment keeps its own, and those that agree share them.
+            name = f"training-{database}" if len(rows) == len(training) else f"training-{database}-{len(rows)}"
+            folder = draw_rows(config, self.stage, manifest.palette, rows, num_images, name, say)
+        found = read_generated(folder, config.encode, resolution)
+        own = ("", database) if len(config.databases) == 1 else (database,)
+        places = [place for place, name in enumerate(found.databases) if name in own][:num_images]
+        if len(places) < MIN_GENERATED:
+            raise DataError(
+                f"{folder} has {len(places)} images of {database}, needed {MIN_GENERATED} or more: draw more, or name"
+                " the database of each in labels.csv"
+            )
+        if num_images is not None and len(places) < num_images:
+            raise DataError(
+                f"{folder} has {len(places)} images of {database}, --num-images asks for {num_images}: draw more, or"
+                " ask for fewer"
+            )
+        return _chosen(found, places)
+
+
+def source_of(
+    config: RunConfig, stage_name: str | None, images: Path | None, num_images: int | None, *, has_hints: bool
+) -> Source:
+    """Return where images come from. Neither a stage nor a folder: the last finished stage of that kind.
+
+    has_hints: whether images must be drawn from masks. Raises: ConfigError if no stage can draw them.
+    """
+    if images is not None and stage_name is not None:
+        raise ConfigError("--stage draws images and --images takes those of a folder: give one of them")
+    if images is not None:
+        return Source(None, images, num_images)
+    if stage_name is not None:
+        stage = stage_to_draw(config, stage_name)
+        if has_hints and not stage.has_hints:
+            raise ConfigError(
+                f"stage {stage_name} draws from prompts alone, needed one of kind controlnet, which draws from masks"
+            )
+        return Source(stage, None, num_images)
+    return Source(last_stage(config, has_hints=has_hints), None, num_images)
+
+
+def last_stage(config: RunConfig, *, has_hints: bool) -> StageConfig:
+    """Return the last stage with a model, of those that draw from masks or of those that do not."""
+    kind = "controlnet" if has_hints else "diffusion"
+    finished = [
+        stage
+        for stage in config.stages
+        if stage.has_hints == has_hints and read_record(config.stage_model(stage)) is not None
+    ]
+    if not finished:
+        raise ConfigError(f"{config.run} has no finished {kind} stage: run `sonoshard train`, or give --images")
+    return finished[-1]
+
+
+def _refuse_shared_prompts(rows: Sequence[ManifestRow], database: str) -> None:
+    labels: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        labels[row.prompts[0]].add(row.label)
+    for prompt, of_prompt in labels.items():
+        if len(of_prompt) > 1:
+            raise DataError(
+                f"{database} has the prompt {prompt!r} for the labels {', '.join(sorted(of_prompt))}, needed prompts"
+                f" that tell labels apart: put {{label}} into databases.{database}.prompts, prepare, encode and train"
+            )
+
+
+def _chosen(found: GeneratedImages, places: Sequence[int]) -> GeneratedImages:
+    return replace(
+        found,
+        images_NHW=found.images_NHW[list(places)],
+        files=tuple(found.files[place] for place in places),
+        labels=tuple(found.labels[place] for place in places),
+        databases=tuple(found.databases[place] for place in places),
+        masks=tuple(found.masks[place] for place in places),
+    )
