@@ -97,9 +97,9 @@ class Score:
 class ClassAgreement:
     """A class in real images, against their own masks, and in generated ones, against the masks they were drawn from.
 
-    unrelated: mean Dice of generated images against the mask of another one: what a generator reaches that draws the
-    organ and does not look at the mask. gain: what Dice has over that, image by image. reconstructed: real images after the VAE, against their own masks: what a
-    generator reaches that makes no mistake; None if they were not given.
+    unrelated_dice: mean Dice of generated images against the mask of another one: what a generator reaches that draws
+    the organ and does not look at the mask. gain: what Dice has over that, image by image. reconstructed: real images
+    after the VAE, against their own masks: what a generator reaches that makes no mistake; None if they were not given.
     """
 
     real: Score
