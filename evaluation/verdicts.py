@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from evaluation.feature_distance import Compared
+from evaluation.feature_distance import Compared, Interval
 from evaluation.label_agreement import LabelAgreement
-from evaluation.mask_agreement import ClassAgreement
+from evaluation.mask_agreement import ClassAgreement, Estimate
 from evaluation.memorisation import Memorisation
 
 # What a set needs to be called far: its nearest halving and all, beyond so many times what real images reach.
@@ -32,6 +32,15 @@ def of_distance(compared: Compared) -> Verdict:
     return Verdict(level="fair", text="farther than real images")
 
 
+def is_less(generated: Interval | Estimate, real: Interval | Estimate) -> bool:
+    """Return whether a figure is below that of other images, and the interval of their difference is without 0.
+
+    That interval from those of both: Zou & Donner 2008 (doi:10.1002/sim.3095).
+    """
+    margin = math.hypot(real.value - real.low, generated.high - generated.value)
+    return real.value - generated.value > margin
+
+
 def of_labels(labels: LabelAgreement) -> Verdict:
     """Return whether images show what was asked for. Failed: the interval of the accuracy reaches down to chance."""
     generated, real = labels.generated.accuracy, labels.real.accuracy
@@ -39,7 +48,7 @@ def of_labels(labels: LabelAgreement) -> Verdict:
         return Verdict(level="unknown", text="the classifier cannot tell real images' labels either")
     if generated.low <= labels.chance:
         return Verdict(level="bad", text="not the labels that were asked for")
-    if generated.value < real.low:
+    if is_less(generated, real):
         return Verdict(level="fair", text="labels are harder to see than in real images")
     return Verdict(level="good", text="labels are seen as in real images")
 
@@ -54,7 +63,7 @@ def of_mask(found: ClassAgreement) -> Verdict:
         return Verdict(level="unknown", text="the segmenter does not find it in real images either")
     if found.gain.low <= 0:
         return Verdict(level="bad", text="the mask is not followed: another's would do as well")
-    if found.generated.dice.value < best.dice.low:
+    if is_less(found.generated.dice, best.dice):
         return Verdict(level="fair", text="the mask is followed, less closely than in real images")
     return Verdict(level="good", text="the mask is followed as in real images")
 
