@@ -85,7 +85,7 @@ def _against(arm: ArmResult, num_seeds: int) -> tuple[str, str]:
     if arm.against is None:
         return "", ""
     of = arm.against
-    gain = f"{100 * of.gain.value:+.1f}\n({100 * of.gain.low:+.1f} to {100 * of.gain.high:+.1f})"
+    gain = f"{100 * of.gain.value:+z.1f}\n({100 * of.gain.low:+z.1f} to {100 * of.gain.high:+z.1f})"
     return gain, f"{of.verdict}\np {of.p_patients:.3f}, {of.num_seeds_better}/{num_seeds} up"
 
 

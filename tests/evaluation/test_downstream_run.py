@@ -387,6 +387,6 @@ def test_figures_of_the_table_are_those_of_the_file(config: RunConfig, drawn: li
         assert f"{100 * arm.reached.value:.1f}" in text
         assert f"({100 * arm.reached.low:.1f} to {100 * arm.reached.high:.1f})" in text
         if arm.against:
-            assert f"{100 * arm.against.gain.value:+.1f}" in text
+            assert f"{100 * arm.against.gain.value:+z.1f}" in text
             assert f"p {arm.against.p_patients:.3f}, {arm.against.num_seeds_better}/2 up" in text
     assert "few is left out" in text
