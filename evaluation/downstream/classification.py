@@ -16,7 +16,7 @@ from evaluation.realism import MIN_CLUSTERS
 from launch.config import RunConfig
 from models.base import resolution_of
 
-NUM_SEEDS = 6  # the fewest with which six better of six are significant
+NUM_SEEDS = 6  # the fewest of which it is significant that all are better: 2 / 2^6 < 0.05
 # Networks see no larger images: they are small, and classifiers of the field see 224 pixels.
 MAX_PIXELS = 256
 TEST_SPLIT = "test split"

@@ -61,8 +61,10 @@ def print_downstream(result: Downstream, console: Console | None = None) -> None
 
 
 def _table(result: Downstream, database: DatabaseResult) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     has_tests = len({arm.tested_on for arm in database.arms}) > 1
+    # A column more needs all of the 80 letters that there may be.
+    padding = (0, 0 if has_tests else 1, 0, 0)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=padding)
     baseline = next((arm.baseline for arm in database.arms if arm.baseline), "")
     gain = textwrap.fill(f"gain over {baseline}", GAIN_WIDTH)
     for name in ("trained on", *(["tested on"] if has_tests else []), f"{result.measure} %", f"{gain} %", "difference"):
@@ -85,9 +87,12 @@ def _against(arm: ArmResult, num_seeds: int) -> tuple[str, str]:
     if arm.against is None:
         return "", ""
     of = arm.against
-    gain = f"{100 * of.gain.value:+.1f}\n({100 * of.gain.low:+.1f} to {100 * of.gain.high:+.1f})"
+    gain = f"{100 * of.gain.value:+z.1f}\n({100 * of.gain.low:+z.1f} to {100 * of.gain.high:+z.1f})"
     return gain, f"{of.verdict}\np {of.p_patients:.3f}, {of.num_seeds_better}/{num_seeds} up"
 
 
 def _percent(reached: Interval) -> str:
-    return f"{100 * reached.value:.1f}\n({100 * reached.low:.1f} to {100 * reached.high:.1f})"
+    value, low, high = (
+        f"{100 * share:.1f}".replace("100.0", "100") for share in (reached.value, reached.low, reached.high)
+    )
+    return f"{value}\n({low} to {high})"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -23,14 +24,17 @@ from data.shards import ShardSet
 from evaluation import stage_images
 from evaluation.classifier import ClassifierConfig
 from evaluation.downstream import classification as classification_module
+from evaluation.downstream.arms import ARMS
 from evaluation.downstream.classification import classification
 from evaluation.downstream.experiment import run_experiment
-from evaluation.downstream.generated_only import LEARNT, generated_only
+from evaluation.downstream.generated_only import GENERATED_ALONE, LEARNT, generated_only
 from evaluation.downstream.labelled_images import LabelledImages
 from evaluation.downstream.learnt_rows import learnt_rows
-from evaluation.downstream.result import Downstream, result_path
+from evaluation.downstream.paired import Difference
+from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, result_path
 from evaluation.downstream.segmentation import segmentation
 from evaluation.downstream.table import print_downstream
+from evaluation.feature_distance import Interval
 from evaluation.segmenter import SegmenterConfig
 from evaluation.stage_images import draw_stage
 from launch.cli import app
@@ -357,7 +361,7 @@ def test_a_run_without_test_patients_is_refused(path: Path, tmp_path: Path) -> N
         ("classification", ("real", "real + augmentation", "real + generated", "real + both")),
         (
             "generated-only",
-            ("generated alone  learnt images", "learnt images    test split", "generated alone  test split"),
+            ("generated alone learnt images", "learnt images   test split", "generated alone test split"),
         ),
         ("segmentation", ("real", "real + augmentation", "real + generated", "real + both")),
     ],
@@ -369,12 +373,52 @@ def test_the_command(path: Path, drawn: list[dict[str, Any]], experiment: str, l
     table = result.stdout[result.stdout.index("Do generated images") :].splitlines()
     assert max(len(line) for line in table if not line.startswith("figures")) <= 80
     for line in lines:
-        assert sum(found.startswith(f"{line}  ") for found in table) == 1
+        assert sum(bool(re.match(rf"{re.escape(line)} +\d", found)) for found in table) == 1
     assert sum(found.startswith("Good: ") for found in table) == 1
     written = json.loads((path.parent / "run" / "evaluation" / f"downstream-{experiment}.json").read_text())
     assert written["network"]["steps"] == 2
     assert written["num_seeds"] == 2
     assert table[-1] == f"figures  {path.parent / 'run' / 'evaluation' / f'downstream-{experiment}.json'}"
+
+
+@pytest.mark.parametrize("tests", [(LEARNT, "test split", "test split"), 3 * ("test split",)])
+def test_the_widest_table_fits_into_80_letters(tests: tuple[str, ...]) -> None:
+    widest = Interval(value=0.998, low=0.954, high=1.0)
+    gain = Difference(
+        gain=Interval(value=-0.1, low=-0.213, high=0.133), p_patients=0.242, p_seeds=1, num_seeds_better=10
+    )
+    facts = {"num_tested": 99, "num_patients": 50, "reached": widest, "of_seeds": (0.9,), "is_augmented": True}
+    names = (GENERATED_ALONE, LEARNT, GENERATED_ALONE) if tests[0] == LEARNT else [arm.name for arm in ARMS[:3]]
+    arms = tuple(
+        ArmResult(
+            name=name,
+            num_real=0 if name == GENERATED_ALONE else 4000,
+            num_generated=0 if name == LEARNT else 4000,
+            tested_on=tested_on,
+            baseline=names[1] if number == 2 else None,
+            against=gain if number == 2 else None,
+            **facts,
+        )
+        for number, (name, tested_on) in enumerate(zip(names, tests, strict=True))
+    )
+    found = Downstream(
+        experiment="generated-only" if tests[0] == LEARNT else "classification",
+        measure="AUC",
+        images_of="stage one",
+        resolution=64,
+        num_seeds=12,
+        network={"steps": 300},
+        databases=(DatabaseResult(name="breast", classes=("benign", "malignant"), arms=arms),),
+        left_out={},
+    )
+    console = Console(width=80, file=StringIO())
+    print_downstream(found, console)
+    assert isinstance(console.file, StringIO)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    for figure in ("(95.4 to 100)", "(-21.3 to +13.3)", "p 0.242, 10/12 up", "4000 drawn"):
+        assert figure in text
 
 
 def test_figures_of_the_table_are_those_of_the_file(config: RunConfig, drawn: list[dict[str, Any]]) -> None:
@@ -384,9 +428,11 @@ def test_figures_of_the_table_are_those_of_the_file(config: RunConfig, drawn: li
     assert isinstance(console.file, StringIO)
     text = console.file.getvalue()
     for arm in found.databases[0].arms:
-        assert f"{100 * arm.reached.value:.1f}" in text
-        assert f"({100 * arm.reached.low:.1f} to {100 * arm.reached.high:.1f})" in text
+        shares = arm.reached.model_dump().values()
+        value, low, high = (f"{100 * share:.1f}".replace("100.0", "100") for share in shares)
+        assert value in text
+        assert f"({low} to {high})" in text
         if arm.against:
-            assert f"{100 * arm.against.gain.value:+.1f}" in text
+            assert f"{100 * arm.against.gain.value:+z.1f}" in text
             assert f"p {arm.against.p_patients:.3f}, {arm.against.num_seeds_better}/2 up" in text
     assert "few is left out" in text
