@@ -2,13 +2,14 @@
 
 # N images, K classes
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import rankdata
 
+from evaluation.auc import mean_auc
 from evaluation.classifier import Classifier
 from evaluation.feature_distance import Interval
 from evaluation.mask_agreement import bootstrap
@@ -70,7 +71,7 @@ def label_score(
 
     def auc(chosen: NDArray[np.float64]) -> float:
         rows = chosen.astype(int)
-        return mean_auc(found_NK[rows], numbers_N[rows])
+        return auc_or_chance(found_NK[rows], numbers_N[rows])
 
     of_auc = None
     if len(np.unique(numbers_N)) > 1:
@@ -83,17 +84,7 @@ def label_score(
     )
 
 
-def mean_auc(found_NK: NDArray[np.float64], numbers_N: NDArray[np.int64]) -> float:
-    """Return the mean over labels of the area under the ROC curve of each against the others; 0.5 where one has none.
-
-    found_NK: probabilities of the labels. numbers_N: the true ones. By ranks, a hundredth of scikit-learn's time, as an
-    interval takes a thousand of them. Source: Hanley & McNeil 1982 (doi:10.1148/radiology.143.1.7063747).
-    """
-    present = np.unique(numbers_N)
-    if len(present) < 2:
-        return 0.5
-    is_label_NK = numbers_N[:, None] == present
-    num_K = is_label_NK.sum(0)
-    rank_sums_K = (rankdata(found_NK[:, present], axis=0) * is_label_NK).sum(0)
-    above_K = (rank_sums_K - num_K * (num_K + 1) / 2) / (num_K * (len(numbers_N) - num_K))
-    return float(above_K.mean())
+def auc_or_chance(found_NK: NDArray[np.float64], numbers_N: NDArray[np.int64]) -> float:
+    """Return the mean AUC of one network's probabilities; that of chance, 0.5, where a resample has one label alone."""
+    value = float(mean_auc(found_NK[None], numbers_N)[0])
+    return 0.5 if math.isnan(value) else value

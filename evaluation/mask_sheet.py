@@ -13,6 +13,7 @@ from scipy.ndimage import binary_erosion
 from data.hints import LEVELS, coloured
 from evaluation.mask_agreement import dice
 from evaluation.masked_images import MaskedImages
+from evaluation.pictures import enlarged
 
 MARGIN = 16
 GAP = 6
@@ -53,9 +54,9 @@ def mask_sheet(
             Image.fromarray(coloured(mask)).resize((shown_width, shown_height), Image.Resampling.NEAREST)
             for mask in masks_NHW
         ],
-        [_enlarged(image, scale) for image in generated.images_NHW],
+        [enlarged(image, scale) for image in generated.images_NHW],
         [
-            _outlined(_enlarged(image, scale), predicted, mask, scale)
+            _outlined(enlarged(image, scale), predicted, mask, scale)
             for image, predicted, mask in zip(generated.images_NHW, predicted_NHW, masks_NHW, strict=True)
         ],
     )
@@ -88,11 +89,6 @@ def mask_sheet(
 def _colour(number: int) -> tuple[int, int, int]:
     red, green, blue = LEVELS[number].tolist()
     return red, green, blue
-
-
-def _enlarged(image_HW: NDArray[np.uint8], scale: int) -> Image.Image:
-    picture = Image.fromarray(image_HW)
-    return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.BICUBIC).convert("RGB")
 
 
 def _outlined(

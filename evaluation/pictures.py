@@ -49,7 +49,7 @@ def montage(images_NHW: NDArray[np.uint8], columns: int) -> Image.Image:
     rows = -(-len(images_NHW) // columns)
     sheet = Image.new("RGB", (min(columns, len(images_NHW)) * width - GAP, rows * height - GAP), BACKGROUND)
     for number, image in enumerate(images_NHW):
-        sheet.paste(_enlarged(image, scale), (number % columns * width, number // columns * height))
+        sheet.paste(enlarged(image, scale), (number % columns * width, number // columns * height))
     return sheet
 
 
@@ -66,8 +66,8 @@ def pair_sheet(pairs: Sequence[Pair]) -> Image.Image:
         left, top = PAIR_GAP + number % PAIR_COLUMNS * step_x, PAIR_GAP + number // PAIR_COLUMNS * step_y
         if pair.is_suspect:
             draw.rectangle((left - 3, top - 3, left + 2 * width + GAP + 2, top + height + 2), fill=ALARM)
-        sheet.paste(_enlarged(pair.generated_HW, scale), (left, top))
-        sheet.paste(_enlarged(pair.training_HW, scale), (left + width + GAP, top))
+        sheet.paste(enlarged(pair.generated_HW, scale), (left, top))
+        sheet.paste(enlarged(pair.training_HW, scale), (left + width + GAP, top))
         draw.text((left, top + height + 4), pair.caption, ALARM if pair.is_suspect else FAINT, font)
     return sheet
 
@@ -108,6 +108,7 @@ def _scale(side: int) -> int:
     return max(1, -(-MIN_SIDE // side))
 
 
-def _enlarged(image_HW: NDArray[np.uint8], scale: int) -> Image.Image:
+def enlarged(image_HW: NDArray[np.uint8], scale: int) -> Image.Image:
+    """Return a grey image in RGB, larger by a whole number."""
     picture = Image.fromarray(image_HW)
     return picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.BICUBIC).convert("RGB")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,7 @@ def evaluate_run(
         say=say,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    vae = cache(partial(load_vae, config.model, device, torch.float32))
     masks = judge_masks(
         generated,
         training,
@@ -111,7 +113,7 @@ def evaluate_run(
         manifest.palette,
         config.encode,
         segmenter or SegmenterConfig(seed=config.seed),
-        lambda real_NHW: reconstructed(load_vae(config.model, device, torch.float32), real_NHW, config.seed),
+        lambda real_NHW: reconstructed(vae(), real_NHW, config.seed),
         seed=config.seed,
         say=say,
     )

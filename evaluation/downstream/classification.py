@@ -5,10 +5,16 @@ from pathlib import Path
 
 from data.errors import DataError
 from data.manifest import Manifest
+from evaluation.auc import ranks
 from evaluation.classifier import ClassifierConfig
 from evaluation.downstream.arms import ARMS, Arm
-from evaluation.downstream.auc import auc_of, ranks
-from evaluation.downstream.labelled_images import LabelledImages, classified, refuse_shared_patients, refuse_test_images
+from evaluation.downstream.labelled_images import (
+    LabelledImages,
+    auc_of,
+    classified,
+    refuse_shared_patients,
+    refuse_test_images,
+)
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, write_result
 from evaluation.downstream.source import Say, source_of
 from evaluation.real_images import RealImages

@@ -9,8 +9,8 @@ from typing import Any
 
 from data.errors import DataError
 from data.manifest import Manifest
+from evaluation.auc import ranks
 from evaluation.classifier import ClassifierConfig
-from evaluation.downstream.auc import auc_of, ranks
 from evaluation.downstream.classification import (
     MAX_PIXELS,
     NUM_SEEDS,
@@ -18,7 +18,13 @@ from evaluation.downstream.classification import (
     refuse_none,
     why_not_classified,
 )
-from evaluation.downstream.labelled_images import LabelledImages, classified, refuse_shared_patients, refuse_test_images
+from evaluation.downstream.labelled_images import (
+    LabelledImages,
+    auc_of,
+    classified,
+    refuse_shared_patients,
+    refuse_test_images,
+)
 from evaluation.downstream.learnt_rows import learnt_rows
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, write_result
 from evaluation.downstream.source import Say, Source, last_stage

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import DataError
+from evaluation.auc import mean_auc
 from evaluation.classifier import ClassifierConfig, train_classifier
+from evaluation.downstream.paired import Measure
 from evaluation.generated_images import GeneratedImages
 from evaluation.real_images import RealImages
 
@@ -54,6 +56,12 @@ class LabelledImages:
             tuple(self.labels[place] for place in places),
             tuple(self.clusters[place] for place in places),
         )
+
+
+def auc_of(labels: Sequence[str], classes: Sequence[str]) -> Measure:
+    """Return what measures the AUC of networks by their answers' ranks, for images of these labels; see `mean_auc`."""
+    numbers_N = np.array([list(classes).index(label) for label in labels])
+    return lambda ranks_SNK, places: mean_auc(ranks_SNK[:, places], numbers_N[places])
 
 
 def classified(

@@ -42,14 +42,6 @@ def stage_to_show(config: RunConfig, name: str | None) -> StageConfig:
     return stage
 
 
-def learnt_databases(config: RunConfig, stage: StageConfig) -> list[str]:
-    """Return the databases that a stage's model has seen, itself or in the stages that it starts from."""
-    seen = {*stage.databases, *stage.replay}
-    for earlier, _ in config.starts_of(stage):
-        seen.update(learnt_databases(config, earlier))
-    return [name for name in config.databases if name in seen]
-
-
 def draw(config: RunConfig, stage: StageConfig, rows: Sequence[ManifestRow], seeds: Sequence[int]) -> NDArray[np.uint8]:
     """Return an image for each row, by its first prompt and from its seed's noise, uint8 [N, H, W] grey."""
     resolution = resolution_of(config.model)

@@ -17,9 +17,10 @@ from data.encode import picture_of
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
 from evaluation.reader_study.choice import choose_rows
-from evaluation.reader_study.generated import draw, find_pngs, learnt_databases, read_pngs, stage_to_show
+from evaluation.reader_study.generated import draw, find_pngs, read_pngs, stage_to_show
 from evaluation.reader_study.key import KeyRow, Kind, read_key, write_key
 from evaluation.reader_study.page import Simulated, write_page
+from evaluation.stage_images import learnt_databases
 from launch.config import RunConfig
 from models.base import resolution_of
 

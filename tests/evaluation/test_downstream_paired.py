@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from evaluation.downstream.auc import auc_of, ranks
+from evaluation.auc import ranks
+from evaluation.downstream.labelled_images import auc_of
 from evaluation.downstream.paired import Difference, compare, estimate
 from evaluation.feature_distance import Interval
 

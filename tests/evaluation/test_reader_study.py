@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from data.manifest import Manifest, ManifestRow
 from evaluation.reader_study import discrimination
 from evaluation.reader_study.choice import choose_rows
-from evaluation.reader_study.generated import learnt_databases, stage_to_show
+from evaluation.reader_study.generated import stage_to_show
 from evaluation.reader_study.key import KeyRow, read_key
 from evaluation.reader_study.page import COLUMNS
+from evaluation.stage_images import learnt_databases
 from launch.cli import app
 from launch.config import RunConfig, load_config
 from launch.prepare import prepare_databases
