@@ -9,7 +9,7 @@ from rich.table import Table
 
 from evaluation.realism import Realism
 from evaluation.stage_realism import RealismMatrix, RealismRow
-from launch.config import BASE
+from launch.stage_config import BASE
 
 # Of a cell, `12.34* -0.0123`, with the space between two; and what a stage's name needs.
 COLUMN_WIDTH, NAME_WIDTH = 16, 16

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -41,6 +41,18 @@ class Report:
     page: Path
     metrics: Path
     verdicts: dict[str, Verdict]
+
+    @classmethod
+    def read(cls, config: RunConfig, name: str) -> Self | None:
+        """Return the report of that name in a run's folder; None where there is none that this version wrote."""
+        folder = config.run / FOLDER / name
+        page, metrics = folder / REPORT_FILE, folder / METRICS_FILE
+        if not (page.is_file() and metrics.is_file()):
+            return None
+        found = json.loads(metrics.read_text(encoding="utf-8"))
+        if found["version"] != VERSION:
+            return None
+        return cls(page, metrics, {of: Verdict.model_validate(verdict) for of, verdict in found["verdicts"].items()})
 
     def print(self) -> None:
         """Say on the terminal what was found, and where to read on."""

@@ -18,8 +18,9 @@ from data.errors import DataError
 from data.hints import LEVELS, hint_images
 from data.manifest import Manifest, ManifestRow
 from evaluation.generated_images import COLUMNS, LABELS_FILE
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.errors import ConfigError
+from launch.stage_config import StageConfig
 from models.base import ModelConfig, resolution_of
 from models.controlnet import load_control_pipeline
 from models.record import read_record

@@ -20,8 +20,9 @@ from data.manifest import Manifest, ManifestRow
 from evaluation.masked_images import grey
 from evaluation.realism import MIN_CLUSTERS, Realism, Scale, real_against_real, realism
 from evaluation.ultrasound_statistics import STATISTICS, image_statistics
-from launch.config import BASE, RunConfig
+from launch.config import RunConfig
 from launch.forgetting import DIFFUSION, MatrixRow, read_matrix
+from launch.stage_config import BASE
 from models.base import ModelConfig, resolution_of
 from models.record import read_record
 from models.sampling import sample

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from launch.config import EarlyStopConfig
+from launch.stage_config import EarlyStopConfig
 
 
 def lowest_step(losses: Mapping[int, float]) -> int | None:

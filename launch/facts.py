@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from data.order import Order, hash64
 from data.shards import ShardSet
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.errors import ConfigError
+from launch.stage_config import StageConfig
 from models.base import noise_schedule
 from models.record import read_record
 

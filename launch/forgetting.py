@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from launch.config import BASE, RunConfig, StageConfig
+from launch.config import RunConfig
+from launch.stage_config import BASE, StageConfig
 from launch.step_log import VALIDATION_FILE, read_steps
 from models.record import read_record
 

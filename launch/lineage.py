@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from data.durable import replacing
 from data.quality.likeness import alike_to
 from data.shards import Entry, ShardSet
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.facts import stage_parts
+from launch.stage_config import StageConfig
 from models.base import locate
 
 LINEAGE_FILE = "lineage.safetensors"

@@ -9,8 +9,9 @@ from rich.table import Table
 from distributed.config import refuse_impossible
 from distributed.memory import predicted_bytes
 from launch.activations import activation_bytes
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.networks import empty_trained
+from launch.stage_config import StageConfig
 from models.base import latent_shape, text_shape
 from models.stable_diffusion import empty_unet
 

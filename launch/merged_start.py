@@ -2,9 +2,10 @@
 
 import shutil
 
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.lineage import merged_lineage
 from launch.record import versions
+from launch.stage_config import StageConfig
 from models.merging.folder import Merge
 from models.merging.parent import open_parent
 from models.merging.recipe import make_recipe

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.facts import stage_seed
+from launch.stage_config import StageConfig
 from models.base import ModelConfig
 from models.controlnet import ControlledUnet, empty_controlnet, load_controlnet, load_frozen_unet
 from models.stable_diffusion import empty_unet, load_unet

@@ -12,11 +12,12 @@ from data.shards import ShardSet
 from distributed.checkpoint import newest_position
 from distributed.config import refuse_impossible
 from distributed.engine import training_dtype
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.facts import refuse_other_facts, stage_facts, stage_order, stage_steps
 from launch.lineage import refuse_leaks
 from launch.progress import Progress
+from launch.stage_config import StageConfig
 from models.base import resolution_of
 from models.record import read_record
 from models.stable_diffusion import encoder_fingerprint, load_encoder

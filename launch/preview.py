@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from data.hints import coloured, hint_images
 from data.shards import Record, ShardSet
 from distributed.engine import Engine
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
+from launch.stage_config import StageConfig
 from models.base import resolution_of
 from models.sampling import decode_latents, sample_from_embeddings
 from models.schedule import NoiseSchedule

@@ -13,8 +13,9 @@ import yaml
 
 from data.hints import hint_colours
 from data.manifest import PALETTE
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.snapshot import COMMIT_FILE, git_says
+from launch.stage_config import StageConfig
 from launch.training_data import KEY as TRAINING
 from launch.training_data import Training
 

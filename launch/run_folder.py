@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from launch.cli import one_line_errors
 from launch.config import load_config
+from launch.terminal import one_line_errors
 
 if __name__ == "__main__":
     with one_line_errors():

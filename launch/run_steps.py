@@ -1,6 +1,7 @@
 """Steps counted over a whole run, so that its stages follow one another on one axis."""
 
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
+from launch.stage_config import StageConfig
 from launch.step_log import STEPS_FILE, newest_steps
 from models.record import read_record
 

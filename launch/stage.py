@@ -18,7 +18,7 @@ from distributed.optimizer import learning_rate
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
 from launch.activations import measured_activation_bytes
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.early_stop import is_over, lowest_step
 from launch.facts import refuse_other_facts, stage_order, stage_parts, stage_seed, stage_steps
 from launch.lineage import files_of_lineage
@@ -26,6 +26,7 @@ from launch.memory import compared, predict
 from launch.networks import Networks
 from launch.preview import Preview, subjects_of
 from launch.record import config_text, model_record
+from launch.stage_config import StageConfig
 from launch.step import Objective, TrainedStep, train_step
 from launch.tracking import Stopwatch, TimedIterator, Tracker
 from launch.training_data import training_until

@@ -8,11 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from launch.config import RunConfig, StageConfig, load_config
+from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
 from launch.job import Job, read_job
 from launch.lock import Holder, lock_holder
 from launch.slurm_queue import RUNNING_STATES, WAITING_STATES, QueuedJob, SlurmQueue
+from launch.stage_config import StageConfig
 from launch.step_log import STEPS_FILE, TIMES_FILE, VALIDATION_FILE, newest_steps
 from models.record import read_record
 

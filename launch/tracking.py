@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.progress import Progress
 from launch.run_steps import steps_before
+from launch.stage_config import StageConfig
 from launch.step_log import STEPS_FILE, TIMES_FILE, VALIDATION_FILE, StepLog
 
 T = TypeVar("T")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.shards import ShardSet
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.facts import stage_parts
+from launch.stage_config import StageConfig
 from models.base import locate
 from models.record import read_record
 

@@ -18,13 +18,14 @@ from distributed.ema import average_length, average_name
 from distributed.errors import CheckpointError
 from distributed.stored_state import StoredState
 from distributed.synthesis import Profile, synthesise
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.facts import facts_of_part, refuse_other_facts
 from launch.lineage import files_of_lineage
 from launch.networks import empty_trained
 from launch.prepare import shards_folder
 from launch.record import model_record
+from launch.stage_config import StageConfig
 from launch.training_data import KEY as TRAINING
 from launch.training_data import Training, training_of, training_until
 from models.base import noise_schedule

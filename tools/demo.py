@@ -10,14 +10,13 @@ from PIL import Image
 
 from data.images import decode
 from data.manifest import Manifest, ManifestRow
-from evaluation.report import Report, evaluate_run
-from evaluation.segmenter import SegmenterConfig
-from launch.config import RunConfig, StageConfig, load_config
+from launch.config import RunConfig, load_config
 from launch.prepare import check_run, encode_databases, prepare_databases
 from launch.spawn import run_ranks
 from models.base import ModelConfig
 from tools.contact_sheet import SheetRow, contact_sheet
 from tools.demo_export import EXPORTED, SAMPLED, draw_in_bare_environment, export_all
+from tools.demo_judgement import judged, worth
 from tools.demo_merge import MERGED, merged_stages
 from tools.demo_page import write_page
 from tools.merge.choice import print_table
@@ -37,8 +36,6 @@ QUICK = (
 )
 # Columns of the sheet by label: the first held-out images of each, in the manifest's order.
 COLUMNS = {"normal": 2, "benign": 3, "malignant": 3}
-NUM_JUDGED, NUM_JUDGED_QUICKLY = 160, 96
-SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 250, 100
 
 
 def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
@@ -47,20 +44,20 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     overrides = [f"run={out}", *(QUICK if quick else ())]
     config = load_config(CONFIG, overrides)
     first, control = config.stages[0], config.stages[-1]
-    _say("1 of 8", "simulate and prepare: images, masks, prompts, splits by patient")
+    _say("1 of 9", "simulate and prepare: images, masks, prompts, splits by patient")
     print(prepare_databases(config))
-    _say("2 of 8", "encode: VAE and text encoder run once, over every image and prompt")
+    _say("2 of 9", "encode: VAE and text encoder run once, over every image and prompt")
     print(encode_databases(config))
-    _say("3 of 8", "draw before fine-tuning: the built-in model has never seen this scanner")
+    _say("3 of 9", "draw before fine-tuning: the built-in model has never seen this scanner")
     columns = _columns(Manifest.read(config.manifest_path).rows)
     before = _drawn(config, config.model, columns, "before")
-    _say("4 of 8", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
+    _say("4 of 9", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
     print(check_run(config, num_ranks))
     if not all(config.is_finished(stage) for stage in config.stages):
         code = run_ranks(["-m", "launch.rank_process", str(CONFIG), *overrides], num_ranks)
         if code != 0:
             return code
-    _say("5 of 8", "draw after fine-tuning, from the same noise")
+    _say("5 of 9", "draw after fine-tuning, from the same noise")
     after = _drawn(config, ModelConfig(base=str(config.stage_model(first))), columns, "after")
     sheet = config.run / "contact_sheet.png"
     contact_sheet(
@@ -74,15 +71,17 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
         "All images are simulated or generated, and no clinical evidence. Columns: the first held-out images of each"
         " label; noise seeds are the column numbers.",
     ).save(sheet)
-    _say("6 of 8", "draw from masks, and judge: are they realistic, do they follow the mask, are they copies?")
-    report = _judged(config, control, quick=quick)
-    _say("7 of 8", "merge the stages, in shares chosen by their loss on every database")
+    _say("6 of 9", "draw from masks, and judge: are they realistic, do they follow the mask, are they copies?")
+    report = judged(config, control, quick=quick)
+    _say("7 of 9", "are they of use? classifiers with and without them, tested on new patients")
+    experiments = worth(config, first, quick=quick)
+    _say("8 of 9", "merge the stages, in shares chosen by their loss on every database")
     merged = merged_stages(config)
     print_table(merged)
-    _say("8 of 8", "export, and draw a labelled set where neither torch nor this project is installed")
+    _say("9 of 9", "export, and draw a labelled set where neither torch nor this project is installed")
     exported = export_all(config, control)
     draw_in_bare_environment(config, exported.bundle)
-    page = write_page(config, merged, report)
+    page = write_page(config, merged, report, experiments)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     print(
         f"\ndone in {minutes} min {seconds} s\n"
@@ -102,18 +101,6 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
         f"  sonoshard train {config.run / 'config.yaml'} run=runs/next shards={config.shards_path} optimizer.lr=2e-4"
     )
     return 0
-
-
-def _judged(config: RunConfig, stage: StageConfig, *, quick: bool) -> Report:
-    """Write the report of a stage, and tell what it says."""
-    report = evaluate_run(
-        config,
-        NUM_JUDGED_QUICKLY if quick else NUM_JUDGED,
-        stage_name=stage.name,
-        segmenter=SegmenterConfig(steps=SEGMENTER_STEPS_QUICKLY if quick else SEGMENTER_STEPS),
-    )
-    report.print()
-    return report
 
 
 def _say(number: str, message: str) -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from data.encode import hint_of
 from data.manifest import Manifest
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
+from launch.stage_config import StageConfig
 from models.base import resolution_of
 from models.record import RECORD_FILE
 from tools.bare_environment import bare_python

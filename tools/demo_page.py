@@ -1,21 +1,23 @@
 """The page that shows what the demo made: RUN/index.html."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.durable import replacing
+from evaluation.downstream.result import Downstream
+from evaluation.downstream.table import GOOD, TITLES
 from evaluation.report import Report, sheet_file
 from launch.config import RunConfig
 
 TEMPLATE = Path(__file__).parent / "demo.html.jinja"
 
 
-def write_page(config: RunConfig, merged: Mapping[str, Any], report: Report) -> Path:
+def write_page(config: RunConfig, merged: Mapping[str, Any], report: Report, experiments: Sequence[Downstream]) -> Path:
     """Write the page of a demo that ran to its end, and return where it lies. merged: the table of its merge.
 
-    report: of the stage that draws from masks.
+    report: of the stage that draws from masks. experiments: what generated images are worth.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -34,6 +36,9 @@ def write_page(config: RunConfig, merged: Mapping[str, Any], report: Report) -> 
         verdicts=report.verdicts,
         masks=json.loads(report.metrics.read_text(encoding="utf-8"))["masks"],
         sheet_file=sheet_file,
+        experiments=experiments,
+        titles=TITLES,
+        good=GOOD,
     )
     with replacing(page) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from data.errors import DataError
 from data.manifest import ManifestRow
 from data.shards import ShardSet
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.facts import stage_parts
 from launch.prepare import shards_folder
+from launch.stage_config import StageConfig
 
 
 def learnt_rows(config: RunConfig, stage: StageConfig, rows: Sequence[ManifestRow], database: str) -> list[ManifestRow]:

@@ -1,5 +1,6 @@
 """What an experiment found, and where it is kept: RUN/evaluation/downstream-EXPERIMENT.json."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -96,6 +97,15 @@ class Downstream(BaseModel):
 def result_path(config: RunConfig, experiment: Experiment) -> Path:
     """Return the file of an experiment."""
     return config.run / FOLDER / f"downstream-{experiment}.json"
+
+
+def read_result(config: RunConfig, experiment: Experiment) -> Downstream | None:
+    """Return what an experiment found; None where there is no file of it that this version wrote."""
+    path = result_path(config, experiment)
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return Downstream.model_validate(found) if found["version"] == VERSION else None
 
 
 def write_result(config: RunConfig, result: Downstream) -> None:

@@ -9,8 +9,9 @@ from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
 from evaluation.generated_images import GeneratedImages, read_generated
 from evaluation.stage_images import draw_rows, learnt_databases, stage_to_draw
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.errors import ConfigError
+from launch.stage_config import StageConfig
 from models.record import read_record
 
 MIN_GENERATED = 2

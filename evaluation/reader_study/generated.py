@@ -14,8 +14,9 @@ from data.encode import fit
 from data.errors import DataError
 from data.manifest import ManifestRow
 from evaluation.masked_images import grey
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.errors import ConfigError
+from launch.stage_config import StageConfig
 from models.base import ModelConfig, resolution_of
 from models.sampling import sample
 from models.stable_diffusion import load_pipeline

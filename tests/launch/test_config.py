@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from data.order import Order
-from launch.config import BatchConfig, RunConfig, load_config
+from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
 from launch.facts import stage_weights
 from launch.record import config_text
+from launch.run_sections import BatchConfig
 from launch.schema import SCHEMA, schema_text
 from models.trained_part import LoraConfig
 

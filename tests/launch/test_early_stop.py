@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from launch.config import EarlyStopConfig
 from launch.early_stop import is_over, lowest_step
+from launch.stage_config import EarlyStopConfig
 
 
 @pytest.mark.parametrize(

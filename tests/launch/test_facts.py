@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from launch.config import RunConfig, StageConfig, load_config
+from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
 from launch.facts import refuse_other_facts, stage_facts, stage_order
 from launch.prepare import check_run, open_shards
+from launch.stage_config import StageConfig
 
 
 def with_fraction(config: RunConfig, fraction: float) -> RunConfig:

@@ -14,12 +14,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.job import Job, SlurmJob, read_job, write_job
 from launch.lock import lock_holder, locked
 from launch.record import config_text
 from launch.slurm_queue import SlurmQueue
+from launch.stage_config import StageConfig
 from launch.status import RunStatus, read_statuses
 from launch.status_table import drawn, duration, print_status
 from launch.step_log import NEWEST_BYTES, StepLog, newest_steps, read_steps

@@ -23,8 +23,10 @@ from distributed.checkpoint import newest_position
 from distributed.config import EmaConfig
 from distributed.preemption import STOP_SIGNALS, StoppedOnRequest, StopRequest
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
-from launch.config import BatchConfig, EarlyStopConfig, RunConfig, load_config
+from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
+from launch.run_sections import BatchConfig
+from launch.stage_config import EarlyStopConfig
 from launch.train import train
 from models.record import RECORD_FILE
 from models.trained_part import LoraConfig

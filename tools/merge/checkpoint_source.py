@@ -13,10 +13,11 @@ from torch import Tensor
 
 from distributed.checkpoint import Found, verified_manifest
 from distributed.stored_state import StoredState
-from launch.config import RunConfig, StageConfig, load_config
+from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
 from launch.facts import facts_of_part, refuse_other_facts
 from launch.record import model_record
+from launch.stage_config import StageConfig
 from models.controlnet import empty_controlnet
 from models.merging.parent import Parent, open_parent, unet_source
 from models.merging.source import Source, Stored

@@ -14,8 +14,9 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from launch.cli import app
-from launch.config import RunConfig, StageConfig, load_config
+from launch.config import RunConfig, load_config
 from launch.lineage import LINEAGE_FILE, read_lineage
+from launch.stage_config import StageConfig
 from models.base import ModelConfig
 from models.controlnet import load_controlnet
 from models.merging.merged import Merged

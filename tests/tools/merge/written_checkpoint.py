@@ -12,9 +12,10 @@ from distributed.checkpoint import FORMAT_VERSION
 from distributed.layout import GroupLayout, each_layout, whole_layout
 from distributed.slice_file import write_slices
 from distributed.stored_state import slices_key, slices_name
-from launch.config import RunConfig, StageConfig
+from launch.config import RunConfig
 from launch.facts import facts_of_part
 from launch.record import write_record
+from launch.stage_config import StageConfig
 
 NUM_SLICES = 2
 STEP = 7

@@ -1,0 +1,28 @@
+"""What a command says when something is wrong: one line."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what the user can mend into one line on stderr and exit code 2."""
+    from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, USER_ERRORS
+
+    try:
+        yield
+    except USER_ERRORS as error:
+        print(f"sonoshard: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"sonoshard: {error}", file=sys.stderr)
+        sys.exit(EXIT_FAILED)
+    except KeyboardInterrupt:
+        print("sonoshard: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def show_note(message: Warning | str, *_: object, **__: object) -> None:
+    """Show a warning as one line, without the place in the code that gave it."""
+    print(f"sonoshard: note: {message}", file=sys.stderr)

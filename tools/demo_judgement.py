@@ -1,0 +1,62 @@
+"""How the demo's images are judged: whether they are real enough, and what they are worth to a classifier."""
+
+from pathlib import Path
+
+from evaluation.classifier import ClassifierConfig
+from evaluation.downstream.classification import classification
+from evaluation.downstream.generated_only import generated_only
+from evaluation.downstream.result import Downstream, Experiment, read_result, result_path
+from evaluation.downstream.table import print_downstream
+from evaluation.report import Report, evaluate_run
+from evaluation.segmenter import SegmenterConfig
+from launch.config import RunConfig
+from launch.stage_config import StageConfig
+from models.record import RECORD_FILE
+
+NUM_JUDGED, NUM_JUDGED_QUICKLY = 160, 96
+SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 250, 100
+# The experiments of the paper in small: their own settings take hours of drawing.
+NUM_DRAWN, NUM_DRAWN_QUICKLY = 96, 48
+NUM_SEEDS = 2
+CLASSIFIER_STEPS, CLASSIFIER_STEPS_QUICKLY = 150, 60
+
+
+def judged(config: RunConfig, stage: StageConfig, *, quick: bool) -> Report:
+    """Return the report of a stage, written where there is none yet of its model, and tell what it says."""
+    report = Report.read(config, stage.name)
+    if report is None or _is_older(report.metrics, config, stage):
+        report = evaluate_run(
+            config,
+            NUM_JUDGED_QUICKLY if quick else NUM_JUDGED,
+            stage_name=stage.name,
+            segmenter=SegmenterConfig(steps=SEGMENTER_STEPS_QUICKLY if quick else SEGMENTER_STEPS),
+        )
+    report.print()
+    return report
+
+
+def worth(config: RunConfig, stage: StageConfig, *, quick: bool) -> list[Downstream]:
+    """Return what a stage's images are worth to a classifier, found where it is not known yet, and tell it."""
+    found = [_experiment(config, stage, name, quick=quick) for name in ("classification", "generated-only")]
+    for result in found:
+        print_downstream(result)
+    return found
+
+
+def _experiment(config: RunConfig, stage: StageConfig, name: Experiment, *, quick: bool) -> Downstream:
+    known = read_result(config, name)
+    if known is not None and not _is_older(result_path(config, name), config, stage):
+        return known
+    run = classification if name == "classification" else generated_only
+    return run(
+        config,
+        stage_name=stage.name,
+        num_images=NUM_DRAWN_QUICKLY if quick else NUM_DRAWN,
+        num_seeds=NUM_SEEDS,
+        classifier=ClassifierConfig(seed=config.seed, steps=CLASSIFIER_STEPS_QUICKLY if quick else CLASSIFIER_STEPS),
+    )
+
+
+def _is_older(path: Path, config: RunConfig, stage: StageConfig) -> bool:
+    """Whether a file was written before a stage's model."""
+    return path.stat().st_mtime < (config.stage_model(stage) / RECORD_FILE).stat().st_mtime
