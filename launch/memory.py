@@ -15,6 +15,9 @@ from launch.stage_config import StageConfig
 from models.base import latent_shape, text_shape
 from models.stable_diffusion import empty_unet
 
+# What was computed in this process, by all that it depends on.
+_ACTIVATIONS: dict[str, int] = {}
+
 
 def predict(
     config: RunConfig, world_size: int, dtype: torch.dtype, *, on_gpu: bool, stage: StageConfig | None = None
@@ -36,19 +39,29 @@ def predict(
         num_averages=len(config.ema.lengths),
         on_gpu=on_gpu,
     )
-    activations = activation_bytes(
-        config.model,
-        micro_size=config.batch.micro_size,
-        dtype=dtype,
-        latent_shape=latent_shape(config.model),
-        text_shape=text_shape(config.model),
-        trains=stage.trains,
-        lora=stage.lora,
-        has_hints=stage.has_hints,
-    )
+    activations = _activations(config, stage, dtype)
     if stage.has_hints:
         state["frozen"] = dtype.itemsize * sum(p.numel() for p in empty_unet(config.model).parameters())
     return {**state, "activations": activations}
+
+
+def _activations(config: RunConfig, stage: StageConfig, dtype: torch.dtype) -> int:
+    """Return the bytes of activations. They go by architecture and settings, which the stages of a run mostly share."""
+    settings = config.model.model_dump(exclude={"base", "single_file_config"}), config.batch.micro_size, stage.has_hints
+    part = stage.trains, stage.lora.model_dump() if stage.lora else None
+    key = repr((sorted(empty_unet(config.model).config.items()), text_shape(config.model), settings, part, dtype))
+    if key not in _ACTIVATIONS:
+        _ACTIVATIONS[key] = activation_bytes(
+            config.model,
+            micro_size=config.batch.micro_size,
+            dtype=dtype,
+            latent_shape=latent_shape(config.model),
+            text_shape=text_shape(config.model),
+            trains=stage.trains,
+            lora=stage.lora,
+            has_hints=stage.has_hints,
+        )
+    return _ACTIVATIONS[key]
 
 
 def print_prediction(config: RunConfig, world_size: int) -> None:
@@ -99,6 +112,11 @@ def compared(predicted: Mapping[str, int], measured: Mapping[str, int]) -> str:
     """Return a line of MB by kind, predicted and measured."""
     pairs = [f"{kind} {_mb(value)} / {_mb(measured[kind])}" for kind, value in predicted.items() if measured.get(kind)]
     return f"MB predicted / measured: {', '.join(pairs)}"
+
+
+def listed_mb(measured: Mapping[str, int]) -> str:
+    """Return a line of MB by kind, measured alone."""
+    return f"MB measured: {', '.join(f'{kind} {_mb(value)}' for kind, value in measured.items() if value)}"
 
 
 def _total(bytes_by_kind: dict[str, int], place: str) -> int:

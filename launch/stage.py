@@ -22,7 +22,7 @@ from launch.config import RunConfig
 from launch.early_stop import is_over, lowest_step
 from launch.facts import refuse_other_facts, stage_order, stage_parts, stage_seed, stage_steps
 from launch.lineage import files_of_lineage
-from launch.memory import compared, predict
+from launch.memory import compared, listed_mb, predict
 from launch.networks import Networks
 from launch.preview import Preview, subjects_of
 from launch.record import config_text, model_record
@@ -90,7 +90,7 @@ class Stage:
         self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
         self.validation_losses: dict[int, float] = {}
         self.step = self.num_bad_steps = 0
-        self.is_memory_told = False
+        self.is_memory_told = self.has_as_many_ranks_as_before = False
         self._remember_saved(0)
         resumed = self._resume()
         self.tracker = Tracker(config, stage, self.num_steps, done_steps=self.step) if rank.is_first else None
@@ -178,6 +178,7 @@ class Stage:
             return None
         refuse_other_facts(found.position["facts"], self.facts, found.folder)
         load_checkpoint(found, self.engine, self.ema.slices)
+        self.has_as_many_ranks_as_before = found.manifest["world_size"] == self.rank.world_size
         self.step = int(found.position["step"])
         self.validation_losses = {int(step): loss for step, loss in found.position.get("validation_losses", {}).items()}
         self._remember_saved(self.step)
@@ -242,8 +243,14 @@ class Stage:
             self._say(f"step {self.step} was skipped: {self._what_is_bad(trained)}")
 
     def _tell_memory(self, measured: Mapping[str, int]) -> None:
-        """Record what was predicted beside what the first step of this process measured."""
+        """Record what was predicted beside what the first step of this process measured.
+
+        To predict takes a second or two: where the stage goes on with as many ranks, it has been done.
+        """
         assert self.tracker is not None
+        if self.has_as_many_ranks_as_before:
+            self._say("memory on each rank, " + listed_mb(measured))
+            return
         is_on_gpu = self.engine.device.type == "cuda"
         predicted = predict(self.config, self.rank.world_size, self.engine.dtype, on_gpu=is_on_gpu, stage=self.stage)
         self.tracker.scalars(self.step, {f"predicted_mb/{kind}": value / 1e6 for kind, value in predicted.items()})

@@ -144,6 +144,13 @@ def copies(config: RunConfig) -> Set:
     return np.stack(images), labels, np.zeros((NUM_GENERATED, SIZE, SIZE), np.uint8)
 
 
+def held_out(config: RunConfig) -> Set:
+    """Real images of patients that are in no training set."""
+    rows = [row for row in Manifest.read(config.manifest_path).rows if row.split != "train"][:NUM_GENERATED]
+    images_NHW = np.stack([np.asarray(Image.open(row.image).convert("L")) for row in rows])
+    return images_NHW, [row.label for row in rows], np.zeros_like(images_NHW)
+
+
 SETS: dict[str, Callable[[RunConfig], Set]] = {
     "others": others,
     "noise": changed(noise),
@@ -151,6 +158,7 @@ SETS: dict[str, Callable[[RunConfig], Set]] = {
     "swapped labels": swapped_labels,
     "ignored masks": ignored_masks,
     "copies": copies,
+    "held out": held_out,
 }
 
 
@@ -181,6 +189,10 @@ def test_images_of_the_same_simulator_have_nothing_wrong(judged: Callable[[str],
     breast = found["databases"]["breast"]
     assert (breast["num_generated"], breast["num_real"]) == (NUM_GENERATED, 80)
     assert found["masks"]["breast"]["classes"]["lesion"]["generated"]["num_images"] > 20
+
+
+def test_held_out_real_images_are_no_copies(judged: Callable[[str], dict[str, Any]]) -> None:
+    assert levels(judged("held out"))[COPIES] == "good"
 
 
 @pytest.mark.parametrize(
