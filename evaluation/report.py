@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,32 +28,36 @@ from launch.config import RunConfig
 from launch.run_steps import steps_before, steps_taken
 from launch.tracking import tensorboard_folder
 from models.base import resolution_of
+from models.record import RECORD_FILE
 from models.stable_diffusion import load_vae
 
 METRICS_FILE = "metrics.json"
 # Raised when a figure of metrics.json means something else.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an evaluation left. verdicts: by what they are of, the page's own order."""
+    """What an evaluation of so many images left. verdicts: by what they are of, the page's own order."""
 
     page: Path
     metrics: Path
+    num_images: int
     verdicts: dict[str, Verdict]
 
     @classmethod
-    def read(cls, config: RunConfig, name: str) -> Self | None:
-        """Return the report of that name in a run's folder; None where there is none that this version wrote."""
-        folder = config.run / FOLDER / name
+    def of_model(cls, model: Path) -> Self | None:
+        """Return the report of a stage's model, RUN/stages/NAME/model; None where there is none of what it is now."""
+        stage = model.resolve().parent
+        folder = stage.parent.parent / FOLDER / stage.name
         page, metrics = folder / REPORT_FILE, folder / METRICS_FILE
         if not (page.is_file() and metrics.is_file()):
             return None
         found = json.loads(metrics.read_text(encoding="utf-8"))
-        if found["version"] != VERSION:
+        if found["version"] != VERSION or found["model_sha256"] != _hash_of(model):
             return None
-        return cls(page, metrics, {of: Verdict.model_validate(verdict) for of, verdict in found["verdicts"].items()})
+        verdicts = {of: Verdict.model_validate(verdict) for of, verdict in found["verdicts"].items()}
+        return cls(page, metrics, found["num_images"], verdicts)
 
     def print(self) -> None:
         """Say on the terminal what was found, and where to read on."""
@@ -84,13 +89,14 @@ def evaluate_run(
     manifest = Manifest.read(config.manifest_path)
     resolution = resolution_of(config.model)
     of_features = torchscript_features(features) if features else None
-    if images is None:
-        stage = stage_to_draw(config, stage_name)
+    stage = stage_to_draw(config, stage_name) if images is None else None
+    if stage is not None:
         name, databases = stage.name, learnt_databases(config, stage)
         step = steps_before(config, stage) + steps_taken(config, stage)
         folder = draw_stage(config, stage, num_images, say)
         subject = f"{num_images} images of stage {name}"
     else:
+        assert images is not None
         name, databases, folder = images.resolve().name, list(config.databases), images
         step = sum(steps_taken(config, stage) for stage in config.stages)
         subject = f"images of the folder {name}"
@@ -132,6 +138,7 @@ def evaluate_run(
     out = config.run / FOLDER / name
     verdicts = _verdicts(judgement, masks)
     metrics = _metrics(name, generated, judgement, masks, verdicts)
+    metrics["model_sha256"] = _hash_of(config.stage_model(stage)) if stage else None
     metrics["memorisation"]["worst"] = _worst(judgement, generated, real_training)
     with replacing(out / METRICS_FILE) as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
@@ -143,7 +150,12 @@ def evaluate_run(
     write_page(
         out / REPORT_FILE, subject, generated, real_training, real_held_out, judgement, masks, verdicts, are_simulated
     )
-    return Report(out / REPORT_FILE, out / METRICS_FILE, verdicts)
+    return Report(out / REPORT_FILE, out / METRICS_FILE, len(generated), verdicts)
+
+
+def _hash_of(model: Path) -> str:
+    """Return the SHA-256 of what stands beside a model: how it was made, and how far it was trained."""
+    return sha256((model / RECORD_FILE).read_bytes()).hexdigest()
 
 
 def sheet_file(database: str) -> str:

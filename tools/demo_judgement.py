@@ -1,7 +1,5 @@
 """How the demo's images are judged: whether they are real enough, and what they are worth to a classifier."""
 
-from pathlib import Path
-
 from evaluation.classifier import ClassifierConfig
 from evaluation.downstream.classification import classification
 from evaluation.downstream.generated_only import generated_only
@@ -23,14 +21,12 @@ CLASSIFIER_STEPS, CLASSIFIER_STEPS_QUICKLY = 150, 60
 
 def judged(config: RunConfig, stage: StageConfig, *, quick: bool) -> Report:
     """Return the report of a stage, written where there is none yet of its model, and tell what it says."""
-    report = Report.read(config, stage.name)
-    if report is None or _is_older(report.metrics, config, stage):
-        report = evaluate_run(
-            config,
-            NUM_JUDGED_QUICKLY if quick else NUM_JUDGED,
-            stage_name=stage.name,
-            segmenter=SegmenterConfig(steps=SEGMENTER_STEPS_QUICKLY if quick else SEGMENTER_STEPS),
-        )
+    report = Report.of_model(config.stage_model(stage)) or evaluate_run(
+        config,
+        NUM_JUDGED_QUICKLY if quick else NUM_JUDGED,
+        stage_name=stage.name,
+        segmenter=SegmenterConfig(steps=SEGMENTER_STEPS_QUICKLY if quick else SEGMENTER_STEPS),
+    )
     report.print()
     return report
 
@@ -44,8 +40,8 @@ def worth(config: RunConfig, stage: StageConfig, *, quick: bool) -> list[Downstr
 
 
 def _experiment(config: RunConfig, stage: StageConfig, name: Experiment, *, quick: bool) -> Downstream:
-    known = read_result(config, name)
-    if known is not None and not _is_older(result_path(config, name), config, stage):
+    known, model = read_result(config, name), config.stage_model(stage) / RECORD_FILE
+    if known is not None and result_path(config, name).stat().st_mtime > model.stat().st_mtime:
         return known
     run = classification if name == "classification" else generated_only
     return run(
@@ -55,8 +51,3 @@ def _experiment(config: RunConfig, stage: StageConfig, name: Experiment, *, quic
         num_seeds=NUM_SEEDS,
         classifier=ClassifierConfig(seed=config.seed, steps=CLASSIFIER_STEPS_QUICKLY if quick else CLASSIFIER_STEPS),
     )
-
-
-def _is_older(path: Path, config: RunConfig, stage: StageConfig) -> bool:
-    """Whether a file was written before a stage's model."""
-    return path.stat().st_mtime < (config.stage_model(stage) / RECORD_FILE).stat().st_mtime

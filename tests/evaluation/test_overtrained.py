@@ -12,6 +12,9 @@ from launch.config import load_config
 from launch.prepare import encode_databases, prepare_databases
 from launch.spawn import run_ranks
 from launch.step_log import STEPS_FILE, read_steps
+from launch.training_data import training_of
+from tools.export.model_card import model_card
+from tools.export.source import open_source
 
 # 0.06 of the training patients have eight images. 200 steps of eight: each is seen 200 times.
 CONFIG = """\
@@ -52,3 +55,16 @@ def test_a_model_that_knows_eight_images_by_heart_is_flagged(tmp_path: Path) -> 
     assert found["pixels"]["share"] > 0.5
     suspects = [pair for pair in found["worst"] if pair["is_suspect"]]
     assert {pair["training_id"] for pair in suspects} <= seen, "copies of what it was trained on, and of no other"
+
+    model = config.stage_model(config.stages[0])
+    assert "| copies of training images | training images were copied |" in card(model), (
+        "whoever gets the model reads it"
+    )
+    record = model / "sonoshard.json"
+    record.write_text(record.read_text(encoding="utf-8").replace('"steps": 200', '"steps": 201'), encoding="utf-8")
+    assert "training images were copied" not in card(model), "that was another model"
+
+
+def card(model: Path) -> str:
+    source = open_source(str(model), None)
+    return model_card(source, training_of(source.record, source.name))

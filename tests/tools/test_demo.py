@@ -81,6 +81,17 @@ def test_the_report_finds_no_copies(demo: Path) -> None:
     assert len(found["memorisation"]["worst"]) == 20
 
 
+def test_what_images_are_worth_is_measured_on_new_patients(demo: Path) -> None:
+    for experiment, num_arms in (("classification", 4), ("generated-only", 3)):
+        found = json.loads((demo / "evaluation" / f"downstream-{experiment}.json").read_text(encoding="utf-8"))
+        (breast,) = (database for database in found["databases"] if database["name"] == "breast")
+        assert len(breast["arms"]) == num_arms
+        assert {arm["num_generated"] for arm in breast["arms"]} == {0, 48}
+        tested = [arm for arm in breast["arms"] if arm["tested_on"] == "test split"]
+        # Prompts name the label, and the stage has learnt them: what it draws is no worse than half of all answers.
+        assert all(arm["reached"]["value"] > 0.5 for arm in tested)
+
+
 def test_a_merge_beats_every_stage_on_the_mean_over_databases(demo: Path) -> None:
     rows = json.loads((demo / "merged" / "merge.json").read_text(encoding="utf-8"))["splits"]["test"]
     means = {row["name"]: row["mean"] for row in rows}
@@ -101,8 +112,9 @@ def test_the_bundle_draws_a_labelled_set_of_every_class_from_its_masks(demo: Pat
 
 def test_the_page_leads_to_what_there_is(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_demo(demo, quick=True, num_ranks=2) == 0, "and again, where all is done"
-    page = demo / "index.html"
-    assert str(page) in capsys.readouterr().out
+    page, told = demo / "index.html", capsys.readouterr().out
+    assert str(page) in told
+    assert "a classifier of" not in told, "what was judged is not judged again"
     text = page.read_text(encoding="utf-8")
     links = re.findall(r'(?:href|src)="([^"]+)"', text)
     assert {
@@ -110,6 +122,7 @@ def test_the_page_leads_to_what_there_is(demo: Path, capsys: pytest.CaptureFixtu
         "forgetting.png",
         "evaluation/control/masks-breast.png",
         "evaluation/control/report.html",
+        "evaluation/downstream-classification.json",
         "quality/report.html",
         "sampled/contact_sheet.png",
     } <= set(links)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evaluation.report import Report
 from launch.lineage import LINEAGE_FILE
 from launch.training_data import Training
 from models.base import noise_schedule, resolution_of
@@ -64,6 +65,7 @@ def model_card(source: Source, training: Training, parity: Parity | None = None)
         has_lineage=(source.base.folder / LINEAGE_FILE).is_file(),
         mask_classes=[one["name"] for one in _palette(source, training)],
         metrics=_metrics(record),
+        report=Report.of_model(source.base.folder),
         parity=parity
         and [
             (LABELS[key], f"{error:.2g}", f"{parity.limits[key]:.2g}")
