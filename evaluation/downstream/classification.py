@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.errors import DataError
-from data.manifest import Manifest
+import numpy as np
+from numpy.typing import NDArray
+
+from data.manifest import ManifestRow
 from evaluation.auc import ranks
 from evaluation.classifier import ClassifierConfig
-from evaluation.downstream.arms import ARMS, Arm
+from evaluation.downstream.arms import ARMS, Arm, compared
+from evaluation.downstream.databases import NUM_SEEDS, over_databases
 from evaluation.downstream.labelled_images import (
     LabelledImages,
     auc_of,
@@ -15,17 +18,11 @@ from evaluation.downstream.labelled_images import (
     refuse_shared_patients,
     refuse_test_images,
 )
-from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, write_result
+from evaluation.downstream.result import DatabaseResult, Downstream
 from evaluation.downstream.source import Say, source_of
 from evaluation.real_images import RealImages
 from evaluation.realism import MIN_CLUSTERS
 from launch.config import RunConfig
-from models.base import resolution_of
-
-NUM_SEEDS = 6  # the fewest of which it is significant that all are better: 2 / 2^6 < 0.05
-# Networks see no larger images: they are small, and classifiers of the field see 224 pixels.
-MAX_PIXELS = 256
-TEST_SPLIT = "test split"
 
 
 def classification(
@@ -45,45 +42,33 @@ def classification(
     `classifier.steps` steps, whatever it is trained on.
     Raises: ConfigError if there is no such stage; DataError if images lack labels, or no database has two.
     """
-    manifest = Manifest.read(config.manifest_path)
-    resolution = min(resolution_of(config.model), MAX_PIXELS)
     classifier = classifier or ClassifierConfig(seed=config.seed)
-    source = source_of(config, stage_name, images, num_images, has_hints=False)
-    found, left_out = [], {}
-    for database in source.databases(config):
-        rows = [row for row in manifest.rows if row.database == database]
-        training, test = ([row for row in rows if row.split == split] for split in ("train", "test"))
-        if why := why_not_classified(
-            [row.label for row in training], [row.label for row in test], [row.cluster for row in test]
-        ):
-            left_out[database] = why
-            continue
-        generated = source.labelled(config, manifest, training, database, resolution, say)
-        real, held_out = (RealImages.read(of, config.encode, resolution) for of in (training, test))
-        found.append(
-            compared_classifiers(
-                database,
-                LabelledImages.of_real(real),
-                LabelledImages.of_generated(generated),
-                LabelledImages.of_real(held_out),
-                classifier,
-                num_seeds,
-                say=say,
-            )
+    source = source_of(config, stage_name, images, num_images, say)
+
+    def of_database(database: str) -> DatabaseResult | str:
+        training, test = source.rows(database, "train"), source.rows(database, "test")
+        if why := why_not_classified(training, test):
+            return why
+        generated = source.labelled(training, database)
+        real, held_out = (RealImages.read(of, config.encode, source.resolution) for of in (training, test))
+        return compared_classifiers(
+            database,
+            LabelledImages.of_real(real),
+            LabelledImages.of_generated(generated),
+            LabelledImages.of_real(held_out),
+            classifier,
+            num_seeds,
+            say=say,
         )
-    refuse_none(found, left_out)
-    result = Downstream(
+
+    return over_databases(
+        source,
+        of_database,
         experiment="classification",
         measure="AUC",
-        images_of=source.name,
-        resolution=resolution,
         num_seeds=num_seeds,
         network=classifier.model_dump(exclude={"augment"}),
-        databases=tuple(found),
-        left_out=left_out,
     )
-    write_result(config, result)
-    return result
 
 
 def compared_classifiers(
@@ -106,50 +91,32 @@ def compared_classifiers(
     refuse_test_images(generated.images_NHW, generated.clusters, test.images_NHW, database)
     classes = sorted(set(real.labels))
     test = test.of_labels(classes)
-    measure = auc_of(test.labels, classes)
-    results: list[ArmResult] = []
-    baseline = None
-    for arm in arms:
+
+    def answers_of(arm: Arm) -> NDArray[np.float64]:
         training = real + generated if arm.has_generated else real
         say(f"{database}: {num_seeds} classifiers trained on {arm.name} ({len(training)} images)")
         settings = classifier.model_copy(update={"augment": arm.is_augmented})
-        answers = ranks(classified(training, test.images_NHW, settings, num_seeds))
-        results.append(
-            ArmResult.of(
-                arm.name,
-                answers,
-                test.clusters,
-                measure,
-                classifier.seed,
-                baseline=baseline,
-                num_real=len(real),
-                num_generated=len(training) - len(real),
-                is_augmented=arm.is_augmented,
-                tested_on=TEST_SPLIT,
-            )
-        )
-        baseline = baseline or (arm.name, answers)
-    return DatabaseResult(name=database, classes=tuple(classes), arms=tuple(results))
+        return ranks(classified(training, test.images_NHW, settings, num_seeds))
+
+    results = compared(
+        arms,
+        answers_of,
+        test.clusters,
+        auc_of(test.labels, classes),
+        classifier.seed,
+        num_real=len(real),
+        num_generated=len(generated),
+    )
+    return DatabaseResult(name=database, classes=tuple(classes), arms=results)
 
 
-def why_not_classified(training: Sequence[str], test: Sequence[str], clusters: Sequence[str]) -> str | None:
-    """Return why a database cannot be taken, by the labels of its images and its test patients; None: it can."""
-    if len(set(training)) < 2:
-        return f"its training images have {len(set(training))} label, needed two to tell apart"
-    num_patients = len({cluster for cluster, label in zip(clusters, test, strict=True) if label in set(training)})
-    if num_patients < MIN_CLUSTERS or len(set(test) & set(training)) < 2:
-        return (
-            f"its test split has {num_patients} patients of {len(set(test) & set(training))} known labels, needed"
-            f" {MIN_CLUSTERS} and two"
-        )
+def why_not_classified(training: Sequence[ManifestRow], test: Sequence[ManifestRow]) -> str | None:
+    """Return why a database cannot be taken, by its training and its test images; None: it can."""
+    labels = {row.label for row in training}
+    if len(labels) < 2:
+        return f"its training images have {len(labels)} label, needed two to tell apart"
+    known = [row for row in test if row.label in labels]
+    num_patients, num_labels = len({row.cluster for row in known}), len({row.label for row in known})
+    if num_patients < MIN_CLUSTERS or num_labels < 2:
+        return f"its test split has {num_patients} patients of {num_labels} known labels, needed {MIN_CLUSTERS} and two"
     return None
-
-
-def refuse_none(found: Sequence[DatabaseResult], left_out: dict[str, str]) -> None:
-    """Raise DataError if no database could be taken."""
-    if not found:
-        raise DataError(
-            "no database fits this experiment: "
-            + "; ".join(f"{name}: {why}" for name, why in left_out.items())
-            + ": add a database, or give prepare.test_fraction a share and prepare in another folder"
-        )

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from evaluation.classifier import ClassifierConfig
-from evaluation.downstream.classification import NUM_SEEDS, classification
+from evaluation.downstream.classification import classification
+from evaluation.downstream.databases import NUM_SEEDS
 from evaluation.downstream.generated_only import generated_only
 from evaluation.downstream.result import Downstream, Experiment
 from evaluation.downstream.segmentation import segmentation

@@ -8,16 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from data.manifest import Manifest
 from evaluation.auc import ranks
 from evaluation.classifier import ClassifierConfig
-from evaluation.downstream.classification import (
-    MAX_PIXELS,
-    NUM_SEEDS,
-    TEST_SPLIT,
-    refuse_none,
-    why_not_classified,
-)
+from evaluation.downstream.arms import TEST_SPLIT
+from evaluation.downstream.classification import why_not_classified
+from evaluation.downstream.databases import NUM_SEEDS, over_databases
 from evaluation.downstream.labelled_images import (
     LabelledImages,
     auc_of,
@@ -26,12 +21,10 @@ from evaluation.downstream.labelled_images import (
     refuse_test_images,
 )
 from evaluation.downstream.learnt_rows import learnt_rows
-from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, write_result
-from evaluation.downstream.source import Say, Source, last_stage
+from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream
+from evaluation.downstream.source import Say, source_of
 from evaluation.real_images import RealImages
-from evaluation.stage_images import stage_to_draw
 from launch.config import RunConfig
-from models.base import resolution_of
 
 # Learnt images: the real ones that the model which drew the others was trained on.
 GENERATED_ALONE, LEARNT = "generated alone", "learnt images"
@@ -55,46 +48,35 @@ def generated_only(
     many as it has training images. Every network takes `classifier.steps` steps.
     Raises: ConfigError if there is no such stage; DataError if images lack labels, or no database has two.
     """
-    manifest = Manifest.read(config.manifest_path)
-    resolution = min(resolution_of(config.model), MAX_PIXELS)
     classifier = classifier or ClassifierConfig(seed=config.seed)
-    stage = stage_to_draw(config, stage_name) if stage_name else last_stage(config, has_hints=False)
-    source = Source(stage, images, num_images)
-    found, left_out = [], {}
-    for database in source.databases(config):
-        learnt = learnt_rows(config, stage, manifest.rows, database)
-        test = [row for row in manifest.rows if row.database == database and row.split == "test"]
-        if why := why_not_classified(
-            [row.label for row in learnt], [row.label for row in test], [row.cluster for row in test]
-        ):
-            left_out[database] = why
-            continue
-        generated = source.labelled(config, manifest, learnt, database, resolution, say)
-        real, held_out = (RealImages.read(of, config.encode, resolution) for of in (learnt, test))
-        found.append(
-            compared_alone(
-                database,
-                LabelledImages.of_real(real),
-                LabelledImages.of_generated(generated),
-                LabelledImages.of_real(held_out),
-                classifier,
-                num_seeds,
-                say=say,
-            )
+    source = source_of(config, stage_name, images, num_images, say, needs_stage=True)
+
+    def of_database(database: str) -> DatabaseResult | str:
+        assert source.stage is not None
+        learnt = learnt_rows(config, source.stage, source.manifest.rows, database)
+        test = source.rows(database, "test")
+        if why := why_not_classified(learnt, test):
+            return why
+        generated = source.labelled(learnt, database)
+        real, held_out = (RealImages.read(of, config.encode, source.resolution) for of in (learnt, test))
+        return compared_alone(
+            database,
+            LabelledImages.of_real(real),
+            LabelledImages.of_generated(generated),
+            LabelledImages.of_real(held_out),
+            classifier,
+            num_seeds,
+            say=say,
         )
-    refuse_none(found, left_out)
-    result = Downstream(
+
+    return over_databases(
+        source,
+        of_database,
         experiment="generated-only",
         measure="AUC",
-        images_of=source.name,
-        resolution=resolution,
         num_seeds=num_seeds,
         network=classifier.model_dump(),
-        databases=tuple(found),
-        left_out=left_out,
     )
-    write_result(config, result)
-    return result
 
 
 def compared_alone(

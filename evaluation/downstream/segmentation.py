@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data.manifest import Manifest
-from evaluation.downstream.arms import ARMS, Arm
-from evaluation.downstream.classification import MAX_PIXELS, NUM_SEEDS, TEST_SPLIT, refuse_none
+from evaluation.downstream.arms import ARMS, Arm, compared
+from evaluation.downstream.databases import NUM_SEEDS, over_databases
 from evaluation.downstream.labelled_images import refuse_shared_patients, refuse_test_images
-from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, write_result
+from evaluation.downstream.result import DatabaseResult, Downstream
 from evaluation.downstream.source import Say, source_of
 from evaluation.generated_images import GeneratedImages
 from evaluation.mask_agreement import dice
@@ -20,7 +19,6 @@ from evaluation.masked_images import MaskedImages, read_rows
 from evaluation.realism import MIN_CLUSTERS
 from evaluation.segmenter import SegmenterConfig, train_segmenter
 from launch.config import RunConfig
-from models.base import resolution_of
 
 
 def segmentation(
@@ -40,41 +38,30 @@ def segmentation(
     network takes `segmenter.steps` steps, whatever it is trained on.
     Raises: ConfigError if there is no such stage; DataError if images lack masks, or no database has any.
     """
-    manifest = Manifest.read(config.manifest_path)
-    resolution = min(resolution_of(config.model), MAX_PIXELS)
     segmenter = segmenter or SegmenterConfig(seed=config.seed)
-    source = source_of(config, stage_name, images, num_images, has_hints=True)
-    found, left_out = [], {}
-    for database in source.databases(config):
-        rows = [row for row in manifest.rows if row.database == database and row.masks]
-        training, test = ([row for row in rows if row.split == split] for split in ("train", "test"))
+    source = source_of(config, stage_name, images, num_images, say, has_hints=True)
+    palette = source.manifest.palette
+
+    def of_database(database: str) -> DatabaseResult | str:
+        training, test = ([row for row in source.rows(database, split) if row.masks] for split in ("train", "test"))
         num_patients = len({row.cluster for row in test})
         if not training or num_patients < MIN_CLUSTERS:
-            left_out[database] = (
+            return (
                 f"{len(training)} training images and {num_patients} test patients have masks, needed some and"
                 f" {MIN_CLUSTERS}"
             )
-            continue
-        generated = source.masked(config, manifest, training, database, resolution, say)
-        real, held_out = (read_rows(of, manifest.palette, config.encode, resolution) for of in (training, test))
-        found.append(
-            compared_segmenters(
-                database, real, _masked(generated), held_out, manifest.palette, segmenter, num_seeds, say=say
-            )
-        )
-    refuse_none(found, left_out)
-    result = Downstream(
+        generated = _masked(source.masked(training, database))
+        real, held_out = (read_rows(of, palette, config.encode, source.resolution) for of in (training, test))
+        return compared_segmenters(database, real, generated, held_out, palette, segmenter, num_seeds, say=say)
+
+    return over_databases(
+        source,
+        of_database,
         experiment="segmentation",
         measure="Dice",
-        images_of=source.name,
-        resolution=resolution,
         num_seeds=num_seeds,
         network=segmenter.model_dump(exclude={"augment"}),
-        databases=tuple(found),
-        left_out=left_out,
     )
-    write_result(config, result)
-    return result
 
 
 def compared_segmenters(
@@ -98,37 +85,20 @@ def compared_segmenters(
     refuse_test_images(generated.images_NHW, generated.ids, test.images_NHW, database)
     is_masked = test.class_numbers_NHW.any(axis=(1, 2))
     clusters = [test.clusters[place] for place in np.flatnonzero(is_masked)]
-    results: list[ArmResult] = []
-    baseline = None
-    for arm in arms:
+
+    def answers_of(arm: Arm) -> NDArray[np.float64]:
         training = _united(real, generated) if arm.has_generated else real
         say(f"{database}: {num_seeds} segmenters trained on {arm.name} ({len(training)} images)")
         settings = segmenter.model_copy(update={"augment": arm.is_augmented})
-        dice_SN = np.stack(
-            [
-                _dice(training, test, palette, settings.model_copy(update={"seed": segmenter.seed + number}))[is_masked]
-                for number in range(num_seeds)
-            ]
-        )
-        results.append(
-            ArmResult.of(
-                arm.name,
-                dice_SN,
-                clusters,
-                _mean,
-                segmenter.seed,
-                baseline=baseline,
-                num_real=len(real),
-                num_generated=len(training) - len(real),
-                is_augmented=arm.is_augmented,
-                tested_on=TEST_SPLIT,
-            )
-        )
-        baseline = baseline or (arm.name, dice_SN)
-    numbers = np.unique(test.class_numbers_NHW)
-    return DatabaseResult(
-        name=database, classes=tuple(palette[number] for number in numbers if number), arms=tuple(results)
+        seeds = range(segmenter.seed, segmenter.seed + num_seeds)
+        of_seeds = [_dice(training, test, palette, settings.model_copy(update={"seed": seed})) for seed in seeds]
+        return np.stack(of_seeds)[:, is_masked]
+
+    results = compared(
+        arms, answers_of, clusters, _mean, segmenter.seed, num_real=len(real), num_generated=len(generated)
     )
+    numbers = np.unique(test.class_numbers_NHW)
+    return DatabaseResult(name=database, classes=tuple(palette[number] for number in numbers if number), arms=results)
 
 
 def _dice(

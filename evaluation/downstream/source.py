@@ -12,22 +12,34 @@ from evaluation.stage_images import draw_rows, learnt_databases, stage_to_draw
 from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.stage_config import StageConfig
+from models.base import resolution_of
 from models.record import read_record
 
 MIN_GENERATED = 2
+# Networks see no larger images: they are small, and classifiers of the field see 224 pixels.
+MAX_PIXELS = 256
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Source:
-    """Of generated images. num_images: None: of a stage, as many as the database has training images; of a folder, all.
+    """Of a run's generated images, [N, resolution, resolution].
 
-    stage: that draws, or whose training images an experiment is about; None only with a folder.
+    stage: that draws, or whose training images an experiment is about; None only with a folder. num_images: None: of a
+    stage, as many as the database has training images; of a folder, all.
     """
 
+    config: RunConfig
+    manifest: Manifest
     stage: StageConfig | None
     folder: Path | None
     num_images: int | None
+    say: Say
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of all images of an experiment, pixels."""
+        return min(resolution_of(self.config.model), MAX_PIXELS)
 
     @property
     def name(self) -> str:
@@ -37,26 +49,23 @@ class Source:
         assert self.stage is not None
         return f"stage {self.stage.name}"
 
-    def databases(self, config: RunConfig) -> list[str]:
-        """Return the databases that the images may be of."""
-        return list(config.databases) if self.stage is None else learnt_databases(config, self.stage)
+    @property
+    def databases(self) -> list[str]:
+        """The databases that the images may be of."""
+        return list(self.config.databases) if self.stage is None else learnt_databases(self.config, self.stage)
 
-    def labelled(
-        self,
-        config: RunConfig,
-        manifest: Manifest,
-        rows: Sequence[ManifestRow],
-        database: str,
-        resolution: int,
-        say: Say,
-    ) -> GeneratedImages:
+    def rows(self, database: str, split: str) -> list[ManifestRow]:
+        """Return the real images of a split."""
+        return [row for row in self.manifest.rows if (row.database, row.split) == (database, split)]
+
+    def labelled(self, rows: Sequence[ManifestRow], database: str) -> GeneratedImages:
         """Return images whose labels are among those of `rows`; a stage draws the rows' prompts.
 
         rows: training images of the database. Raises: DataError if images have no label, or another one.
         """
         if self.folder is None:
             _refuse_shared_prompts(rows, database)
-        found = self._images(config, manifest, rows, database, resolution, say)
+        found = self._images(rows, database)
         known = sorted({row.label for row in rows})
         if not any(found.labels):
             raise DataError(
@@ -71,20 +80,12 @@ class Source:
             )
         return found
 
-    def masked(
-        self,
-        config: RunConfig,
-        manifest: Manifest,
-        rows: Sequence[ManifestRow],
-        database: str,
-        resolution: int,
-        say: Say,
-    ) -> GeneratedImages:
+    def masked(self, rows: Sequence[ManifestRow], database: str) -> GeneratedImages:
         """Return images that were drawn from masks; a stage's from those of `rows`, training images of the database.
 
         Raises: DataError if an image has no mask.
         """
-        found = self._images(config, manifest, rows, database, resolution, say)
+        found = self._images(rows, database)
         without = [file for file, mask in zip(found.files, found.masks, strict=True) if mask is None]
         if without:
             raise DataError(
@@ -93,20 +94,12 @@ class Source:
             )
         return found
 
-    def _images(
-        self,
-        config: RunConfig,
-        manifest: Manifest,
-        rows: Sequence[ManifestRow],
-        database: str,
-        resolution: int,
-        say: Say,
-    ) -> GeneratedImages:
+    def _images(self, rows: Sequence[ManifestRow], database: str) -> GeneratedImages:
         folder, num_images = self.folder, self.num_images
         if folder is None:
             assert self.stage is not None
-            training = [row for row in manifest.rows if row.database == database and row.split == "train"]
-            num_images = num_images or len(training)
+            num_training = len(self.rows(database, "train"))
+            num_images = num_images or num_training
             rows = [row for row in rows if row.masks or not self.stage.has_hints]
             if not rows:
                 raise DataError(
@@ -114,10 +107,10 @@ class Source:
                     " --stage with a diffusion stage"
                 )
             # Images of other rows are other ones: each experiment keeps its own, and those that agree share them.
-            name = f"training-{database}" if len(rows) == len(training) else f"training-{database}-{len(rows)}"
-            folder = draw_rows(config, self.stage, manifest.palette, rows, num_images, name, say)
-        found = read_generated(folder, config.encode, resolution)
-        own = ("", database) if len(config.databases) == 1 else (database,)
+            name = f"training-{database}" if len(rows) == num_training else f"training-{database}-{len(rows)}"
+            folder = draw_rows(self.config, self.stage, self.manifest.palette, rows, num_images, name, self.say)
+        found = read_generated(folder, self.config.encode, self.resolution)
+        own = ("", database) if len(self.config.databases) == 1 else (database,)
         places = [place for place, name in enumerate(found.databases) if name in own][:num_images]
         if len(places) < MIN_GENERATED:
             raise DataError(
@@ -133,24 +126,32 @@ class Source:
 
 
 def source_of(
-    config: RunConfig, stage_name: str | None, images: Path | None, num_images: int | None, *, has_hints: bool
+    config: RunConfig,
+    stage_name: str | None,
+    images: Path | None,
+    num_images: int | None,
+    say: Say,
+    *,
+    has_hints: bool = False,
+    needs_stage: bool = False,
 ) -> Source:
     """Return where images come from. Neither a stage nor a folder: the last finished stage of that kind.
 
-    has_hints: whether images must be drawn from masks. Raises: ConfigError if no stage can draw them.
+    has_hints: whether images must be drawn from masks. needs_stage: whether a stage is needed beside a folder, too.
+    Raises: ConfigError if no stage can draw them; DataError without a manifest.
     """
-    if images is not None and stage_name is not None:
+    if images is not None and stage_name is not None and not needs_stage:
         raise ConfigError("--stage draws images and --images takes those of a folder: give one of them")
-    if images is not None:
-        return Source(None, images, num_images)
+    manifest, stage = Manifest.read(config.manifest_path), None
     if stage_name is not None:
         stage = stage_to_draw(config, stage_name)
-        if has_hints and not stage.has_hints:
-            raise ConfigError(
-                f"stage {stage_name} draws from prompts alone, needed one of kind controlnet, which draws from masks"
-            )
-        return Source(stage, None, num_images)
-    return Source(last_stage(config, has_hints=has_hints), None, num_images)
+    elif images is None or needs_stage:
+        stage = last_stage(config, has_hints=has_hints)
+    if stage is not None and has_hints and not stage.has_hints:
+        raise ConfigError(
+            f"stage {stage_name} draws from prompts alone, needed one of kind controlnet, which draws from masks"
+        )
+    return Source(config, manifest, stage, images, num_images, say)
 
 
 def last_stage(config: RunConfig, *, has_hints: bool) -> StageConfig:

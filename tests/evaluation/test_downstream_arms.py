@@ -13,8 +13,8 @@ from data.manifest import PALETTE
 from evaluation import segmenter as segmenter_module
 from evaluation.classifier import ClassifierConfig
 from evaluation.downstream import labelled_images, segmentation
-from evaluation.downstream.arms import ARMS, REAL
-from evaluation.downstream.classification import TEST_SPLIT, compared_classifiers
+from evaluation.downstream.arms import ARMS, REAL, TEST_SPLIT
+from evaluation.downstream.classification import compared_classifiers
 from evaluation.downstream.generated_only import compared_alone
 from evaluation.downstream.labelled_images import LabelledImages
 from evaluation.downstream.result import DatabaseResult
