@@ -28,7 +28,8 @@ from benchmarks.diffusers_example import Example
 from benchmarks.random_model import write_random_model
 from benchmarks.report import Beside, ReportTable, report
 from data.loader import BatchSlicing, Loader
-from distributed.engine import Engine, training_device, training_dtype
+from distributed.engine import Engine
+from distributed.placement import training_device, training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import RunConfig
 from launch.facts import stage_order, stage_seed

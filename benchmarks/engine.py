@@ -34,8 +34,9 @@ from benchmarks.activations import hardware
 from benchmarks.blockwise import NUM_ELEMENTS, compare_steps
 from benchmarks.report import Beside, ReportTable, report
 from distributed.config import OptimizerConfig, ZeroConfig
-from distributed.engine import Engine, training_device, training_dtype
+from distributed.engine import Engine
 from distributed.optimizer import parameter_groups
+from distributed.placement import training_device, training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.spawn import run_ranks
 from models.base import ModelConfig, latent_shape, noise_schedule, text_shape

@@ -33,8 +33,9 @@ from torch import Tensor, nn
 
 from benchmarks.activations import hardware
 from benchmarks.report import Beside, ReportTable, report
-from distributed.engine import Engine, training_device
+from distributed.engine import Engine
 from distributed.optimizer import parameter_groups
+from distributed.placement import training_device
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import RunConfig
 from launch.failure import end_at_once

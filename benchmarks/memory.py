@@ -74,8 +74,9 @@ def configuration(case: Case, folder: Path) -> RunConfig:
 def measure(case: Case, folder: Path) -> None:
     """Write the first rank's bytes by kind after two steps to FOLDER/measured.json. Collective."""
     from distributed.ema import ShardedEma
-    from distributed.engine import Engine, training_device, training_dtype
+    from distributed.engine import Engine
     from distributed.memory import measured_bytes
+    from distributed.placement import training_device, training_dtype
     from distributed.rank import join_process_group, leave_process_group, rank_from_environment
     from launch.activations import measured_activation_bytes
     from launch.networks import Networks
@@ -129,7 +130,7 @@ def random_unet(config: RunConfig, dtype: torch.dtype) -> nn.Module:
 
 def compare(name: str, case: Case, folder: Path) -> tuple[ReportTable, list[Beside], dict[str, Any]]:
     """Return one case's table, what is set beside each other of it, and its figures in bytes."""
-    from distributed.engine import training_dtype
+    from distributed.placement import training_dtype
     from launch.memory import predict
     from models.stable_diffusion import empty_unet
 

@@ -5,30 +5,22 @@
     checkpoints/LATEST                                             the name of the newest complete one
     checkpoints/BEST                                               of the one with the lowest validation loss
 
-A checkpoint is loaded at any ZeRO stage and world size: see stored_state.py.
+How they are found, checked and named, without torch; checkpoint_state.py loads one, at any ZeRO stage and world size.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from distributed.engine import Engine
 from distributed.errors import CheckpointError
-from distributed.layout import GroupLayout
-from distributed.stored_state import StoredState, slices_key
 
 FORMAT_VERSION = 2
-
-# An average's slices, one a group, by the average's name.
-Averages = Mapping[str, Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -103,38 +95,6 @@ def labelled_checkpoint(root: Path, label: str) -> Found | None:
     return Found(folder, verified_manifest(folder), ()) if folder else None
 
 
-def load_checkpoint(found: Found, engine: Engine, averages: Averages) -> None:
-    """Put the state of `found` into the engine and into `averages`. Collective; any stage and world size.
-
-    Raises: CheckpointError if its parameters are not the engine's, or an average is not in it.
-    """
-    stored = StoredState(found.folder, found.manifest["groups"])
-    difference = _first_difference(stored.layouts, [group.layout for group in engine.groups])
-    if difference:
-        raise CheckpointError(f"{found.folder} {difference}: give this run another folder")
-    for name in averages:
-        if name not in found.manifest["averages"]:
-            there = ", ".join(found.manifest["averages"]) or "none"
-            raise CheckpointError(
-                f"{found.folder} holds no average {name} (it holds {there}): set ema.lengths to what it holds, or give"
-                " this run another folder"
-            )
-    for number, group in enumerate(engine.groups):
-        wanted = {name: slices[number] for name, slices in averages.items()}
-        stored.load(group, number, engine.slice_index, wanted)
-    engine.restore(int(found.manifest["num_steps"]))
-
-
-def slices_of(engine: Engine, averages: Averages) -> dict[str, Tensor]:
-    """Return what this rank stores, by key: its slices of masters, moments and averages. Nothing is copied."""
-    tensors: dict[str, Tensor] = {}
-    for number, group in enumerate(engine.groups):
-        kinds = {"master": group.master.data, **group.moments}
-        kinds |= {name: slices[number] for name, slices in averages.items()}
-        tensors |= {slices_key(number, kind): tensor for kind, tensor in kinds.items()}
-    return tensors
-
-
 def verified_manifest(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's manifest once every file of it was found to match its hash.
 
@@ -182,22 +142,6 @@ def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool) -> None:
     # What a killed process left of a save is never read.
     for folder in [*(folder for folder in folders if folder not in kept), *root.glob(".step-*.partial")]:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _first_difference(saved: Sequence[GroupLayout], current: Sequence[GroupLayout]) -> str | None:
-    """Return a clause that names the first parameter in which two layouts differ; None where none does."""
-    stored = {member.name: (member, layout) for layout in saved for member in layout.members}
-    wanted = {member.name: (member, layout) for layout in current for member in layout.members}
-    for name, (member, layout) in wanted.items():
-        if name not in stored:
-            return f"has no parameter {name}, which this model has"
-        other, other_layout = stored[name]
-        if other.shape != member.shape:
-            return f"has {name} with shape {list(other.shape)}, this run has {list(member.shape)}"
-        if other_layout.optim_bits != layout.optim_bits:
-            return f"has {name} with {other_layout.optim_bits}-bit moments, this run has {layout.optim_bits}-bit ones"
-    surplus = sorted(stored.keys() - wanted.keys())
-    return f"has parameter {surplus[0]}, which this model has not" if surplus else None
 
 
 def _write_label(root: Path, label: str, name: str) -> None:

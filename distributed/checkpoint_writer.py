@@ -12,7 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed.checkpoint import FORMAT_VERSION, Averages, prune, publish, slices_of, step_folder
+from distributed.checkpoint import FORMAT_VERSION, prune, publish, step_folder
+from distributed.checkpoint_state import Averages, slices_of
 from distributed.config import CheckpointConfig
 from distributed.engine import Engine
 from distributed.rank import raise_together

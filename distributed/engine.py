@@ -8,37 +8,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distributed.config import OptimizerConfig, Precision, ZeroConfig, refuse_impossible
-from distributed.errors import EngineError
 from distributed.layout import FlatGroup
 from distributed.live_bytes import PeakBytes
+from distributed.placement import training_device, training_dtype
 from distributed.rank import Rank
 from distributed.zero.partitioning import Partitioning, Setting, StepResult
 from distributed.zero.stage_0 import Replicated
 from distributed.zero.stage_1_2 import PartitionedOptimizer
 from distributed.zero.stage_3 import PartitionedParameters
-
-
-def training_dtype(precision: Precision) -> torch.dtype:
-    """Return the dtype of weights and activations: `auto` is bfloat16 on CUDA and float32 elsewhere."""
-    if precision == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def training_device(rank: Rank) -> torch.device:
-    """Return this rank's device: its own GPU where there is one, else the CPU.
-
-    Raises: EngineError if a node has fewer GPUs than ranks.
-    """
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    if rank.local_index >= torch.cuda.device_count():
-        raise EngineError(
-            f"rank {rank.index} is number {rank.local_index} of its node, which shows {torch.cuda.device_count()} GPUs:"
-            " start as many ranks a node as it has GPUs, with srun's --gpu-bind=none so that each rank sees them all"
-        )
-    torch.cuda.set_device(rank.local_index)
-    return torch.device("cuda", rank.local_index)
 
 
 class Engine:

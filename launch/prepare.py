@@ -11,7 +11,7 @@ from data.prepare import PrepareReport, prepare
 from data.shards import ShardSet
 from distributed.checkpoint import newest_position
 from distributed.config import refuse_impossible
-from distributed.engine import training_dtype
+from distributed.placement import training_dtype
 from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.facts import refuse_other_facts, stage_facts, stage_order, stage_steps

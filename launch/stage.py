@@ -9,12 +9,14 @@ from torch import Tensor
 
 from data.loader import BatchSlicing, Loader
 from data.shards import ShardSet
-from distributed.checkpoint import find_checkpoint, labelled_checkpoint, load_checkpoint
+from distributed.checkpoint import find_checkpoint, labelled_checkpoint
+from distributed.checkpoint_state import load_checkpoint
 from distributed.checkpoint_writer import CheckpointWriter
 from distributed.ema import ShardedEma
-from distributed.engine import Engine, training_device, training_dtype
+from distributed.engine import Engine
 from distributed.memory import measured_bytes
 from distributed.optimizer import learning_rate
+from distributed.placement import training_device, training_dtype
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
 from launch.activations import measured_activation_bytes

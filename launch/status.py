@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+from distributed.checkpoint import named_checkpoint
 from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
 from launch.job import Job, read_job
@@ -210,9 +211,10 @@ def _pace_s(times: Sequence[dict[str, Any]], started: float | None) -> float | N
 
 def _newest_checkpoint(root: Path) -> tuple[int | None, float | None]:
     """Return the step of the checkpoint that LATEST names, and when it was complete, in Unix seconds."""
-    # Not by distributed/checkpoint.py, which imports torch: that takes seconds.
+    folder = named_checkpoint(root, "LATEST")
+    if folder is None:
+        return None, None
     try:
-        name = (root / "LATEST").read_text(encoding="utf-8").strip()
-        return int(name.removeprefix("step-")), (root / name / "manifest.json").stat().st_mtime
-    except (FileNotFoundError, ValueError):  # none yet, or it was replaced just now
+        return int(folder.name.removeprefix("step-")), (folder / "manifest.json").stat().st_mtime
+    except (FileNotFoundError, ValueError):  # it was replaced just now
         return None, None

@@ -25,11 +25,13 @@ import torch.distributed as dist
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from distributed.checkpoint import find_checkpoint, load_checkpoint, named_checkpoint, slices_of
+from distributed.checkpoint import find_checkpoint, named_checkpoint
+from distributed.checkpoint_state import load_checkpoint, slices_of
 from distributed.checkpoint_writer import CheckpointWriter
 from distributed.config import CheckpointConfig, OptimizerConfig, Precision, ZeroConfig
 from distributed.ema import ShardedEma, average_name, power_function_exponent
-from distributed.engine import Engine, training_dtype
+from distributed.engine import Engine
+from distributed.placement import training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.failure import end_at_once
 from models.trained_part import LoraConfig, TrainedPart, train_only

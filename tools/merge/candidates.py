@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from data.loader import BatchSlicing
-from distributed.engine import training_dtype
+from distributed.placement import training_dtype
 from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.prepare import open_shards
