@@ -15,12 +15,12 @@ from evaluation.downstream.labelled_images import (
     LabelledImages,
     auc_of,
     classified,
+    images_of,
     refuse_shared_patients,
     refuse_test_images,
 )
 from evaluation.downstream.result import DatabaseResult, Downstream
 from evaluation.downstream.source import Say, source_of
-from evaluation.real_images import RealImages
 from evaluation.realism import MIN_CLUSTERS
 from launch.config import RunConfig
 
@@ -49,17 +49,8 @@ def classification(
         training, test = source.rows(database, "train"), source.rows(database, "test")
         if why := why_not_classified(training, test):
             return why
-        generated = source.labelled(training, database)
-        real, held_out = (RealImages.read(of, config.encode, source.resolution) for of in (training, test))
-        return compared_classifiers(
-            database,
-            LabelledImages.of_real(real),
-            LabelledImages.of_generated(generated),
-            LabelledImages.of_real(held_out),
-            classifier,
-            num_seeds,
-            say=say,
-        )
+        found = images_of(source, training, test, database)
+        return compared_classifiers(database, *found, classifier, num_seeds, say=say)
 
     return over_databases(
         source,

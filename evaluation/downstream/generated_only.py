@@ -17,13 +17,13 @@ from evaluation.downstream.labelled_images import (
     LabelledImages,
     auc_of,
     classified,
+    images_of,
     refuse_shared_patients,
     refuse_test_images,
 )
 from evaluation.downstream.learnt_rows import learnt_rows
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream
 from evaluation.downstream.source import Say, source_of
-from evaluation.real_images import RealImages
 from launch.config import RunConfig
 
 # Learnt images: the real ones that the model which drew the others was trained on.
@@ -57,17 +57,8 @@ def generated_only(
         test = source.rows(database, "test")
         if why := why_not_classified(learnt, test):
             return why
-        generated = source.labelled(learnt, database)
-        real, held_out = (RealImages.read(of, config.encode, source.resolution) for of in (learnt, test))
-        return compared_alone(
-            database,
-            LabelledImages.of_real(real),
-            LabelledImages.of_generated(generated),
-            LabelledImages.of_real(held_out),
-            classifier,
-            num_seeds,
-            say=say,
-        )
+        found = images_of(source, learnt, test, database)
+        return compared_alone(database, *found, classifier, num_seeds, say=say)
 
     return over_databases(
         source,

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import DataError
+from data.manifest import ManifestRow
 from evaluation.auc import mean_auc
 from evaluation.classifier import ClassifierConfig, train_classifier
 from evaluation.downstream.paired import Measure
+from evaluation.downstream.source import Source
 from evaluation.generated_images import GeneratedImages
 from evaluation.real_images import RealImages
 
@@ -56,6 +58,15 @@ class LabelledImages:
             tuple(self.labels[place] for place in places),
             tuple(self.clusters[place] for place in places),
         )
+
+
+def images_of(
+    source: Source, training: Sequence[ManifestRow], test: Sequence[ManifestRow], database: str
+) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
+    """Return the training images, those that the source draws of their prompts or has, and the test images."""
+    generated = source.labelled(training, database)
+    real, held_out = (RealImages.read(rows, source.config.encode, source.resolution) for rows in (training, test))
+    return LabelledImages.of_real(real), LabelledImages.of_generated(generated), LabelledImages.of_real(held_out)
 
 
 def auc_of(labels: Sequence[str], classes: Sequence[str]) -> Measure:
