@@ -13,6 +13,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.slurm.cluster_config import ClusterConfig
-from tests.slurm.machine import Machine, command_lines
+from tests.slurm.machine import Machine, command_lines, pending_signals
 
 SCRIPTS = Path(__file__).parent
 # A name, its value up to the next name: values may hold blanks and equal signs.
@@ -203,6 +204,14 @@ class Cluster:
         """Return the same of the jobs only, slurmstepd with them: empty once no job has a process anywhere."""
         nodes = command_lines({node.pid_namespace for node in self._nodes.values()})
         return {pid: line for pid, line in nodes.items() if "/node.sh " not in line and not line.startswith("slurmd ")}
+
+    def hold_until_signalled(self, pid: int, number: signal.Signals, timeout_s: float = 60) -> None:
+        """Let a process stand still until somebody sends it a signal; return when it runs on, the signal with it."""
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            self.wait_until(lambda: number in pending_signals(pid), f"{number.name} to process {pid}", timeout_s)
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def cancel_all(self) -> None:
         """Cancel all jobs; return when none is left in the queue."""

@@ -1,5 +1,6 @@
 """A machine of the test cluster: a shell in namespaces of its own, and all that it starts."""
 
+import signal
 import subprocess
 from pathlib import Path
 
@@ -70,3 +71,10 @@ def command_lines(pid_namespaces: set[str]) -> dict[int, str]:
         except OSError:  # it ended meanwhile, or is a zombie
             continue
     return found
+
+
+def pending_signals(pid: int) -> set[signal.Signals]:
+    """Return the signals that were sent to a process and wait until it runs on."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = (int(line.split()[1], base=16) for line in lines if line.startswith("ShdPnd:"))
+    return {number for number in signal.Signals if mask >> (number - 1) & 1}
