@@ -15,7 +15,7 @@ demo: $(VENV)/.installed
 	$(BIN)/sonoshard demo $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 drill: $(VENV)/.installed-test
 	$(BIN)/python -m tests.drill $(ARGS)
