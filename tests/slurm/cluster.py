@@ -205,13 +205,14 @@ class Cluster:
         nodes = command_lines({node.pid_namespace for node in self._nodes.values()})
         return {pid: line for pid, line in nodes.items() if "/node.sh " not in line and not line.startswith("slurmd ")}
 
-    def hold_until_signalled(self, pid: int, number: signal.Signals, timeout_s: float = 60) -> None:
+    def hold_until_signalled(self, pid: int, timeout_s: float = 120) -> None:
         """Let a process stand still until somebody sends it a signal; return when it runs on, the signal with it."""
-        os.kill(pid, signal.SIGSTOP)
         try:
-            self.wait_until(lambda: number in pending_signals(pid), f"{number.name} to process {pid}", timeout_s)
-        finally:
+            os.kill(pid, signal.SIGSTOP)
+            self.wait_until(lambda: bool(pending_signals(pid)), f"a signal to process {pid}", timeout_s)
             os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:  # it was told to end just before
+            return
 
     def cancel_all(self) -> None:
         """Cancel all jobs; return when none is left in the queue."""

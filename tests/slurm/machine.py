@@ -74,7 +74,13 @@ def command_lines(pid_namespaces: set[str]) -> dict[int, str]:
 
 
 def pending_signals(pid: int) -> set[signal.Signals]:
-    """Return the signals that were sent to a process and wait until it runs on."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    """Return the signals that were sent to a process that stands still, and that wait until it runs on.
+
+    Raises: ProcessLookupError if there is no such process.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:
+        raise ProcessLookupError(pid) from None
     (mask,) = (int(line.split()[1], base=16) for line in lines if line.startswith("ShdPnd:"))
-    return {number for number in signal.Signals if mask >> (number - 1) & 1}
+    return {number for number in signal.Signals if mask >> (number - 1) & 1} - {signal.SIGSTOP}

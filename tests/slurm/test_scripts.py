@@ -60,11 +60,11 @@ def test_a_killed_rank_and_a_pulled_cable(cluster: Cluster, disturbed: Training,
 
 
 def test_the_time_limit(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
-    # SLURM looks every 30 s whose time is up: the signal comes after 5 to 35 s of the one minute. A rank stands still
-    # until then, so that the run has not ended before on a fast machine.
-    job = disturbed.submit("train.sh", "configs/busi.yaml", options=("--nodes=2", "--time=1", "--signal=USR1@55"))
-    disturbed.wait_for_steps(5)
-    disturbed.wait_for_restart(job, lambda: cluster.hold_until_signalled(disturbed.rank_pid(), signal.SIGUSR1))
+    # SLURM looks every 30 s whose time is up: the signal comes after 15 to 45 s of the one minute. A rank stands still
+    # until then, so that the run has not ended before on a fast machine; a slow one is told while it starts.
+    job = disturbed.submit("train.sh", "configs/busi.yaml", options=("--nodes=2", "--time=1", "--signal=USR1@45"))
+    disturbed.wait_for_steps(1)
+    disturbed.wait_for_restart(job, lambda: cluster.hold_until_signalled(disturbed.rank_pid()))
     disturbed.wait_for_end(job)
     assert_same(disturbed, undisturbed)
 

@@ -95,8 +95,13 @@ class Training:
 
     def rank_pid(self) -> int:
         """Return the process of one of the ranks that train on the cluster."""
-        commands = self._cluster.pids().items()
-        return next(pid for pid, line in commands if "sonoshard train" in line and "srun" not in line)
+
+        def ranks() -> list[int]:
+            commands = self._cluster.pids().items()
+            return [pid for pid, line in commands if "sonoshard train" in line and "srun" not in line]
+
+        self._cluster.wait_until(lambda: bool(ranks()), f"a rank of {self.run}", timeout_s=90)
+        return ranks()[0]
 
     def num_steps(self, stage: str = "busi") -> int:
         """Return the newest step of a stage."""
