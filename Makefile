@@ -14,8 +14,11 @@ export HF_HUB_OFFLINE := 1
 demo: $(VENV)/.installed
 	$(BIN)/sonoshard demo $(ARGS)
 
+# The jobs on the Slurm cluster by themselves: they have two ranks, and a time limit. All else side by side.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest tests/slurm $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/slurm --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+	    --no-loadscope-reorder $(ARGS)
 
 drill: $(VENV)/.installed-test
 	$(BIN)/python -m tests.drill $(ARGS)

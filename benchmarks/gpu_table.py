@@ -1,7 +1,7 @@
 """Which micro batch fits which GPU: `python -m benchmarks.gpu_table` writes the tables of docs/which-gpu.md.
 
-Nothing is measured: it is what `sonoshard memory` predicts (within 1 % of what was measured, see the README) for Stable
-Diffusion 1.5 at 512 pixels as configs/shared/sd15.yaml trains it, in bf16. A minute on one core.
+Nothing is measured: it is what `sonoshard memory` predicts (within 1 % of what was measured, see docs/engine.md) for
+Stable Diffusion 1.5 at 512 pixels as configs/shared/sd15.yaml trains it, in bf16. A minute on one core.
 """
 
 import tempfile

@@ -10,17 +10,22 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 COMMIT_FILE = "COMMIT"
+# New files of these kinds run too; of others git does not know whether they are source or somebody's images.
+SOURCES = ("*.py", "*.yaml", "*.yml", "*.sh", "*.jinja")
 
 
 def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Path = CHECKOUT) -> Path:
     """Return RUN/code/NAME with the checkout's tracked files; the checkout itself where git does not know it.
 
     submitted: when the job was submitted, as git reads times; what was checked out then is taken. Changes that are not
-    committed cannot be looked up later: where there are some, the files are taken as they are now, with a note.
+    committed cannot be looked up later: where there are some, new source files among them, the files are taken as they
+    are now, with a note.
     """
     folder = run.absolute() / "code" / name
     if folder.exists():
@@ -28,10 +33,11 @@ def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Pa
     if git_says(checkout, "rev-parse", "--git-dir") is None:
         print(f"sonoshard: note: {checkout} is no git checkout; the job runs the files that lie there", file=sys.stderr)
         return checkout
-    changed = git_says(checkout, "stash", "create")
+    new = (git_says(checkout, "ls-files", "--others", "--exclude-standard", "--", *SOURCES) or "").splitlines()
+    files = [*(git_says(checkout, "diff", "--name-only", "HEAD") or "").splitlines(), *new]
+    changed = _working_tree(checkout, new) if files else None
     if changed:
-        files = (git_says(checkout, "diff", "--name-only", "HEAD") or "").replace("\n", ", ")
-        print(f"sonoshard: note: the job runs uncommitted changes as they are now: {files}", file=sys.stderr)
+        print(f"sonoshard: note: the job runs uncommitted changes as they are now: {', '.join(files)}", file=sys.stderr)
     then = git_says(checkout, "rev-parse", f"HEAD@{{{submitted}}}") if submitted else None
     commit = changed or then or git_says(checkout, "rev-parse", "HEAD")
     assert commit is not None, "a checkout has a commit"
@@ -52,10 +58,22 @@ def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Pa
     return folder
 
 
-def git_says(checkout: Path, *arguments: str) -> str | None:
-    """Return what git prints, None if it fails or is not there."""
+def _working_tree(checkout: Path, new: Sequence[str]) -> str:
+    """Return a tree of the tracked files as they are now and of `new` ones; the checkout's own index stays as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": f"{folder}/index"}
+        for command in (["read-tree", "HEAD"], ["add", "--update"], *([["add", "--", *new]] if new else [])):
+            git_says(checkout, *command, variables=index)
+        tree = git_says(checkout, "write-tree", variables=index)
+    assert tree is not None, "an index that was just read can be written"
+    return tree
+
+
+def git_says(checkout: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> str | None:
+    """Return what git prints, None if it fails or is not there. variables: on top of the environment."""
+    command, environment = ["git", "-C", str(checkout), *arguments], {**os.environ, **(variables or {})}
     try:
-        done = subprocess.run(["git", "-C", str(checkout), *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

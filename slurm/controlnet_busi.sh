@@ -2,7 +2,7 @@
 # Trains a ControlNet on BUSI's lesion masks, after Stable Diffusion itself where that was not yet done:
 #
 #   DATA=/folder/of/databases sbatch slurm/controlnet_busi.sh [KEY=VALUE ...]
-#   DATA=/folder/of/databases sbatch --nodes=2 --gpus-per-node=4 slurm/controlnet_busi.sh optimizer.lr=2e-5
+#   DATA=/folder/of/databases sbatch --nodes=2 --gpus-per-node=4 slurm/controlnet_busi.sh batch.global_size=8
 #
 # Account, partition and GPUs: options of sbatch as above, SBATCH_* variables, or slurm/site.sh (see site.sh.example).
 #SBATCH --job-name=controlnet_busi

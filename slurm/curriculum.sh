@@ -2,7 +2,7 @@
 # Trains on three breast databases one after another, and a ControlNet on all of them:
 #
 #   DATA=/folder/of/databases sbatch slurm/curriculum.sh [KEY=VALUE ...]
-#   DATA=/folder/of/databases sbatch --nodes=2 --gpus-per-node=4 slurm/curriculum.sh optimizer.lr=2e-5
+#   DATA=/folder/of/databases sbatch --nodes=2 --gpus-per-node=4 slurm/curriculum.sh batch.global_size=32
 #
 # Account, partition and GPUs: options of sbatch as above, SBATCH_* variables, or slurm/site.sh (see site.sh.example).
 #SBATCH --job-name=curriculum

@@ -2,7 +2,7 @@
 # Fine-tunes Stable Diffusion 1.5 on BUSI, from the database's images to a model:
 #
 #   DATA=/folder/of/databases sbatch slurm/finetune_busi.sh [KEY=VALUE ...]
-#   DATA=/folder/of/databases sbatch --nodes=2 --gpus-per-node=4 slurm/finetune_busi.sh optimizer.lr=2e-5
+#   DATA=/folder/of/databases sbatch --nodes=2 --gpus-per-node=4 slurm/finetune_busi.sh batch.global_size=8
 #
 # Account, partition and GPUs: options of sbatch as above, SBATCH_* variables, or slurm/site.sh (see site.sh.example).
 #SBATCH --job-name=finetune_busi

@@ -4,8 +4,10 @@
 # begin CONFIG [KEY=VALUE ...]: go to the checkout, set up the environment, write the log to the run's folder.
 begin() {
     cd "$SLURM_SUBMIT_DIR" || exit 2
+    unset VIRTUAL_ENV
     if [ -f slurm/site.sh ]; then source slurm/site.sh; fi
-    if [ -d .venv ]; then PATH=$PWD/.venv/bin:$PATH; fi
+    # An environment that site.sh activated goes first.
+    if [ -d .venv ] && [ -z "${VIRTUAL_ENV:-}" ]; then PATH=$PWD/.venv/bin:$PATH; fi
     if ! command -v sonoshard >/dev/null; then
         echo "sonoshard is not installed in $PWD/.venv: run 'make .venv/.installed' there on a login node," \
             "or activate its environment in slurm/site.sh" >&2
@@ -18,8 +20,10 @@ begin() {
     exec >>"$RUN/slurm-$JOB.log" 2>&1
     echo "== $(date '+%F %T') job $JOB on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"
 
-    # The code as it was submitted. Commands keep the checkout as their folder, but import nothing from there.
+    # The code as it was submitted, and all that follows with it; what came before this line, the checkout's own, only
+    # found it. Commands keep the checkout as their folder, but import nothing from there.
     CODE=$(python -m launch.snapshot "$RUN" "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}") || exit 1
+    source "$CODE/slurm/job.sh"
     export PYTHONPATH=$CODE PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
     CONFIG=$1
     if [ -f "$CODE/$CONFIG" ]; then CONFIG=$CODE/$CONFIG; fi
@@ -32,13 +36,16 @@ begin() {
 # prepare_and_encode: make the latent shards; nothing in a job that was queued again after training had begun.
 prepare_and_encode() {
     if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -d "$RUN/stages" ]; then return; fi
+    # Told now, and not after hours of encoding.
+    python -m launch.batch_check $((SLURM_JOB_NUM_NODES * $(tasks_per_node))) "$CONFIG" "${OVERRIDES[@]}" || finish $?
     sonoshard prepare "$CONFIG" "${OVERRIDES[@]}" || finish $?
     on_all_nodes encode
 }
 
 # on_all_nodes COMMAND: run `sonoshard COMMAND CONFIG ...` as one task a GPU; the job ends here unless all goes well.
 on_all_nodes() {
-    local per_node=${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
+    local per_node
+    per_node=$(tasks_per_node)
     local cpus=$((SLURM_CPUS_ON_NODE / per_node))
     if [ "$cpus" -eq 0 ]; then cpus=1; fi
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cpus}
@@ -58,6 +65,9 @@ on_all_nodes() {
     do :; done
     if [ $code -ne 0 ]; then finish $code; fi
 }
+
+# tasks_per_node: one for each GPU, or as many as sbatch was told.
+tasks_per_node() { echo "${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}"; }
 
 # finish CODE: end the job, after asking SLURM to run it again where it is to go on.
 finish() {

@@ -23,6 +23,7 @@ from tests.data.fake_encoder import FakeEncoder
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
+ROOT_PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
 COMMANDS: Any = typer.main.get_command(app)
 
 
@@ -42,12 +43,12 @@ def command_lines(page: Path) -> list[list[str]]:
 
 LINES = [
     pytest.param(words, id=f"{page.name}: {' '.join(words)}")
-    for page in [*PAGES, ROOT / "CHANGELOG.md"]
+    for page in [*PAGES, *ROOT_PAGES]
     for words in command_lines(page)
 ]
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *ROOT_PAGES], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         if target.startswith("https://"):

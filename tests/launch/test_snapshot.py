@@ -73,11 +73,22 @@ def test_uncommitted_changes_run_as_they_are_and_are_named(
     checkout: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (checkout / "code.py").write_text("edited")
+    (checkout / "mine.py").write_text("new")
+    (checkout / "patient.png").write_text("an image is no source")
     found = snapshot(tmp_path / "run", "7", submitted="2026-01-01T12:30:00", checkout=checkout)
     assert (found / "code.py").read_text() == "edited"
+    assert (found / "mine.py").read_text() == "new"
+    assert not (found / "patient.png").exists()
     assert (found / COMMIT_FILE).read_text() == git(checkout, "rev-parse", "HEAD") + "-dirty\n"
-    assert "the job runs uncommitted changes as they are now: code.py" in capfd.readouterr().err
-    assert git(checkout, "status", "--porcelain") == "M code.py", "the checkout is as it was"
+    assert "the job runs uncommitted changes as they are now: code.py, mine.py\n" in capfd.readouterr().err
+    as_it_was = ["M code.py", "?? mine.py", "?? patient.png"]
+    assert [line.strip() for line in git(checkout, "status", "--porcelain").splitlines()] == as_it_was
+
+
+def test_a_new_source_file_alone_is_a_change(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "mine.py").write_text("new")
+    found = snapshot(tmp_path / "run", "7", submitted="2026-01-01T12:30:00", checkout=checkout)
+    assert (found / "mine.py").read_text() == (found / "code.py").read_text() == "new"
 
 
 def test_without_git_the_files_are_run_where_they_lie(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

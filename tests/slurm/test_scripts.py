@@ -130,3 +130,11 @@ def test_what_the_user_gave_wrong_is_told_at_once_and_not_run_again(cluster: Clu
     assert "sonoshard: " in said
     assert "optimizer.lr" in said
     assert cluster.job(job)["Restarts"] == "0"
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_told_before_anything_is_made(cluster: Cluster, folder: Path) -> None:
+    wrong = training(cluster, folder, "odd", "batch.global_size=3")
+    job = wrong.submit("finetune_busi.sh")
+    assert cluster.wait_for_state(job, "FAILED") == "FAILED"
+    assert "sonoshard: batch.global_size=3 is not micro_size=1 x 2 ranks" in wrong.log()
+    assert not (wrong.run / "manifest.parquet").exists()
