@@ -23,12 +23,13 @@ from tools.merge.choice import print_table
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 QUICK = (
-    "databases.breast.count=320",
-    "databases.cardiac.count=160",
-    "databases.fetal.count=160",
+    "databases.breast.count=240",
+    "databases.cardiac.count=120",
+    "databases.fetal.count=120",
     "stages.0.steps=60",
     *(f"stages.{stage}.steps=20" for stage in (1, 2, 3, 4)),
-    "stages.5.steps=160",
+    "stages.5.steps=40",
+    "stages.6.steps=140",
     "optimizer.warmup_steps=5",
     "validation.every_steps=null",
     "validation.num_samples=16",
@@ -74,7 +75,7 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     _say("6 of 9", "draw from masks, and judge: are they realistic, do they follow the mask, are they copies?")
     report = judged(config, control, quick=quick)
     _say("7 of 9", "are they of use? classifiers with and without them, tested on new patients")
-    experiments = worth(config, first, quick=quick)
+    experiments = worth(config, quick=quick)
     _say("8 of 9", "merge the stages, in shares chosen by their loss on every database")
     merged = merged_stages(config)
     print_table(merged)

@@ -31,9 +31,14 @@ def judged(config: RunConfig, stage: StageConfig, *, quick: bool) -> Report:
     return report
 
 
-def worth(config: RunConfig, stage: StageConfig, *, quick: bool) -> list[Downstream]:
-    """Return what a stage's images are worth to a classifier, found where it is not known yet, and tell it."""
-    found = [_experiment(config, stage, name, quick=quick) for name in ("classification", "generated-only")]
+def worth(config: RunConfig, *, quick: bool) -> list[Downstream]:
+    """Return what images are worth to a classifier, found where it is not known yet, and tell it.
+
+    On top of real ones those of the first stage; alone those of the stage that saw a part of the patients.
+    """
+    (few,) = (stage for stage in config.stages if stage.fraction < 1)
+    stages: dict[Experiment, StageConfig] = {"classification": config.stages[0], "generated-only": few}
+    found = [_experiment(config, stage, name, quick=quick) for name, stage in stages.items()]
     for result in found:
         print_downstream(result)
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 # Settings a real cluster has in minutes are seconds here: a job that is requeued waits until its credential expired,
 # one that is killed has KillWait between TERM and KILL, and a node that is silent for SlurmdTimeout is down.
+# JobRequeue=0 as some sites have it: a job has to ask for it that it may be queued again.
 SLURM_CONF = """\
 ClusterName=test
 SlurmctldHost=controller({subnet}.254)
@@ -34,6 +35,7 @@ MpiDefault=none
 PropagateResourceLimits=NONE
 ReturnToService=2
 MinJobAge=86400
+JobRequeue=0
 KillWait=2
 SlurmdTimeout=8
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2,bf_continue

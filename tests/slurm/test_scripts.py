@@ -1,6 +1,7 @@
 """The scripts of slurm/ on a real cluster: they run as they are, and what is done to their jobs changes no weight."""
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -42,6 +43,7 @@ def test_signals_and_pre_emption(cluster: Cluster, disturbed: Training, undistur
     assert f"SLURM job {job} on n[1-2]: RUNNING" in told
     assert "requeued 4 times" in told
     disturbed.wait_for_end(job)
+    assert len(disturbed.stops()) >= 3, "scontrol requeue may kill before all is saved"
     assert_same(disturbed, undisturbed)
 
 
@@ -66,6 +68,7 @@ def test_the_time_limit(cluster: Cluster, disturbed: Training, undisturbed: Trai
     disturbed.wait_for_steps(1)
     disturbed.wait_for_restart(job, lambda: cluster.hold_until_signalled(disturbed.rank_pid()))
     disturbed.wait_for_end(job)
+    assert disturbed.stops()
     assert_same(disturbed, undisturbed)
 
 
@@ -120,6 +123,14 @@ def test_curriculum(cluster: Cluster, folder: Path) -> None:
     options = ("--nodes=2", "--gpus-per-node=1")
     curriculum.wait_for_end(curriculum.submit("curriculum.sh", options=options), timeout_s=240)
     assert [curriculum.num_steps(name) for name in ("bus_bra", "breast", "busi", "control")] == [5] * 4
+    assert curriculum.num_ranks() == 2
+
+
+@pytest.mark.parametrize("script", ["finetune_busi", "controlnet_busi", "curriculum", "train"])
+def test_a_script_asks_for_time_to_save_and_to_be_queued_again(script: str) -> None:
+    """The drills give times of their own, and cannot see that the scripts have these."""
+    options = re.findall(r"^#SBATCH (\S+)", (CHECKOUT / "slurm" / f"{script}.sh").read_text(), re.MULTILINE)
+    assert {"--signal=USR1@120", "--requeue"} <= set(options)
 
 
 def test_what_the_user_gave_wrong_is_told_at_once_and_not_run_again(cluster: Cluster, folder: Path) -> None:

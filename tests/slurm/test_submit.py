@@ -1,11 +1,14 @@
 """Runs that are submitted from Python, on a real cluster and on this machine."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import submitit
+from typer.testing import CliRunner
 
+from launch.cli import app
 from launch.submit import submit
 from tests.slurm.cluster import Cluster
 from tests.slurm.training import CHECKOUT, NUM_STEPS, STAGES, Training, assert_same, chain_of_stages
@@ -47,9 +50,19 @@ def test_a_chain_whose_first_job_is_interrupted(cluster: Cluster, disturbed: Tra
 
 
 def test_a_cancelled_chain_leaves_nothing_waiting(cluster: Cluster, disturbed: Training) -> None:
-    jobs = on_two_nodes(disturbed, chain_of_stages(), "stages.0.steps=1000", chain=True)
+    """On a GPU of each of two nodes, by the command; the GPUs are made up, and CUDA finds none."""
+    options = ("--nodes=2", "--gpus-per-node=1", "--partition=debug", "--time-min=10", "--chain", "--sbatch=nice=1")
+    settings = (*disturbed.settings, chain_of_stages(), "stages.0.steps=1000")
+    told = CliRunner().invoke(app, ["submit", str(CONFIG), *settings, *options])
+    assert told.exit_code == 0, told.stderr
+    jobs = [int(number) for number in re.findall(r"^job (\d+), its log: ", told.stdout, re.MULTILINE)]
+    assert f"sonoshard status {disturbed.run}" in told.stdout
+    job = cluster.job(jobs[0])
+    assert (job["Partition"], job["NumNodes"], job["TimeLimit"]) == ("debug", "2", "00:10:00")
+    assert job["TresPerNode"] == "gres:gpu:1"
     disturbed.wait_for_steps(5)
-    jobs[0].cancel()
+    assert disturbed.num_ranks() == 2
+    cluster.run("scancel", str(jobs[0]))
     cluster.wait_until(lambda: cluster.run("squeue", "--noheader") == "", "an empty queue")
-    assert [cluster.state(int(job.job_id)) for job in jobs] == ["CANCELLED"] * 3
+    assert [cluster.state(number) for number in jobs] == ["CANCELLED"] * 3
     assert not cluster.job_pids()

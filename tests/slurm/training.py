@@ -1,6 +1,7 @@
 """A small run on the test cluster, by the scripts that users submit."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -112,6 +113,18 @@ class Training:
         """Return what the run recorded of each step."""
         path = self.run / "stages" / stage / STEPS_FILE
         return read_steps(path) if path.exists() else []
+
+    def num_ranks(self) -> int:
+        """Return how many ranks train, or trained last."""
+        return int(json.loads((self.run / "job.json").read_text())["world_size"])
+
+    def stops(self) -> list[int]:
+        """Return the step of each stop that was asked for. Raises: AssertionError unless each went on behind it."""
+        told = re.findall(r"(stopped on request|resumed) after step (\d+)", self.log())
+        stops = [number for number, (what, _) in enumerate(told) if what == "stopped on request"]
+        for number in stops:
+            assert told[number + 1] == ("resumed", told[number][1])
+        return [int(told[number][1]) for number in stops]
 
     def log(self) -> str:
         """Return what all jobs of the run said."""
