@@ -45,6 +45,7 @@ class Engine:
         self.rank = rank
         self.device = training_device(rank)
         self.dtype = training_dtype(precision)
+        self.zero_stage = zero.stage
         refuse_impossible(
             optimizer,
             zero,
