@@ -81,4 +81,4 @@ def main(config_path: Path, failed: Path, skipped: Path, stopped: Path, sample: 
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:5]), sys.argv[5])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5])
