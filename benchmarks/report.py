@@ -45,8 +45,37 @@ class Beside:
         return f"{self.ratio:.{digits}f} {MEANINGS[self.kind]}"
 
 
-def report(benchmark: str, tables: Sequence[ReportTable], beside: Sequence[Beside], figures: Mapping[str, Any]) -> None:
-    """Print the tables and the JSON line. figures: what a program may want that cells have rounded."""
+@dataclass(frozen=True)
+class Limit:
+    """A figure that must not be more than a limit."""
+
+    what: str
+    figure: float
+    limit: float
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the figure is within its limit. One that is no number is not."""
+        return self.figure <= self.limit
+
+    @property
+    def said(self) -> str:
+        """The figure beside its limit, and whether it is within."""
+        verdict = "within the limit" if self.is_kept else "NOT within the limit"
+        return f"{self.what}: {self.figure:.3f}, at most {self.limit:.3f}: {verdict}"
+
+
+def report(
+    benchmark: str,
+    tables: Sequence[ReportTable],
+    beside: Sequence[Beside],
+    figures: Mapping[str, Any],
+    limits: Sequence[Limit] = (),
+) -> int:
+    """Print the tables and the JSON line; return an exit code, 1 if a limit is not kept.
+
+    figures: what a program may want that cells have rounded.
+    """
     console = Console()
     for table in tables:
         shown = Table(*table.head, title=table.title, title_justify="left")
@@ -55,6 +84,10 @@ def report(benchmark: str, tables: Sequence[ReportTable], beside: Sequence[Besid
         console.print(shown)
     for one in beside:
         console.print(f"{one.what}: {one.ours}, {one.alternative}: {one.said}", highlight=False)
+    for limit in limits:
+        console.print(limit.said, highlight=False, soft_wrap=True)
     line = {"benchmark": benchmark, **figures}
     line |= {"tables": [asdict(table) for table in tables], "beside": [asdict(one) for one in beside]}
+    line["limits"] = [{**asdict(limit), "is_kept": limit.is_kept} for limit in limits]
     print(json.dumps(line))
+    return 0 if all(limit.is_kept for limit in limits) else 1

@@ -1,6 +1,7 @@
 """bitsandbytes optimizers over flat slices: bits by group, steps in little room, bf16 weights rounded at random."""
 
 from collections.abc import Iterator
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from distributed.layout import QUANTISATION_BLOCK
 # gives the same bits with a transient of some 20 MB; smaller chunks are slower with several threads.
 CPU_CHUNK_ELEMENTS = 2**20
 # On a GPU only weights without a float32 master are taken in chunks, which are expanded one at a time.
-GPU_CHUNK_ELEMENTS = 2**22
+GPU_CHUNK_ELEMENTS = 2**21
 # What that takes an element of a chunk, measured: weights, gradients and noise in 32 bits, and passing results.
 STOCHASTIC_CHUNK_BYTES = 19
 
@@ -53,7 +54,7 @@ class Blockwise:
             return
         assert p.grad is not None
         state = self.state[p]
-        noise = _rounding_noise(p.device, state["step"], group["index"]) if is_stochastic else None
+        noise = _rounding_noise(p.device, state["step"], group) if is_stochastic else None
         size = CPU_CHUNK_ELEMENTS if p.device.type == "cpu" else GPU_CHUNK_ELEMENTS
         for elements, blocks in _chunks(p.numel(), size):
             weights = p.data[elements]
@@ -114,9 +115,14 @@ def round_stochastically_(values: Tensor, noise: torch.Generator) -> Tensor:
     return torch.where(values.isfinite(), rounded, values, out=values)
 
 
-def _rounding_noise(device: torch.device, step: int, group: int) -> torch.Generator:
-    """Return a generator that depends on the position alone, so that a resumed run rounds as the first one did."""
-    return torch.Generator(device).manual_seed(step * 2**16 + group)
+def _rounding_noise(device: torch.device, step: int, group: dict[str, Any]) -> torch.Generator:
+    """Return a generator that depends on step, group and the slice's place in it alone.
+
+    A resumed run rounds as the first one did, ranks that hold the same weights round alike, and slices of one group
+    independently of each other.
+    """
+    place = f"{step} {group['index']} {group.get('slice_offset', 0)}".encode()
+    return torch.Generator(device).manual_seed(int.from_bytes(blake2b(place, digest_size=8).digest()))
 
 
 def _chunks(numel: int, size: int) -> Iterator[tuple[slice, slice]]:

@@ -10,6 +10,7 @@ How they are found, checked and named, without torch; checkpoint_state.py loads 
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -129,12 +130,15 @@ def publish(partial: Path, final: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool) -> None:
-    """Delete what is older than the last `keep_last` up to `newest`, but for the one of the lowest validation loss."""
+    """Delete what is older than the last `keep_last` up to `newest`, but for the one of the lowest validation loss.
+
+    A loss that is not finite is none. Raises: OSError if BEST cannot be written; what `newest` holds is whole then.
+    """
     folders = sorted((path for path in root.glob("step-*") if path.name <= newest.name), reverse=True)
     kept = set(folders[:keep_last])
     if keep_best:
         losses = {folder: (stored_position(folder) or {}).get("validation_loss") for folder in folders}
-        validated = {folder: loss for folder, loss in losses.items() if loss is not None}
+        validated = {folder: loss for folder, loss in losses.items() if loss is not None and math.isfinite(loss)}
         if validated:
             best = min(validated, key=lambda folder: (validated[folder], folder))
             _write_label(root, "BEST", best.name)

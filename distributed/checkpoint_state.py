@@ -1,6 +1,7 @@
 """What of an engine lies in a checkpoint, and how it comes back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -8,6 +9,7 @@ from distributed.checkpoint import Found
 from distributed.engine import Engine
 from distributed.errors import CheckpointError
 from distributed.layout import GroupLayout
+from distributed.slice_file import DTYPE_NAMES
 from distributed.stored_state import StoredState, slices_key
 
 # An average's slices, one a group, by the average's name.
@@ -38,12 +40,27 @@ def load_checkpoint(found: Found, engine: Engine, averages: Averages) -> None:
 
 def slices_of(engine: Engine, averages: Averages) -> dict[str, Tensor]:
     """Return what this rank stores, by key: its slices of masters, moments and averages. Nothing is copied."""
-    tensors: dict[str, Tensor] = {}
+    return {
+        slices_key(number, kind): tensor
+        for number, kinds in enumerate(_kinds_of_groups(engine, averages))
+        for kind, tensor in kinds.items()
+    }
+
+
+def groups_of(engine: Engine, averages: Averages) -> list[dict[str, Any]]:
+    """Return what a manifest says of each group: its layout, and the dtype of each kind of tensor that is stored."""
+    dtypes = [
+        {kind: DTYPE_NAMES[tensor.dtype] for kind, tensor in kinds.items()}
+        for kinds in _kinds_of_groups(engine, averages)
+    ]
+    return [{**group.layout.to_json(), "dtypes": names} for group, names in zip(engine.groups, dtypes, strict=True)]
+
+
+def _kinds_of_groups(engine: Engine, averages: Averages) -> Iterator[dict[str, Tensor]]:
+    """Yield, for each group, this rank's slices by kind."""
     for number, group in enumerate(engine.groups):
-        kinds = {"master": group.master.data, **group.moments}
-        kinds |= {name: slices[number] for name, slices in averages.items()}
-        tensors |= {slices_key(number, kind): tensor for kind, tensor in kinds.items()}
-    return tensors
+        of_averages = {name: slices[number] for name, slices in averages.items()}
+        yield {"master": group.master.data, **group.moments, **of_averages}
 
 
 def _first_difference(saved: Sequence[GroupLayout], current: Sequence[GroupLayout]) -> str | None:

@@ -2,9 +2,10 @@
 
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distributed.checkpoint import FORMAT_VERSION, prune, publish, step_folder
-from distributed.checkpoint_state import Averages, slices_of
+from distributed.checkpoint_state import Averages, groups_of, slices_of
 from distributed.config import CheckpointConfig
 from distributed.engine import Engine
 from distributed.rank import raise_together
@@ -23,14 +24,14 @@ from distributed.stored_state import slices_name
 
 @dataclass
 class _Pending:
-    """A checkpoint whose slices are being written. digest, error: set by the thread, if there is one."""
+    """A checkpoint whose slices are being written. digest, failure: set by the thread, if there is one."""
 
     partial: Path
     final: Path
     manifest: dict[str, Any]
     thread: threading.Thread | None = None
     digest: str | None = None
-    error: str | None = None
+    failure: Exception | None = None
 
 
 class CheckpointWriter:
@@ -58,7 +59,7 @@ class CheckpointWriter:
         pending = _Pending(
             partial=self._root / f".{final.name}.partial", final=final, manifest=self._manifest(averages, position)
         )
-        with self._failing_together(pending):
+        with self._failing_together(pending, _unwritten):
             if self._engine.rank.is_first:
                 shutil.rmtree(pending.partial, ignore_errors=True)
                 pending.partial.mkdir(parents=True)
@@ -99,11 +100,13 @@ class CheckpointWriter:
         return {
             "format_version": FORMAT_VERSION,
             "world_size": self._engine.rank.world_size,
+            "zero_stage": self._engine.zero_stage,
             "num_steps": self._engine.num_steps,
             "averages": list(averages),
             "position": dict(position),
-            "groups": [group.layout.to_json() for group in self._engine.groups],
-            "versions": {"torch": torch.__version__},
+            "groups": groups_of(self._engine, averages),
+            # A code of an 8-bit moment means what bitsandbytes' map says.
+            "versions": {"torch": torch.__version__, "bitsandbytes": version("bitsandbytes")},
         }
 
     def _write(self, pending: _Pending, tensors: Mapping[str, Tensor]) -> None:
@@ -111,8 +114,8 @@ class CheckpointWriter:
             return
         try:
             pending.digest = write_slices(pending.partial / self._file_name, tensors)
-        except OSError as failure:
-            pending.error = _explained(pending, failure)
+        except Exception as failure:  # of any kind: one that ended the thread would leave a checkpoint without a hash
+            pending.failure = failure
 
     @property
     def _file_name(self) -> str:
@@ -122,38 +125,51 @@ class CheckpointWriter:
         """Publish a checkpoint whose files every rank has tried to write."""
         files: list[tuple[str, str | None] | None] = [None] * self._engine.rank.world_size
         dist.all_gather_object(files, (self._file_name, pending.digest) if self._writes else None)
-        self._raise_together(pending, pending.error)
+        failure = pending.failure
+        if self._writes and pending.digest is None and failure is None:
+            failure = RuntimeError("its slices were not written to the end")
+        self._raise_together(pending, _unwritten(pending, failure) if failure else None, failure)
         pending.manifest["files"] = dict(file for file in files if file is not None)
-        with self._failing_together(pending):
+        with self._failing_together(pending, _unwritten):
             if self._engine.rank.is_first:
                 publish(pending.partial, pending.final, pending.manifest)
+        self.newest_step = int(pending.manifest["position"]["step"])
+        with self._failing_together(pending, _not_pruned):
+            if self._engine.rank.is_first:
                 prune(
                     self._root,
                     pending.final,
                     keep_last=self._config.keep_last,
                     keep_best=self._config.keep_best,
                 )
-        self.newest_step = int(pending.manifest["position"]["step"])
 
     @contextmanager
-    def _failing_together(self, pending: _Pending) -> Iterator[None]:
+    def _failing_together(self, pending: _Pending, explain: Callable[[_Pending, Exception], str]) -> Iterator[None]:
         """Turn an OSError of any rank into a RuntimeError of every rank."""
-        error = None
+        failure = None
         try:
             yield
-        except OSError as failure:
-            error = _explained(pending, failure)
-        self._raise_together(pending, error)
+        except OSError as caught:
+            failure = caught
+        self._raise_together(pending, explain(pending, failure) if failure else None, failure)
 
-    def _raise_together(self, pending: _Pending, error: str | None) -> None:
-        """Raise the first error of any rank on every rank, and take the partial folder away."""
+    def _raise_together(self, pending: _Pending, error: str | None, failure: Exception | None) -> None:
+        """Raise the first error of any rank on every rank, and take the partial folder away.
+
+        failure: what this rank's error is about, whose traceback it shows.
+        """
         try:
             raise_together(error, self._engine.rank)
-        except RuntimeError:
+        except RuntimeError as raised:
             if self._engine.rank.is_first:
                 shutil.rmtree(pending.partial, ignore_errors=True)
-            raise
+            raise raised from failure
 
 
-def _explained(pending: _Pending, failure: OSError) -> str:
-    return f"could not write the checkpoint {pending.final}: {failure}; earlier ones beside it are whole"
+def _unwritten(pending: _Pending, failure: Exception) -> str:
+    reason = failure if isinstance(failure, OSError) else f"{type(failure).__name__}: {failure}"
+    return f"could not write the checkpoint {pending.final}: {reason}; earlier ones beside it are whole"
+
+
+def _not_pruned(pending: _Pending, failure: Exception) -> str:
+    return f"the checkpoint {pending.final} is whole, but BEST beside it could not be written: {failure}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distributed.config import OptimizerConfig, Precision, ZeroConfig, refuse_impossible
 from distributed.layout import FlatGroup
 from distributed.live_bytes import PeakBytes
-from distributed.placement import training_device, training_dtype
+from distributed.placement import bytes_by_kind, training_device, training_dtype
 from distributed.rank import Rank
 from distributed.zero.partitioning import Partitioning, Setting, StepResult
 from distributed.zero.stage_0 import Replicated
@@ -45,6 +45,7 @@ class Engine:
         self.rank = rank
         self.device = training_device(rank)
         self.dtype = training_dtype(precision)
+        self.zero_stage = zero.stage
         refuse_impossible(
             optimizer,
             zero,
@@ -54,8 +55,10 @@ class Engine:
         self.module = module.to(self.device)
         assert all(p.dtype == self.dtype for p in module.parameters()), "load the module in training_dtype"
         setting = Setting(optimizer, zero, rank, self.device, self.dtype, micro_size, accumulation_steps)
-        self._gradient_bytes = self._step_bytes = 0
-        self._bucket_bytes = zero.reduce_bucket_elements * self.dtype.itemsize if zero.stage > 0 else 0
+        self._is_measured = False
+        self._gradient_bytes = {"gradients": 0}
+        self._step_bytes = 0
+        self.earlier_peak_bytes = 0  # on CUDA: of the allocator, before it was reset to measure a step
         self._shares_masters = setting.shares_masters
         stages: dict[int, Callable[[nn.Module, Setting], Partitioning]] = {
             0: Replicated,
@@ -88,14 +91,16 @@ class Engine:
         """Count one micro batch; return the step's result where it was the last of its global batch."""
         for group in self._state.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._gradient_bytes:
+        if self._is_measured:
             return self._state.finish_micro_batch()
         # Measured once: they are the same at every step.
-        gradient_bytes = sum(gradient.nbytes for gradient in self._state.gradients())
+        gradient_bytes = bytes_by_kind({"gradients": self._state.gradients()}, self.device)
+        if self.device.type == "cuda":
+            self.earlier_peak_bytes = max(self.earlier_peak_bytes, torch.cuda.max_memory_allocated(self.device))
         with PeakBytes(self.device) as peak:
             result = self._state.finish_micro_batch()
-        if result is not None:
-            self._gradient_bytes, self._step_bytes = gradient_bytes, peak.bytes
+        if result is not None and not result.is_skipped:
+            self._is_measured, self._gradient_bytes, self._step_bytes = True, gradient_bytes, peak.bytes
         return result
 
     @property
@@ -120,13 +125,10 @@ class Engine:
             parts = self._gathered(slice_.detach(), layout.num_slices)
             if not self.rank.is_first:
                 continue
+            places = layout.places()
             for member in layout.members:
-                weights[member.name] = torch.empty(member.numel, dtype=torch.float32)
-            for index, part in enumerate(parts):
-                for piece in layout.pieces(index):
-                    stored = part[piece.at : piece.at + piece.stop - piece.start]
-                    weights[piece.name][piece.start : piece.stop] = stored.cpu()
-            weights |= {member.name: weights[member.name].view(member.shape) for member in layout.members}
+                pieces = [piece.of(parts[index]).cpu().float() for index, piece in places[member.name]]
+                weights[member.name] = torch.cat(pieces).view(member.shape)
         return weights if self.rank.is_first else None
 
     def _gathered(self, slice_: Tensor, num_slices: int) -> list[Tensor]:
@@ -157,22 +159,19 @@ class Engine:
         self._state.close()
 
     def state_bytes(self) -> dict[str, int]:
-        """Return the bytes of the training state on this rank, by kind.
+        """Return the bytes of the training state on this rank, by kind; of what is not on its device as `KIND, host`.
 
         gradients: those that it held when the first optimizer step began; master: 0 where weights are their own;
         buckets: the most that summing gradients, or that step, took in passing; frozen (weights that do not train) and
         start (what L2-SP pulls towards) only where there are some.
         """
-        moments = [tensor for group in self.groups for tensor in group.moments.values()]
-        rare = {
-            "frozen": sum(tensor.nbytes for tensor in self._state.frozen()),
-            "start": sum(group.start.nbytes for group in self.groups if group.start is not None),
+        kinds = {
+            "parameters": self._state.weights(),
+            "frozen": self._state.frozen(),
+            "start": [group.start for group in self.groups if group.start is not None],
+            "master": [] if self._shares_masters else [group.master for group in self.groups],
+            "optimizer": [tensor for group in self.groups for tensor in group.moments.values()],
         }
-        return {
-            "parameters": sum(tensor.nbytes for tensor in self._state.weights()),
-            **{kind: count for kind, count in rare.items() if count},
-            "gradients": self._gradient_bytes,
-            "master": 0 if self._shares_masters else sum(group.master.nbytes for group in self.groups),
-            "optimizer": sum(tensor.nbytes for tensor in moments),
-            "buckets": max(self._bucket_bytes, self._step_bytes),
-        }
+        kinds = {kind: tensors for kind, tensors in kinds.items() if tensors or kind == "master"}
+        buckets = max(self._state.bucket_bytes(), self._step_bytes)
+        return {**bytes_by_kind(kinds, self.device), **self._gradient_bytes, "buckets": buckets}

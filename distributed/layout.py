@@ -47,10 +47,9 @@ class Piece:
     stop: int
     at: int
 
-    @property
-    def is_aligned(self) -> bool:
-        """Whether its quantisation blocks are those that begin at multiples of 256 of the parameter."""
-        return (self.start - self.at) % QUANTISATION_BLOCK == 0
+    def of(self, slice_: Tensor) -> Tensor:
+        """Return its elements, of the slice that it lies in."""
+        return slice_[self.at : self.at + self.stop - self.start]
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,6 @@ class GroupLayout:
             return self.numel // self.num_slices
         return sum(self._part(member) for member in self.members)
 
-    @property
-    def num_parameters(self) -> int:
-        """Elements of its parameters, without padding."""
-        return sum(member.numel for member in self.members)
-
     def pieces(self, slice_index: int) -> list[Piece]:
         """Return what the slice of one rank holds, in order."""
         pieces, at = [], 0
@@ -96,6 +90,14 @@ class GroupLayout:
             if self.cut == "each":
                 at += self._part(member)
         return pieces
+
+    def places(self) -> dict[str, list[tuple[int, Piece]]]:
+        """Return of each parameter, by name, the pieces that make it up in order, each with its slice's index."""
+        places: dict[str, list[tuple[int, Piece]]] = {member.name: [] for member in self.members}
+        for index in range(self.num_slices):
+            for piece in self.pieces(index):
+                places[piece.name].append((index, piece))
+        return places
 
     @cached_property
     def is_aligned(self) -> bool:

@@ -1,6 +1,7 @@
 """What training takes on one rank, in bytes by kind: predicted from shapes alone, and measured."""
 
 import resource
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from distributed.ema import ShardedEma
 from distributed.engine import Engine
 from distributed.layout import QUANTISATION_BLOCK, GroupLayout, each_layout, whole_layout
 from distributed.optimizer import parameter_groups
+from distributed.placement import bytes_by_kind
 from distributed.zero.deepspeed import PERSISTENT_ELEMENTS
 from distributed.zero.partitioning import shares_masters
 
@@ -28,7 +30,7 @@ def predicted_bytes(
     num_averages: int,
     on_gpu: bool,
 ) -> dict[str, int]:
-    """Return the bytes that each kind of training state takes on one rank; those with "host" in host memory.
+    """Return the bytes that each kind of training state takes on one rank; on a GPU those with "host" in host memory.
 
     module: its shapes, and what requires a gradient, alone count, so it may be on the meta device. Kinds: parameters
     (those that train), frozen (the others), gradients, master, start (for L2-SP), optimizer, ema, buckets (the most
@@ -45,7 +47,7 @@ def predicted_bytes(
     persistent = sum(p.numel() for p in module.parameters() if p.requires_grad and p.numel() <= PERSISTENT_ELEMENTS)
     is_offloaded = zero.offload == "optimizer"
     master_size = 0 if shares_masters(optimizer, zero, dtype) else 4
-    host = ", host" if is_offloaded else ""
+    host = ", host" if is_offloaded and on_gpu else ""
     frozen = [p.numel() for p in module.parameters() if not p.requires_grad]
     if zero.stage == 3:
         frozen = [-(-numel // world_size) + numel * (numel <= PERSISTENT_ELEMENTS) for numel in frozen]
@@ -60,7 +62,8 @@ def predicted_bytes(
     }
     if is_offloaded:
         # DeepSpeed keeps the gradients of the step in float32 where the step is.
-        kinds |= {"gradients, host": 4 * slices, "gradients": kinds["gradients"] if zero.stage != 2 else 0}
+        kinds["gradients"] *= zero.stage != 2
+        kinds["gradients" + host] = kinds.get("gradients" + host, 0) + 4 * slices
     largest_gradient = max(member.numel for layout in layouts for member in layout.members) // num_slices
     copies = 0
     if not is_offloaded:
@@ -70,7 +73,7 @@ def predicted_bytes(
         copies += STOCHASTIC_CHUNK_BYTES * min(GPU_CHUNK_ELEMENTS if on_gpu else CPU_CHUNK_ELEMENTS, largest_slice)
     # ZeRO-3, and offloading, take each gradient's norm in float64.
     norm = 8 * largest_gradient if zero.stage == 3 or is_offloaded else 0
-    kinds["buckets"] = max(size * zero.reduce_bucket_elements * (zero.stage > 0), copies, norm)
+    kinds["buckets"] = max(size * _bucket_elements(layouts, zero), copies, norm)
     return kinds
 
 
@@ -79,14 +82,24 @@ def measured_bytes(engine: Engine, ema: ShardedEma) -> dict[str, int]:
 
     Keys: those of `Engine.state_bytes`, ema, and peak (on CUDA: most allocated on the device; on CPU: most resident).
     """
-    averages = sum(slice_.nbytes for slices in ema.slices.values() for slice_ in slices)
-    return {**engine.state_bytes(), "ema": averages, "peak": _peak_bytes(engine.device)}
+    averages = bytes_by_kind({"ema": [slice_ for slices in ema.slices.values() for slice_ in slices]}, engine.device)
+    return {**engine.state_bytes(), **averages, "peak": _peak_bytes(engine)}
 
 
 def _copy_bytes(layout: GroupLayout, zero: ZeroConfig, size: int, master_size: int) -> int:
     """Return what a group's gradients are copied to in a step: one vector, unless they are one, and one in float32."""
     is_joined = zero.stage > 0 and len(layout.members) > 1
     return layout.slice_numel * (size * is_joined + master_size)
+
+
+def _bucket_elements(layouts: Sequence[GroupLayout], zero: ZeroConfig) -> int:
+    """Return the elements of the buffers in which gradients are summed."""
+    if zero.stage == 0:
+        return 0
+    joined = min(zero.reduce_bucket_elements, sum(member.numel for layout in layouts for member in layout.members))
+    # ZeRO-3, and offloading, fill a buffer that is there from the start; ZeRO-1 and 2 join what there is.
+    kept = zero.reduce_bucket_elements if zero.stage == 3 or zero.offload == "optimizer" else 0
+    return kept + (joined if zero.stage < 3 else 0)
 
 
 def _moment_bytes(layout: GroupLayout, optimizer: OptimizerConfig) -> int:
@@ -97,7 +110,7 @@ def _moment_bytes(layout: GroupLayout, optimizer: OptimizerConfig) -> int:
     return (numel + 4 * -(-numel // QUANTISATION_BLOCK)) * _NUM_MOMENTS[optimizer.name]
 
 
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def _peak_bytes(engine: Engine) -> int:
+    if engine.device.type == "cuda":
+        return max(engine.earlier_peak_bytes, torch.cuda.max_memory_allocated(engine.device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts it in KiB

@@ -1,16 +1,23 @@
 """Where a rank trains, and in which numbers."""
 
+from collections.abc import Iterable, Mapping
+
 import torch
+from torch import Tensor
 
 from distributed.config import Precision
 from distributed.errors import EngineError
 from distributed.rank import Rank
 
 
-def training_dtype(precision: Precision) -> torch.dtype:
-    """Return the dtype of weights and activations: `auto` is bfloat16 on CUDA and float32 elsewhere."""
+def training_dtype(precision: Precision, on_gpu: bool | None = None) -> torch.dtype:
+    """Return the dtype of weights and activations: `auto` is bfloat16 on CUDA and float32 elsewhere.
+
+    on_gpu: whether it is asked about a machine with CUDA; None: about this one.
+    """
     if precision == "auto":
-        return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        on_gpu = torch.cuda.is_available() if on_gpu is None else on_gpu
+        return torch.bfloat16 if on_gpu else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
@@ -28,3 +35,18 @@ def training_device(rank: Rank) -> torch.device:
         )
     torch.cuda.set_device(rank.local_index)
     return torch.device("cuda", rank.local_index)
+
+
+def bytes_by_kind(kinds: Mapping[str, Iterable[Tensor]], device: torch.device) -> dict[str, int]:
+    """Return the bytes of the memory that tensors lie in, by kind: those that are not on `device` as `KIND, host`.
+
+    Memory that several tensors of a kind share counts once, and whole where they are views of a part of it.
+    """
+    found: dict[str, int] = {}
+    for kind, tensors in kinds.items():
+        found[kind] = 0
+        storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors if tensor.numel() > 0}
+        for tensor in storages.values():
+            name = kind if tensor.device.type == device.type else f"{kind}, host"
+            found[name] = found.get(name, 0) + tensor.untyped_storage().nbytes()
+    return found

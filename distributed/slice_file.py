@@ -18,8 +18,8 @@ from torch import Tensor
 # What is copied at a time.
 PART_BYTES = 2**24
 
-_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.uint8: "U8"}
-_DTYPES = {name: dtype for dtype, name in _NAMES.items()}
+DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.uint8: "U8"}
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 
 
 def write_slices(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -79,7 +79,7 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
     for key, tensor in tensors.items():
         assert tensor.ndim == 1, f"{key} is no slice"
         stop = offset + tensor.nbytes
-        entries[key] = {"dtype": _NAMES[tensor.dtype], "shape": [tensor.numel()], "data_offsets": [offset, stop]}
+        entries[key] = {"dtype": DTYPE_NAMES[tensor.dtype], "shape": [tensor.numel()], "data_offsets": [offset, stop]}
         offset = stop
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)

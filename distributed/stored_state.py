@@ -40,9 +40,7 @@ class StoredState:
         self._files = [SliceFile(folder / slices_name(index, num_slices)) for index in range(num_slices)]
         self._places: dict[str, tuple[int, list[tuple[int, Piece]]]] = {}
         for number, layout in enumerate(self.layouts):
-            for index in range(num_slices):
-                for piece in layout.pieces(index):
-                    self._places.setdefault(piece.name, (number, []))[1].append((index, piece))
+            self._places |= {name: (number, places) for name, places in layout.places().items()}
 
     def parameter(self, name: str, kind: str) -> Tensor:
         """Return one whole parameter's `kind` (`master`, or an average's name), float32 in its shape."""

@@ -1,4 +1,4 @@
-"""What a rank failed of: left in a file for the process that started it, which shows the cause last and whole.
+"""What a rank failed of: left in a file for the process that started it, which shows the cause first and whole.
 
 The file is as torchrun wants it, whose summary ends with it too.
 """
@@ -50,19 +50,19 @@ class Failure:
             return cls(rank, exit_code, ending, "", ended_at, is_of_lost_rank=False)
 
     def text(self, is_cause: bool) -> str:
-        """Return the lines that tell of it: whole for the cause, one for what followed."""
+        """Return the lines that tell of it: whole for the cause, one for a failure beside it."""
         if not is_cause:
-            return f"sonoshard: rank {self.rank} failed in consequence: {shorten(self.message, 200)}"
+            return f"sonoshard: rank {self.rank} failed too: {shorten(self.message, 200)}"
         return f"{self.traceback}sonoshard: rank {self.rank} failed first: {self.message}"
 
 
-def cause_last(failures: Sequence[Failure]) -> list[Failure]:
-    """Return `failures` with the one that the others followed from at the end.
+def cause_first(failures: Sequence[Failure]) -> list[Failure]:
+    """Return `failures` with the one that the others followed from at the beginning.
 
     It is the earliest that is not about a lost rank: a rank that is killed leaves no file, and its death may be seen
     after its neighbours' errors.
     """
-    return sorted(failures, key=lambda failure: (failure.is_of_lost_rank, failure.failed_at), reverse=True)
+    return sorted(failures, key=lambda failure: (failure.is_of_lost_rank, failure.failed_at))
 
 
 def tell_failure(error: BaseException, rank: int) -> None:

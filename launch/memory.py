@@ -8,6 +8,7 @@ from rich.table import Table
 
 from distributed.config import refuse_impossible
 from distributed.memory import predicted_bytes
+from distributed.placement import training_dtype
 from launch.activations import activation_bytes
 from launch.config import RunConfig
 from launch.networks import empty_trained
@@ -67,7 +68,7 @@ def _activations(config: RunConfig, stage: StageConfig, dtype: torch.dtype) -> i
 def print_prediction(config: RunConfig, world_size: int) -> None:
     """Print a table of what each rank takes, with and without gradient checkpointing, for each kind of stage."""
     # The question is asked on a login node about a GPU.
-    dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
+    dtype = training_dtype(config.precision, on_gpu=True)
     configs = {
         is_on: config.model_copy(update={"model": config.model.model_copy(update={"gradient_checkpointing": is_on})})
         for is_on in (False, True)
@@ -110,7 +111,11 @@ def _table(
 
 def compared(predicted: Mapping[str, int], measured: Mapping[str, int]) -> str:
     """Return a line of MB by kind, predicted and measured."""
-    pairs = [f"{kind} {_mb(value)} / {_mb(measured[kind])}" for kind, value in predicted.items() if measured.get(kind)]
+    pairs = [
+        f"{kind} {_mb(value)} / {_mb(measured[kind]) if measured.get(kind) else 'not measured'}"
+        for kind, value in predicted.items()
+        if value or measured.get(kind)
+    ]
     return f"MB predicted / measured: {', '.join(pairs)}"
 
 

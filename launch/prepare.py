@@ -11,6 +11,7 @@ from data.prepare import PrepareReport, prepare
 from data.shards import ShardSet
 from distributed.checkpoint import newest_position
 from distributed.config import refuse_impossible
+from distributed.errors import EngineError
 from distributed.placement import training_dtype
 from launch.config import RunConfig
 from launch.errors import ConfigError
@@ -90,15 +91,14 @@ def open_shards(config: RunConfig) -> ShardSet:
     return shards
 
 
-def check_run(config: RunConfig, world_size: int) -> str:
+def check_run(config: RunConfig, world_size: int, on_gpu: bool | None = None) -> str:
     """Check base model, shards, splits, batch and what is there already; return what will be trained, for a person.
 
+    on_gpu: whether it is trained on a GPU. None: not known, as on a login node, where it is asked about one.
     Raises: the error of whatever is wrong, before a GPU is asked for.
     """
     config.batch.check_ranks(world_size)
-    is_bf16 = training_dtype(config.precision) == torch.bfloat16
-    for stage in config.stages:
-        refuse_impossible(config.stage_optimizer(stage), config.zero, is_bf16=is_bf16, has_gpu=None)
+    refuse_impossible_stages(config, on_gpu)
     shards = open_shards(config)
     lines = [_check_stage(config, stage, shards) for stage in config.stages]
     accumulation = config.batch.global_size // (config.batch.micro_size * world_size)
@@ -107,7 +107,19 @@ def check_run(config: RunConfig, world_size: int) -> str:
         f" {config.batch.micro_size} x {accumulation} accumulated; ZeRO stage {config.zero.stage},"
         f" {config.optimizer.name}"
     )
+    if on_gpu is None and any(config.stage_optimizer(stage).paged for stage in config.stages):
+        lines.append("note: optimizer.paged=true needs a GPU where this is trained; this machine has none")
     return "\n".join(lines)
+
+
+def refuse_impossible_stages(config: RunConfig, on_gpu: bool | None) -> None:
+    """Raise ConfigError if any stage's settings of the engine do not go together. on_gpu: as in `check_run`."""
+    is_bf16 = training_dtype(config.precision, on_gpu=on_gpu is not False) == torch.bfloat16
+    for stage in config.stages:
+        try:
+            refuse_impossible(config.stage_optimizer(stage), config.zero, is_bf16=is_bf16, has_gpu=on_gpu)
+        except EngineError as error:
+            raise ConfigError(str(error)) from error
 
 
 def refuse_without_masks(stage: StageConfig, shards: ShardSet) -> None:

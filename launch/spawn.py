@@ -18,7 +18,7 @@ from types import FrameType
 from distributed.preemption import STOP_SIGNALS
 from distributed.rank import free_port, rank_variables
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR
-from launch.failure import ERROR_FILE, Failure, cause_last
+from launch.failure import ERROR_FILE, Failure, cause_first
 from launch.srun import is_task, variables_of_task
 
 # Tells a rank who started it.
@@ -33,7 +33,7 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
     """Run `python ARGUMENTS` as `num_ranks` ranks and return the exit code for all of them.
 
     0 if all gave 0; 75 if they stopped on request; 130 after a second INT; else the first failing rank's own code,
-    and stderr ends with what that rank failed of.
+    and stderr tells what that rank failed of.
     """
     with tempfile.TemporaryDirectory(prefix="sonoshard-") as folder:
         ranks = _Ranks(arguments, num_ranks, Path(folder))
@@ -139,14 +139,17 @@ class _Ranks:
         return EXIT_INTERRUPTED
 
     def _failed(self, failures: Sequence[Failure]) -> int:
-        """Tell of `failures`, the cause last, and return its exit code."""
-        *others, cause = cause_last(failures)
+        """Tell of `failures`, the cause on top, and return its exit code.
+
+        That a rank has lost another one is no news beside why; what all ranks raise together is told once.
+        """
+        cause, *others = cause_first(failures)
         if cause.exit_code == EXIT_USER_ERROR:  # of which the rank has said its one line
             return EXIT_USER_ERROR
-        for failure in others:
-            if failure.message != cause.message:  # what all ranks raise together is told once
-                print(failure.text(is_cause=False), file=sys.stderr)
         print(cause.text(is_cause=True), file=sys.stderr)
+        for failure in others:
+            if failure.message != cause.message and not failure.is_of_lost_rank:
+                print(failure.text(is_cause=False), file=sys.stderr)
         return cause.exit_code if cause.exit_code > 0 else EXIT_FAILED
 
     def _failure(self, index: int, exit_code: int, ended_at: float) -> Failure:

@@ -1,5 +1,6 @@
 """One stage of a run on one rank: resumes by itself, trains, validates, shows, saves, stops when asked."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -29,7 +30,7 @@ from launch.networks import Networks
 from launch.preview import Preview, subjects_of
 from launch.record import config_text, model_record
 from launch.stage_config import StageConfig
-from launch.step import Objective, TrainedStep, train_step
+from launch.step import Objective, TrainedStep, mean_loss, train_step
 from launch.tracking import Stopwatch, TimedIterator, Tracker
 from launch.training_data import training_until
 from launch.validation import HeldOut
@@ -92,6 +93,7 @@ class Stage:
         self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
         self.validation_losses: dict[int, float] = {}
         self.step = self.num_bad_steps = 0
+        self.saved: tuple[int, float | None] = (0, None)  # step and validation loss of what was saved or loaded last
         self.is_memory_told = self.has_as_many_ranks_as_before = False
         self._remember_saved(0)
         resumed = self._resume()
@@ -127,12 +129,12 @@ class Stage:
                 self._save()
             else:
                 self.writer.poll()
-            if self.writer.newest_step is not None:
-                self._remember_saved(self.writer.newest_step)
+            self._remember_newest()
             if is_stopping and not self._is_at_end():
                 self.writer.finish()
-                lost = f" (its last steps were bad: {self.stop.newest_save})" if self.num_bad_steps else ""
-                self._say(f"stopped on request after step {self.step}{lost}; run the same command again to go on")
+                self._remember_newest()
+                bad = f" (its last steps were bad: {self.stop.newest_save})" if self.num_bad_steps else ""
+                self._say(f"stopped on request after step {self.step}{bad}; run the same command again to go on")
                 raise StoppedOnRequest
         self.writer.finish()
         if self.stage.early_stop:
@@ -183,12 +185,16 @@ class Stage:
         self.has_as_many_ranks_as_before = found.manifest["world_size"] == self.rank.world_size
         self.step = int(found.position["step"])
         self.validation_losses = {int(step): loss for step, loss in found.position.get("validation_losses", {}).items()}
+        self.saved = (self.step, found.position.get("validation_loss"))
         self._remember_saved(self.step)
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
 
     def _count_bad_steps(self, trained: TrainedStep) -> None:
         self.num_bad_steps = self.num_bad_steps + 1 if trained.result.is_skipped else 0
         if self.num_bad_steps >= self.config.optimizer.max_bad_steps:
+            self._save()
+            self.writer.finish()
+            self._remember_newest()
             mend = "look at these samples, or lower optimizer.lr" if trained.bad_ids else "lower optimizer.lr"
             raise RuntimeError(
                 f"{self.stop.newest_save}; the gradient was not finite in {self.num_bad_steps} steps in a row up to"
@@ -201,17 +207,41 @@ class Stage:
         return f"every loss is finite but the gradient is not, of {listed(self.loader.ids(self.step - 1))}"
 
     def _save(self) -> None:
-        # While gradients are not finite the weights may not be either: what was saved before stays the newest.
-        if self.num_bad_steps > 0:
+        """Save the state after the last good step, unless that was done before.
+
+        A skipped step changes nothing: the state in memory is the one after the last good step. It is saved with that
+        step's position, so that a resumed run takes the bad ones again and goes the same way.
+        """
+        step = self.step - self.num_bad_steps
+        losses = {at: loss for at, loss in self.validation_losses.items() if at <= step}
+        # What was validated since, at a bad step, were the same weights.
+        loss = next((self.validation_losses[at] for at in sorted(self.validation_losses) if at >= step), None)
+        if step == 0 or self.saved == (step, loss):
+            return
+        if self.num_bad_steps > 0 and self._has_diverged(step):
+            self._say(f"the weights after step {step} give a loss that is not finite on its own samples: not saved")
             return
         position = {
-            "step": self.step,
-            "samples": self.step * self.slicing.global_size,
-            "validation_loss": self.validation_losses.get(self.step),
-            "validation_losses": dict(self.validation_losses),  # it may be written later, as they go on
+            "step": step,
+            "samples": step * self.slicing.global_size,
+            "validation_loss": loss,
+            "validation_losses": losses,
             "facts": self.facts,
         }
         self.writer.save(self.ema.slices, position)
+        self.saved = (step, loss)
+
+    def _has_diverged(self, step: int) -> bool:
+        """Return whether the loss of the samples of `step`, finite before it, is not finite any more. Collective.
+
+        Then the weights are what is bad, not the samples since: what was saved before stays the newest.
+        """
+        batches = self.loader.batches(step - 1, step)
+        return not math.isfinite(mean_loss(self.denoiser, self.objective, batches, self.engine.device))
+
+    def _remember_newest(self) -> None:
+        if self.writer.newest_step is not None:
+            self._remember_saved(self.writer.newest_step)
 
     def _remember_saved(self, step: int) -> None:
         newest = f"the newest checkpoint is of step {step}" if step else "there is no checkpoint yet"

@@ -140,6 +140,8 @@ def submit(
     On this machine (local, debug) `chain` waits for each stage in turn.
     Raises: the error of whatever is wrong, before anything is queued.
     """
+    import torch
+
     from launch.prepare import check_run
 
     settings = load_config(Path(config), overrides)
@@ -150,7 +152,8 @@ def submit(
         raise ConfigError(f"nodes={nodes}, but {cluster} is this machine: take 1, or cluster slurm")
     if cluster == "debug" and num_ranks > 1:
         raise ConfigError(f"gpus_per_node={num_ranks}, but debug runs in this process alone: take 1, or cluster local")
-    check_run(settings, world_size=nodes * num_ranks)
+    on_gpu = gpus_per_node > 0 if cluster == "slurm" else torch.cuda.is_available()
+    check_run(settings, world_size=nodes * num_ranks, on_gpu=on_gpu)
     executor = _executor(cluster, settings.run)
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
     # As it is now, whatever is edited until the job starts.

@@ -4,6 +4,8 @@ import gc
 from contextlib import ExitStack
 from functools import partial
 
+import torch
+
 from data.errors import DataError
 from data.node_copy import copied_to_node
 from data.shards import ShardSet
@@ -16,7 +18,7 @@ from launch.job import write_job
 from launch.lineage import refuse_leaks, write_lineage
 from launch.lock import locked
 from launch.merged_start import write_merged_start
-from launch.prepare import open_shards, refuse_without_masks
+from launch.prepare import open_shards, refuse_impossible_stages, refuse_without_masks
 from launch.record import write_record
 from launch.stage import Stage
 from models.record import read_record
@@ -49,6 +51,7 @@ def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
 
 def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None) -> None:
     # Hashing the base model takes seconds on a slow file system: the first rank does it, the others only open files.
+    from_first_rank(rank, lambda: refuse_impossible_stages(config, torch.cuda.is_available()))
     shards = _on_own_disk(config, from_first_rank(rank, lambda: open_shards(config)), rank)
     stages = config.stages_until(until)
     for number, stage_config in enumerate(stages):

@@ -43,6 +43,16 @@ class Setting:
         return shares_masters(self.optimizer, self.zero, self.dtype)
 
 
+class FrozenWhole:
+    """What stages 0 to 2 do with the weights that do not train: every rank has them whole."""
+
+    network: nn.Module
+
+    def frozen(self) -> list[Tensor]:
+        """Return the weights that do not train."""
+        return [parameter.data for parameter in frozen_parameters(self.network)]
+
+
 class Partitioning(Protocol):
     """One module's training state, divided as a ZeRO stage does it. All but `groups` is collective."""
 
@@ -68,6 +78,9 @@ class Partitioning(Protocol):
     def gradients(self) -> list[Tensor]:
         """Return the gradients that this rank holds now. Not collective."""
 
+    def bucket_bytes(self) -> int:
+        """Return the most that buffers for summing gradients took on this rank so far. Not collective."""
+
     def close(self) -> None:
         """Free what would outlive the last reference."""
 
@@ -86,6 +99,8 @@ def flat_groups(
         kept, settings["params"] = settings["params"], [master]
         optimizer.init_state(settings, master, index, 0)  # type: ignore[attr-defined]
         settings["params"] = kept
+        slice_index = setting.rank.index if layout.num_slices > 1 else 0
+        settings["slice_offset"] = slice_index * layout.slice_numel  # rounding at random differs by it
         if setting.optimizer.l2_sp > 0:
             # The dtype of training is exact: the masters began as weights of it.
             settings |= {"start": master.detach().to(setting.dtype, copy=True), "l2_sp": setting.optimizer.l2_sp}

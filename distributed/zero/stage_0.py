@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from distributed.blockwise import build_optimizer
 from distributed.layout import flatten_into, whole_layout
 from distributed.optimizer import parameter_groups
-from distributed.zero.partitioning import Setting, StepResult, flat_groups, frozen_parameters, norm_of
+from distributed.zero.partitioning import FrozenWhole, Setting, StepResult, flat_groups, norm_of
 
 
-class Replicated:
+class Replicated(FrozenWhole):
     """Flat weights and gradients, of which those of the module that train are views."""
 
     def __init__(self, module: nn.Module, setting: Setting) -> None:
@@ -74,13 +74,13 @@ class Replicated:
         """Return the flat weights."""
         return self._weights
 
-    def frozen(self) -> list[Tensor]:
-        """Return the weights that do not train, whole."""
-        return [parameter.data for parameter in frozen_parameters(self.network)]
-
     def gradients(self) -> list[Tensor]:
         """Return the flat gradients."""
         return self._gradients
+
+    def bucket_bytes(self) -> int:
+        """Return 0: gradients are summed where they lie."""
+        return 0
 
     def close(self) -> None:
         """Nothing outlives the last reference."""
@@ -92,7 +92,8 @@ class Replicated:
         groups = self.optimizer.param_groups
         for group, weights, gradients in zip(groups, self._weights, self._gradients, strict=True):
             (master,) = group["params"]
-            # The float32 copy of one group's gradients at a time.
+            # One group at a time: where the master has another dtype this is a copy. Else it is the gradients
+            # themselves, scaled where they lie; they are done with after the step.
             master.grad = gradients.to(master.dtype).mul_(scale)
             self.optimizer.param_groups = [group]
             self.optimizer.step()

@@ -11,7 +11,8 @@ from distributed.blockwise import build_optimizer
 from distributed.layout import padding_after, whole_layout
 from distributed.optimizer import parameter_groups
 from distributed.zero.deepspeed import SteppedByDeepSpeed, deepspeed_config, initialize, take_names
-from distributed.zero.partitioning import Setting, flat_groups, frozen_parameters, norm_of
+from distributed.zero.own_gradients import OwnGradients
+from distributed.zero.partitioning import FrozenWhole, Setting, flat_groups, norm_of
 
 
 class PaddedModule(nn.Module):
@@ -45,7 +46,7 @@ class PaddedModule(nn.Module):
         return [self.padding[-1]]
 
 
-class PartitionedOptimizer(SteppedByDeepSpeed):
+class PartitionedOptimizer(FrozenWhole, SteppedByDeepSpeed):
     """Master weights and moments cut among the ranks; at stage 2 the gradients too."""
 
     def __init__(self, module: nn.Module, setting: Setting) -> None:
@@ -60,6 +61,11 @@ class PartitionedOptimizer(SteppedByDeepSpeed):
         self.optimizer = build_optimizer(groups, setting.optimizer)
         self._engine, self._zero = initialize(padded, self.optimizer, deepspeed_config(setting))
         self._zero.get_grad_norm_direct = self._gradient_norm
+        self._bucket_bytes = 0
+        self._joined = self._zero.flatten
+        self._zero.flatten = self._join
+        if setting.zero.stage == 2 and setting.zero.offload == "none":
+            OwnGradients(self._zero)
         self.network: nn.Module = self._engine
         if setting.shares_masters:
             self._share_masters()
@@ -79,16 +85,28 @@ class PartitionedOptimizer(SteppedByDeepSpeed):
         weights: list[Tensor] = self._zero.bit16_groups_flat
         return weights
 
-    def frozen(self) -> list[Tensor]:
-        """Return the weights that do not train, whole on every rank."""
-        return [parameter.data for parameter in frozen_parameters(self.network)]
-
     def gradients(self) -> list[Tensor]:
-        """Return the gradients that this rank holds between the last backward pass and the step."""
+        """Return the gradients that this rank holds between the last backward pass and the step.
+
+        Offloaded, they are those of the masters, in host memory.
+        """
         partitioned = self._zero.averaged_gradients.values()
+        owners = [*self.network.parameters(), *self._zero.single_partition_of_fp32_groups]
         return [gradient for part in partitioned if part for gradient in part if gradient is not None] + [
-            p.grad for p in self.network.parameters() if p.grad is not None
+            p.grad for p in owners if p.grad is not None
         ]
+
+    def bucket_bytes(self) -> int:
+        """Return the most that buffers for summing gradients took on this rank so far."""
+        return self._bucket_bytes
+
+    def _join(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Return gradients as one vector, as DeepSpeed's own does, and count it beside the buffers that there are."""
+        joined: Tensor = self._joined(tensors)
+        buffers = [buffer for bucket in self._zero.ipg_buckets.values() for buffer in bucket.buffer]
+        copy = joined.nbytes if len(tensors) > 1 else 0  # one alone is not copied
+        self._bucket_bytes = max(self._bucket_bytes, copy + sum(buffer.nbytes for buffer in buffers))
+        return joined
 
     def close(self) -> None:
         """Free everything. DeepSpeed's hooks keep its engine alive beyond its last reference."""

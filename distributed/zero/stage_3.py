@@ -55,8 +55,14 @@ class PartitionedParameters(SteppedByDeepSpeed):
         return [*(p.ds_tensor for p in frozen), *persistent]
 
     def gradients(self) -> list[Tensor]:
-        """Return the flat buffer of this rank's gradients, which DeepSpeed keeps."""
-        return [self._zero.grad_partitions_flat_buffer]
+        """Return the flat buffer of this rank's gradients, which DeepSpeed keeps, and those of offloaded masters."""
+        masters = self._zero.fp32_partitioned_groups_flat
+        return [self._zero.grad_partitions_flat_buffer, *(m.grad for m in masters if m.grad is not None)]
+
+    def bucket_bytes(self) -> int:
+        """Return the bytes of the buffers in which gradients wait to be summed, which DeepSpeed keeps."""
+        buffers = [bucket.buffer for bucket in self._zero.ipg_buckets.values()]
+        return sum(buffer.nbytes for buffer in buffers if buffer is not None)
 
     def close(self) -> None:
         """Free everything. DeepSpeed's modules keep its and our optimizer alive: what these hold is taken from them."""

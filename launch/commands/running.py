@@ -100,9 +100,13 @@ def train(
             from launch.rank_process import main as run_rank
 
             run_rank(arguments)
+        import torch
+
         from launch.prepare import check_run
 
-        print(check_run(settings, world_size=nproc or num_started or 1))
+        # Where there is none, a dry run is one of a login node.
+        on_gpu = torch.cuda.is_available() or (None if dry_run else False)
+        print(check_run(settings, world_size=nproc or num_started or 1, on_gpu=on_gpu))
         if dry_run:
             return
         if all(settings.is_finished(stage) for stage in settings.stages):

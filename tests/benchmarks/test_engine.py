@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.engine import beside, gains, scaling_table
+from benchmarks.engine import beside, gains, limits_of, scaling_table
 
 
 def row(processes: int, contender: str, wall_ms: float, wall_ratio: float) -> dict[str, Any]:
@@ -50,3 +50,14 @@ def test_ours_is_set_beside_what_it_was_measured_with() -> None:
 
 def test_a_gpu_alone_has_one_process_and_no_step_on_the_cpu() -> None:
     assert [one.what for one in beside(ROWS[:2], [])] == ["a step, adamw, ZeRO-2, 1 process"]
+
+
+def test_each_ratio_has_its_limit() -> None:
+    rows = [row(2, "ZeRO-1", 115.0, 1.16), row(2, "ZeRO-3", 400.0, 4.0), *ROWS]
+    judged = {limit.what: limit.is_kept for limit in limits_of(rows, STEPS)}
+    assert judged == {
+        "time of a step, adamw, ZeRO-1, 2 process(es)": False,
+        "time of a step, adamw, ZeRO-2, 1 process(es)": True,
+        "time of a step, adamw, ZeRO-2, 2 process(es)": True,
+        "time of the 8-bit step, 1 thread(s)": True,
+    }

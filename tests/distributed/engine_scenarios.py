@@ -2,6 +2,7 @@
 
 python -m tests.distributed.engine_scenarios ACTION FOLDER
     matrix   every cell of optimizer, ZeRO stage, precision, offload and master: trains, saves, resumes to the bit
+    paged    the same for every cell whose moments CUDA pages
     save     5 steps of each of ELASTIC, saved; 3 more; and what else a process group of 2 can show
     recut    load what `save` saved at this world size, and at other stages; save it apart; 3 more steps
     memory   the peak of a process that saves and one that resumes, with 500 MB of state
@@ -14,7 +15,7 @@ import json
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,11 @@ ELASTIC = (
     Cell("ademamix8bit", precision="bf16"),
     Cell(stage=3),
     Cell(stage=0),
+    Cell(stage=1, precision="bf16"),
+    Cell(precision="bf16", master="stochastic"),
+    Cell(offload="optimizer"),
+    Cell("adamw"),
+    Cell("lion8bit"),
     Cell(trains="lora", l2_sp=20),
     Cell(stage=3, trains="cross_attention", l2_sp=20),
 )
@@ -83,8 +89,14 @@ def matrix() -> Iterator[Cell]:
             yield Cell(optimizer, stage, "bf16", master="stochastic")
     yield Cell(stage=3, checkpointing=True)
     yield from partial_matrix()
-    if torch.cuda.is_available():
-        yield from (Cell(optimizer, paged=True) for optimizer in OPTIMIZERS)
+
+
+def paged_matrix() -> Iterator[Cell]:
+    """Yield every cell whose moments CUDA moves to host memory and back."""
+    for optimizer in OPTIMIZERS:
+        for stage in (0, 1, 2, 3):
+            for precision in ("fp32", "bf16"):
+                yield Cell(optimizer, stage, precision, paged=True)
 
 
 def partial_matrix() -> Iterator[Cell]:
@@ -108,12 +120,13 @@ def small_unet(trains: TrainedPart = "all") -> UNet2DConditionModel:
         norm_num_groups=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        num_class_embeds=3,  # an embedding
     )
     train_only(unet, trains, LoraConfig(rank=4), seed=1)
     return unet
 
 
-def engine_of(cell: Cell, module: nn.Module, rank: Rank) -> Engine:
+def engine_of(cell: Cell, module: nn.Module, rank: Rank, accumulation_steps: int = 1) -> Engine:
     # Lion's updates are signs: it wants a smaller rate for steps of the same length.
     settings = {
         "lr": 2e-4 if cell.optimizer == "lion8bit" else 1e-3,
@@ -129,7 +142,7 @@ def engine_of(cell: Cell, module: nn.Module, rank: Rank) -> Engine:
         rank,
         precision=cell.precision,
         micro_size=GLOBAL_SIZE // rank.world_size,
-        accumulation_steps=1,
+        accumulation_steps=accumulation_steps,
     )
 
 
@@ -157,7 +170,8 @@ class Run:
             device, dtype = self.engine.device, self.engine.dtype
             noisy, text, timesteps = noisy.to(device, dtype), text.to(device, dtype), timesteps.to(device)
             target = target.to(device)
-            loss = (self.engine.network(noisy, timesteps, text).sample.float() - target).square().mean()
+            classes = timesteps % 3
+            loss = (self.engine.network(noisy, timesteps, text, classes).sample.float() - target).square().mean()
             self.engine.accumulate(loss)
             result = self.engine.finish_micro_batch(2e-4 if self.cell.optimizer == "lion8bit" else 1e-3)
             assert result is not None
@@ -182,10 +196,10 @@ class Run:
         assert live_bytes() < 100_000, "the next stage would find this one's state still in memory"
 
 
-def all_cells(rank: Rank, folder: Path) -> dict[str, list[float]]:
+def all_cells(rank: Rank, folder: Path, cells: Iterable[Cell]) -> dict[str, list[float]]:
     """Train, save and resume every cell; return the losses."""
     losses = {}
-    for cell in matrix():
+    for cell in cells:
         run = Run(rank, cell)
         run.train(0, 3)
         run.save(folder / str(cell), 3)
@@ -199,7 +213,9 @@ def all_cells(rank: Rank, folder: Path) -> dict[str, list[float]]:
             assert torch.equal(tensor, state[key]), f"{cell}: {key}"
         check_what_stays(run)
         check_what_stays(again)
-        name = f"{cell}-checkpointing" if cell.checkpointing else f"{cell}-paged" if cell.paged else str(cell)
+        check_moments(run)
+        check_moments(again)
+        name = f"{cell}-checkpointing" if cell.checkpointing else str(cell)
         losses[name] = run.losses
         del state
         again.engine.close()
@@ -296,13 +312,34 @@ def check_averages(rank: Rank) -> None:
     run.engine.close()
 
 
+def check_own_gradients(rank: Rank) -> None:
+    """At stage 2 a rank keeps its own part alone of the gradient of a matrix in all slices, and steps as at stage 1."""
+    masters = []
+    for stage in (1, 2):
+        torch.manual_seed(0)
+        engine = engine_of(Cell("adamw", stage), nn.Linear(512, 512, bias=False), rank, accumulation_steps=2)
+        for micro_batch in range(4):
+            generator = torch.Generator().manual_seed(micro_batch * rank.world_size + rank.index)
+            inputs = torch.randn(4, 512, generator=generator).to(engine.device)
+            engine.accumulate(engine.network(inputs).square().mean())
+            result = engine.finish_micro_batch(1e-3)
+        assert result is not None
+        assert engine.num_steps == 2
+        if stage == 2:
+            assert engine.state_bytes()["gradients"] == 512 * 512 * 4 / rank.world_size
+        masters.append(engine.groups[0].master.detach().clone())
+        engine.close()
+    # Stage 1 sums micro batches first, stage 2 ranks first: rounding, of steps of 1e-3.
+    torch.testing.assert_close(*masters, rtol=0, atol=1e-6)
+
+
 def check_what_stays(run: Run) -> None:
     """Frozen weights, and those that are pulled towards, are what the model began with; a pull holds what trains."""
     began = {name: p.detach().to(run.engine.dtype) for name, p in small_unet(run.cell.trains).named_parameters()}
     parameters = {name: p for name, p in run.engine.module.named_parameters() if not p.requires_grad}
     with deepspeed.zero.GatheredParameters(list(parameters.values()), enabled=run.cell.stage == 3):
         for name, parameter in parameters.items():
-            assert torch.equal(parameter, began[name]), name
+            assert torch.equal(parameter.cpu(), began[name]), name
     trained = {member.name for group in run.engine.groups for member in group.layout.members}
     assert trained | parameters.keys() == began.keys()
     assert trained & parameters.keys() == set()
@@ -312,12 +349,42 @@ def check_what_stays(run: Run) -> None:
         assert torch.equal(start, began[name].float()), name
 
 
+def check_moments(run: Run) -> None:
+    """Matrices alone have 8-bit moments, where the optimizer has any: norms, biases and embeddings have 32 bits."""
+    embeddings = {f"{name}.weight" for name, module in small_unet().named_modules() if isinstance(module, nn.Embedding)}
+    assert embeddings
+    seen = set()
+    for group in run.engine.groups:
+        for member in group.layout.members:
+            is_matrix = len(member.shape) >= 2 and member.name not in embeddings
+            seen.add("matrix" if is_matrix else "embedding" if member.name in embeddings else "other")
+            has_8_bits = is_matrix and run.cell.optimizer != "adamw"
+            states = {kind: moment for kind, moment in group.moments.items() if kind.startswith("state")}
+            assert states, member.name
+            assert {moment.dtype for moment in states.values()} == {torch.uint8 if has_8_bits else torch.float32}
+            assert any(kind.startswith("absmax") for kind in group.moments) == has_8_bits
+    # Of all weights each kind trains; of cross-attention and LoRA matrices, and the former's biases.
+    assert seen >= ({"matrix", "embedding", "other"} if run.cell.trains == "all" else {"matrix"})
+
+
+def check_parameters(run: Run) -> None:
+    """What the module computes with is the master weights, in the dtype of training."""
+    masters = run.engine.gather([group.master for group in run.engine.groups])
+    trained = {name: p for name, p in run.engine.module.named_parameters() if p.requires_grad}
+    with deepspeed.zero.GatheredParameters(list(trained.values()), enabled=run.cell.stage == 3):
+        for name, master in (masters or {}).items():
+            assert torch.equal(trained[name].cpu(), master.to(run.engine.dtype)), name
+    assert masters is None or masters.keys() == trained.keys()
+
+
 def check_lent_weights(run: Run) -> dict[str, int]:
     """The module computes with the average while it is lent, and with what it had before and after."""
+    device, dtype = run.engine.device, run.engine.dtype
     inputs = (
-        torch.ones(1, 4, 8, 8, dtype=run.engine.dtype),
-        torch.tensor([5]),
-        torch.ones(1, 6, 16).to(run.engine.dtype),
+        torch.ones(1, 4, 8, 8, device=device, dtype=dtype),
+        torch.tensor([5], device=device),
+        torch.ones(1, 6, 16, device=device, dtype=dtype),
+        torch.tensor([1], device=device),
     )
 
     @torch.no_grad()
@@ -342,8 +409,10 @@ def check_a_bad_step(run: Run) -> None:
     masters = [group.master.clone() for group in run.engine.groups]
     num_steps = run.engine.num_steps
     size = GLOBAL_SIZE // run.rank.world_size
-    noisy = torch.randn(size, 4, 8, 8).to(run.engine.dtype)
-    loss = run.engine.network(noisy, torch.ones(size), torch.ones(size, 6, 16).to(run.engine.dtype)).sample.mean()
+    device, dtype = run.engine.device, run.engine.dtype
+    noisy, text = torch.randn(size, 4, 8, 8, device=device, dtype=dtype), torch.ones(size, 6, 16, device=device)
+    ones = torch.ones(size, dtype=torch.int64, device=device)
+    loss = run.engine.network(noisy, ones, text.to(dtype), ones).sample.mean()
     run.engine.accumulate(loss * float("nan" if run.rank.is_first else 1))
     result = run.engine.finish_micro_batch(1e-3)
     assert result is not None
@@ -359,15 +428,12 @@ def save(rank: Rank, folder: Path) -> dict[str, object]:
         run = Run(rank, cell)
         run.train(0, 5)
         run.save(folder / f"first-{cell}", 5)
+        check_parameters(run)
         run.train(5, 8)
         facts[str(cell)] = run.losses
         facts[f"bytes-{cell}"] = check_lent_weights(run)
         check_a_bad_step(run)
         run.close()
-    shared = Run(rank, Cell("adamw8bit", precision="bf16", master="stochastic"))
-    shared.train(0, 2)
-    check_lent_weights(shared)
-    shared.close()
     run = Run(rank, Cell())
     run.train(0, 5)
     check_damage(run, folder / "damaged")
@@ -375,6 +441,7 @@ def save(rank: Rank, folder: Path) -> dict[str, object]:
     check_async(run, folder)
     run.close()
     check_averages(rank)
+    check_own_gradients(rank)
     return facts
 
 
@@ -386,6 +453,7 @@ def recut(rank: Rank, folder: Path) -> dict[str, object]:
     for saved, cell in others:
         run = Run(rank, cell)
         run.load(folder / f"first-{saved}")
+        check_parameters(run)
         run.save(folder / f"recut-{rank.world_size}-{saved}-as-{cell.stage}", 5)
         run.train(5, 8)
         check_what_stays(run)
@@ -401,8 +469,9 @@ def memory(rank: Rank, folder: Path) -> dict[str, object]:
     engine = engine_of(cell, module, rank)
     ema = ShardedEma([group.master for group in engine.groups], [0.1])
     facts: dict[str, object] = {}
+    ones = torch.ones(1, 4096, device=engine.device, dtype=torch.bfloat16)
     for step in (1, 2):
-        engine.accumulate(engine.network(torch.ones(1, 4096, dtype=torch.bfloat16)).float().square().mean())
+        engine.accumulate(engine.network(ones).float().square().mean())
         engine.finish_micro_batch(1e-4)
         ema.update(step)
     tensors = slices_of(engine, ema.slices)
@@ -437,7 +506,9 @@ def main(action: str, folder: Path) -> None:
     facts: object = None
     match action:
         case "matrix":
-            facts = all_cells(rank, folder)
+            facts = all_cells(rank, folder, matrix())
+        case "paged":
+            facts = all_cells(rank, folder, paged_matrix())
         case "save":
             facts = save(rank, folder)
         case "recut":

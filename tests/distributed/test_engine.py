@@ -16,9 +16,17 @@ from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.layout import QUANTISATION_BLOCK, GroupLayout
 from distributed.memory import predicted_bytes
 from launch.spawn import run_ranks
-from tests.distributed.engine_scenarios import ELASTIC, OPTIMIZERS, Cell, partial_matrix, small_unet
+from tests.distributed.engine_scenarios import ELASTIC, OPTIMIZERS, Cell, paged_matrix, partial_matrix, small_unet
 
 pytestmark = pytest.mark.slow
+
+# The kinds of tensors that each optimizer's moments are in a checkpoint.
+MOMENTS = {
+    "adamw8bit": {"state1", "absmax1", "state2", "absmax2"},
+    "adamw": {"state1", "state2"},
+    "lion8bit": {"state1", "absmax1"},
+    "ademamix8bit": {"state1.fast", "state1.slow", "absmax1.fast", "absmax1.slow", "state2", "absmax2"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_scenario(action: str, folder: Path, num_ranks: int) -> int:
-    return run_ranks(["-m", "tests.distributed.engine_scenarios", action, str(folder)], num_ranks)
+    """Run a scenario and return its exit code; on CPUs where there are GPUs, but not one a rank."""
+    with pytest.MonkeyPatch.context() as patch:
+        if torch.cuda.device_count() < num_ranks:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        return run_ranks(["-m", "tests.distributed.engine_scenarios", action, str(folder)], num_ranks)
 
 
 def facts(folder: Path, name: str) -> dict[str, Any]:
@@ -64,22 +76,26 @@ def by_parameter(checkpoints: Path) -> dict[tuple[str, str], Tensor]:
 
 
 def differing(left: dict[tuple[str, str], Tensor], right: dict[tuple[str, str], Tensor]) -> list[tuple[str, str]]:
-    """Return what both hold and is not equal to the bit."""
+    """Return what is not equal to the bit, or is in one of them alone."""
     both = left.keys() & right.keys()
-    assert {name for name, kind in both if kind == "master"} == {name for name, kind in left if kind == "master"}
-    return [key for key in both if left[key].dtype != right[key].dtype or not torch.equal(left[key], right[key])]
+    unequal = {key for key in both if left[key].dtype != right[key].dtype or not torch.equal(left[key], right[key])}
+    return sorted(unequal | (left.keys() ^ right.keys()))
+
+
+def is_scale(key: tuple[str, str]) -> bool:
+    """Return whether a key of `by_parameter` is one that it leaves out where blocks are not aligned."""
+    return key[1].startswith("absmax")
 
 
 @pytest.mark.parametrize("num_ranks", [1, 3, 4])
 @pytest.mark.parametrize("cell", [cell for cell in ELASTIC if cell.stage != 3], ids=str)
 def test_a_resume_at_another_world_size_moves_bytes_and_changes_none(folder: Path, cell: Cell, num_ranks: int) -> None:
     saved = by_parameter(folder / f"first-{cell}")
-    kinds = {kind for _, kind in saved}
-    assert {"master", "ema@0.1", "ema@0.05"} < kinds
-    assert {"state2", "absmax2"} < kinds
+    assert {kind for _, kind in saved} == {"master", "ema@0.1", "ema@0.05"} | MOMENTS[cell.optimizer]
     assert differing(saved, by_parameter(folder / f"recut-{num_ranks}-{cell}-as-{cell.stage}")) == []
     # Going on differs by the order in which gradients are summed: rounding of losses near 1.
-    tolerance = 1e-5 if cell.precision == "fp32" else 1e-2
+    # bf16 has 3 digits, of which rounding at random, which another cut draws anew, changes the last.
+    tolerance = 2e-2 if cell.master == "stochastic" else 1e-5 if cell.precision == "fp32" else 1e-2
     losses = facts(folder, f"recut-{num_ranks}")[f"{cell}-as-{cell.stage}"]
     assert losses == pytest.approx(facts(folder, "save-2")[str(cell)][5:8], rel=tolerance)
 
@@ -101,6 +117,7 @@ def test_zero_3_at_another_world_size_moves_a_moment_by_one_quantisation_step_at
     before, after = by_parameter(folder / f"first-{saved}"), by_parameter(folder / loaded)
     codes = {key for key, tensor in before.items() if tensor.dtype == torch.uint8}
     assert codes
+    assert {key for key in before if not is_scale(key)} == {key for key in after if not is_scale(key)}
     # All that is not quantised is equal to the bit.
     assert {kind for _, kind in differing(before, after)} <= {"state1", "state2", "absmax1", "absmax2"}
     moved = dequantised_difference(folder / f"first-{saved}", folder / loaded)
@@ -144,9 +161,8 @@ def test_every_cell_trains_saves_and_resumes_to_the_bit(tmp_path: Path) -> None:
     num_ranks = 1 if torch.cuda.device_count() == 1 else 2
     assert run_scenario("matrix", tmp_path, num_ranks) == 0
     losses = facts(tmp_path, f"matrix-{num_ranks}")
-    num_paged = len(OPTIMIZERS) if torch.cuda.is_available() else 0
     partial = {str(cell) for cell in partial_matrix()}
-    assert len(losses) == len(OPTIMIZERS) * (8 + 6 + 4) + 1 + num_paged + len(partial)
+    assert len(losses) == len(OPTIMIZERS) * (8 + 6 + 4) + 1 + len(partial)
     of_parts = {name: losses.pop(name) for name in list(losses) if name.removesuffix("-checkpointing") in partial}
     assert len(of_parts) == len(partial)
     for part, tolerance in (("fp32-none-fp32-lora", 1e-4), ("bf16-none-fp32-cross_attention-20", 1e-2)):
@@ -167,6 +183,15 @@ def test_every_cell_trains_saves_and_resumes_to_the_bit(tmp_path: Path) -> None:
     assert len({tuple(values) for values in fp32.values()}) == len(OPTIMIZERS), "each is really used"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="paging is CUDA's, and this machine has no GPU")
+def test_every_paged_cell_trains_saves_and_resumes_to_the_bit(tmp_path: Path) -> None:
+    assert run_scenario("paged", tmp_path, 1) == 0
+    losses = facts(tmp_path, "paged-1")
+    assert losses.keys() == {str(cell) for cell in paged_matrix()}
+    assert all(values[3] < values[0] for values in losses.values())
+
+
 def test_bytes_by_kind_are_what_each_stage_divides(folder: Path) -> None:
     measured = {stage: facts(folder, "save-2")[f"bytes-{Cell(stage=stage)}"] for stage in (0, 2, 3)}
     whole = measured[0]
@@ -183,8 +208,8 @@ def test_bytes_by_kind_are_what_was_predicted_from_shapes(folder: Path, cell: Ce
     measured = facts(folder, "save-2")[f"bytes-{cell}"]
     predicted = predicted_bytes(
         small_unet(cell.trains),
-        OptimizerConfig(l2_sp=cell.l2_sp),
-        ZeroConfig.model_validate({"stage": cell.stage}),
+        OptimizerConfig.model_validate({"name": cell.optimizer, "l2_sp": cell.l2_sp}),
+        ZeroConfig.model_validate({"stage": cell.stage, "offload": cell.offload}),
         dtype=torch.float32,
         world_size=2,
         num_averages=0,

@@ -71,6 +71,25 @@ def test_small_updates_count_without_a_master() -> None:
     assert float(weights.detach().double().mean()) == pytest.approx(1 - 100 * 1e-4, abs=1e-3)
 
 
+def test_slices_of_a_group_round_independently_and_copies_alike() -> None:
+    def stepped(offset: int) -> torch.Tensor:
+        config = OptimizerConfig(lr=1e-4, weight_decay=0.0, master="stochastic")
+        weights = nn.Parameter(torch.ones(2**12, dtype=torch.bfloat16))
+        group = {"params": [weights], "optim_bits": 8, "index": 3, "slice_offset": offset}
+        optimizer = build_optimizer([group], config)
+        for _ in range(20):
+            weights.grad = torch.ones_like(weights)
+            optimizer.step()
+        return weights.detach()
+
+    first, second = stepped(0), stepped(2**12)
+    assert torch.equal(first, stepped(0))
+    moved = [(weights != 1).float() for weights in (first, second)]
+    assert all(0 < float(each.mean()) < 1 for each in moved)
+    # Which of 4096 elements moved is drawn anew: the standard error of such a correlation is 0.016; five of them.
+    assert abs(float(torch.corrcoef(torch.stack(moved))[0, 1])) < 0.08
+
+
 def test_only_matrices_decay_and_have_8_bits() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Linear(4, 5), nn.Embedding(6, 7))
     matrices, others = parameter_groups(module, OptimizerConfig(weight_decay=0.1))

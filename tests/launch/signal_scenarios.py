@@ -1,6 +1,6 @@
 """Small programs as the ranks of run_ranks, without training.
 
-python -m tests.launch.signal_scenarios wait|raise|kill [NUM_RANKS]     runs itself as so many ranks
+python -m tests.launch.signal_scenarios wait|raise|both|kill [NUM_RANKS]     runs itself as so many ranks
 """
 
 import os
@@ -40,7 +40,8 @@ def lose_a_rank(how: str) -> int:
             raise ArithmeticError("this rank\nalone")
         dist.all_reduce(torch.zeros(1))
     except Exception as error:
-        tell_failure(error, rank)
+        # Rank 0 has lost the other one, and so comes after it.
+        tell_failure(LookupError("and this one") if how == "both" and rank == 0 else error, rank)
         end_at_once(EXIT_FAILED)
     return 0
 

@@ -1,21 +1,24 @@
 """As the ranks of a process group: goes on after a failure, then meets a sample whose latents are NaN.
 
-python -m tests.launch.skip_scenarios CONFIG FAILED SKIPPED ID
+python -m tests.launch.skip_scenarios CONFIG FAILED SKIPPED STOPPED ID
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distributed.checkpoint import newest_position
 from distributed.engine import Engine
-from distributed.preemption import StopRequest
-from distributed.rank import from_first_rank, join_process_group, leave_process_group, rank_from_environment
-from launch.config import load_config
+from distributed.preemption import StoppedOnRequest, StopRequest
+from distributed.rank import Rank, from_first_rank, join_process_group, leave_process_group, rank_from_environment
+from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
 from launch.prepare import shards_folder
 from launch.step import TrainedStep, train_step
@@ -41,7 +44,25 @@ def watched_train_step(engine: Engine, *arguments: Any) -> TrainedStep:
     return trained
 
 
-def main(config_path: Path, failed: Path, skipped: Path, sample: str) -> None:
+def stop_at_the_bad_step(config: RunConfig, rank: Rank) -> None:
+    """Train until a step is skipped, then stop as if a signal had come; no save was due before."""
+    stop = StopRequest()
+
+    def stopping_train_step(engine: Engine, *arguments: Any) -> TrainedStep:
+        trained = train_step(engine, *arguments)
+        if trained.result.is_skipped and rank.is_first:
+            stop.received = signal.SIGTERM
+        return trained
+
+    checkpoint = config.checkpoint.model_copy(update={"save_every_steps": None})
+    with patch("launch.stage.train_step", stopping_train_step), pytest.raises(StoppedOnRequest):
+        train(config.model_copy(update={"checkpoint": checkpoint}), rank, stop)
+    position = newest_position(config.stage_path(config.stages[0]) / "checkpoints")
+    assert position is not None
+    assert position["step"] == 1, "the last good one"
+
+
+def main(config_path: Path, failed: Path, skipped: Path, stopped: Path, sample: str) -> None:
     config = load_config(config_path, [*SETTINGS, "stages.0.steps=6"])
     rank = rank_from_environment()
     join_process_group()
@@ -50,6 +71,8 @@ def main(config_path: Path, failed: Path, skipped: Path, sample: str) -> None:
     from_first_rank(rank, damaged.__enter__)
     with patch("launch.stage.train_step", watched_train_step):
         train(own_run(config, skipped), rank, StopRequest())
+    stop_at_the_bad_step(own_run(config, stopped), rank)
+    train(own_run(config, stopped), rank, StopRequest())
     dist.barrier()
     if rank.is_first:
         damaged.__exit__(None, None, None)
@@ -58,4 +81,4 @@ def main(config_path: Path, failed: Path, skipped: Path, sample: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5])

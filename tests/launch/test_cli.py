@@ -157,6 +157,17 @@ def test_shards_of_several_resolutions_by_several_processes_and_parts(prepared: 
     assert f"{tmp_path}/shards has no shards of 128 pixels; it has 64, 32: set model.resolution to one of them" in line
 
 
+def test_paging_without_a_gpu_is_refused_before_anything_is_loaded(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    line = refusal("train", str(prepared), "optimizer.paged=true")
+    assert "and this machine has no GPU: set optimizer.paged=false" in line
+    code, output, _ = run("train", str(prepared), "optimizer.paged=true", "--dry-run")
+    assert code == 0
+    assert "note: optimizer.paged=true needs a GPU" in output
+
+
 def test_a_dry_run_says_what_would_be_trained(prepared: Path) -> None:
     code, output, _ = run("train", str(prepared), "--dry-run", "--nproc", "2")
     assert code == 0

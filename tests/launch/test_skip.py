@@ -31,10 +31,12 @@ def test_a_bad_sample_is_named_and_too_many_bad_steps_fail(fresh: Path, tmp_path
     config = load_config(fresh)
     ids = ids_of_steps(config, 6)
     others = {entry.id for entry in open_shards(config).entries("busi", "train")} - ids[0]
-    failed, skipped = tmp_path / "failed", tmp_path / "skipped"
+    failed, skipped, stopped = (tmp_path / name for name in ("failed", "skipped", "stopped"))
 
     with nan_latents(shards_folder(config), "busi", others):
+        # No save is due before the end: that of step 1 is made because the run fails.
         settings = [*SETTINGS, f"run={failed}", f"shards={config.shards_path}", "optimizer.max_bad_steps=2"]
+        settings.append("checkpoint.save_every_steps=null")
         command = [sys.executable, "-m", "launch.cli", "train", str(fresh), "--nproc", "2", *settings]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
@@ -50,13 +52,19 @@ def test_a_bad_sample_is_named_and_too_many_bad_steps_fail(fresh: Path, tmp_path
 
     sample = min(ids[1] - ids[0])
     code = "import sys; from launch.spawn import run_ranks; sys.exit(run_ranks(sys.argv[1:], 2))"
-    program = ["-m", "tests.launch.skip_scenarios", str(fresh), str(failed), str(skipped), sample]
+    program = ["-m", "tests.launch.skip_scenarios", str(fresh), str(failed), str(skipped), str(stopped), sample]
     result = subprocess.run([sys.executable, "-c", code, *program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "resumed after step 1" in result.stderr
     assert f"step 2 was skipped: the loss is not finite of {sample}\n" in result.stderr
     log = read_steps(skipped / "stages" / "busi" / "steps.jsonl")
     assert [step.get("bad_ids") for step in log] == [[sample] if sample in step else None for step in ids]
+
+    # Stopped at the bad step, a run takes it again and goes the same way.
+    assert "(its last steps were bad: stage busi: the newest checkpoint is of step 1)" in result.stderr
+    assert read_steps(stopped / "stages" / "busi" / "steps.jsonl") == log
+    weights = "stages/busi/model/unet/diffusion_pytorch_model.safetensors"
+    assert (stopped / weights).read_bytes() == (skipped / weights).read_bytes()
 
 
 def test_a_long_list_of_samples_is_cut() -> None:

@@ -1,0 +1,69 @@
+"""What is predicted of Stable Diffusion 1.5 keeps to the formula of ZeRO with 8-bit moments, buckets included."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from distributed.config import OptimizerConfig, ZeroConfig
+from distributed.memory import predicted_bytes
+from tests.stable_diffusion_config import UNET
+
+# What padding, scales, copies in passing and buckets may add.
+REACH_LIMIT = 1.03
+
+
+@pytest.fixture(scope="module")
+def unet() -> UNet2DConditionModel:
+    with torch.device("meta"):
+        network: UNet2DConditionModel = UNet2DConditionModel.from_config(UNET)
+    return network
+
+
+def predicted(unet: UNet2DConditionModel, world_size: int, *, on_gpu: bool, **optimizer: Any) -> float:
+    """Return the bytes a parameter and rank at bf16 and ZeRO-2."""
+    kinds = predicted_bytes(
+        unet,
+        OptimizerConfig.model_validate(optimizer),
+        ZeroConfig(stage=2),
+        dtype=torch.bfloat16,
+        world_size=world_size,
+        num_averages=0,
+        on_gpu=on_gpu,
+    )
+    return sum(kinds.values()) / sum(p.numel() for p in unet.parameters())
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@pytest.mark.parametrize(("master", "divided"), [("fp32", 2 + 4 + 2.03), ("stochastic", 2 + 2.03)])
+def test_stable_diffusion_keeps_to_the_formula(
+    unet: UNet2DConditionModel, master: str, divided: float, world_size: int, on_gpu: bool
+) -> None:
+    formula = 2 + divided / world_size
+    ratio = predicted(unet, world_size, on_gpu=on_gpu, master=master) / formula
+    assert 0.99 < ratio <= REACH_LIMIT
+
+
+def test_an_offloaded_state_is_in_host_memory_where_there_is_another(unet: UNet2DConditionModel) -> None:
+    both = [
+        predicted_bytes(
+            unet,
+            OptimizerConfig(),
+            ZeroConfig(offload="optimizer"),
+            dtype=torch.bfloat16,
+            world_size=2,
+            num_averages=1,
+            on_gpu=on_gpu,
+        )
+        for on_gpu in (True, False)
+    ]
+    assert {kind for kind in both[0] if kind.endswith(", host")} == {
+        "master, host",
+        "optimizer, host",
+        "ema, host",
+        "gradients, host",
+    }
+    assert not any(kind.endswith(", host") for kind in both[1])
+    assert sum(both[0].values()) == sum(both[1].values())
