@@ -260,7 +260,8 @@ def _load_single_file_part(file: Path, folder: Path, part: str, model_class: Any
     check_fits(file, part, stored, wanted, folder)
     # Cast here: given a dtype, diffusers casts too, and warns of modules that it keeps in float32 although it has none.
     cast = {key: tensor.to(dtype) for key, tensor in stored.items()}
-    return model_class.from_single_file(cast, config=str(folder), subfolder=part, local_files_only=True)
+    # Not given one, it makes float32 of everything.
+    return model_class.from_single_file(cast, config=str(folder), subfolder=part, local_files_only=True).to(dtype)
 
 
 def _load_tokenizer(base: BaseFiles) -> CLIPTokenizer:

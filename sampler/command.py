@@ -180,7 +180,7 @@ def _told(arguments: argparse.Namespace, bundle: Bundle, settings: Any, masks: S
         "bundle_sha256": bundle.manifest.sha256,
         "prompts": arguments.prompt,
         "negative_prompt": arguments.negative,
-        "count": arguments.count or 1 if arguments.per_class is None else None,
+        "count": None if arguments.per_class is not None else arguments.count or 1,
         "per_class": arguments.per_class,
         "seed": arguments.seed,
         **vars(settings),

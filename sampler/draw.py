@@ -1,7 +1,7 @@
 """Draw images: from noise, prompts and masks to uint8 pictures."""
 
 # B images of a batch, C latent channels, h w latent height and width, H W image height and width, L prompt tokens,
-# D text width
+# D text width, E channels of an embedded hint
 
 from __future__ import annotations
 
@@ -79,22 +79,28 @@ class Drawer:
             text_BLD = np.concatenate([self.text([wish.negative for wish in wishes]), text_BLD])
         masks = [wish.mask_HW for wish in wishes if wish.mask_HW is not None]
         assert len(masks) in (0, len(wishes))
-        hint_B3HW = np.stack([hint_image(mask_HW, self.manifest.palette) for mask_HW in masks]) if masks else None
-        if hint_B3HW is not None and is_guided:
-            hint_B3HW = np.concatenate([hint_B3HW, hint_B3HW])
+        hint_BEhw = None
+        if masks:  # seen by layers that know no timestep, so once and not at every step
+            hint_BEhw = self.embedded_hint(np.stack([hint_image(mask_HW, self.manifest.palette) for mask_HW in masks]))
+            hint_BEhw = np.concatenate([hint_BEhw, hint_BEhw]) if is_guided else hint_BEhw
         solver = make_solver(self._schedule, settings.sampler, settings.steps)
         latents_BChw = noise_BChw
         for number, timestep in enumerate(solver.timesteps, 1):
             if is_guided:
-                both = self.predict(np.concatenate([latents_BChw, latents_BChw]), timestep, text_BLD, hint_B3HW)
+                both = self.predict(np.concatenate([latents_BChw, latents_BChw]), timestep, text_BLD, hint_BEhw)
                 without_BChw, with_BChw = np.split(both, 2)
                 prediction_BChw = guided(without_BChw, with_BChw, settings.guidance, settings.guidance_rescale)
             else:
-                prediction_BChw = self.predict(latents_BChw, timestep, text_BLD, hint_B3HW)
+                prediction_BChw = self.predict(latents_BChw, timestep, text_BLD, hint_BEhw)
             latents_BChw = solver.step(prediction_BChw, latents_BChw)
             if progress is not None:
                 progress(number, len(solver.timesteps))
         return latents_BChw
+
+    def prepare_text(self, prompts: Sequence[str]) -> None:
+        """Make the embeddings of prompts, and give back the text encoder's memory, which the UNet can use."""
+        self.text(prompts)
+        self.networks.close("text_encoder")
 
     def text(self, prompts: Sequence[str]) -> Array:
         """Return the embeddings of prompts, [B, L, D]; each is made once."""
@@ -108,16 +114,20 @@ class Drawer:
         """Give back the memory of embeddings."""
         self._text.clear()
 
-    def predict(self, latents_BChw: Array, timestep: float, text_BLD: Array, hint_B3HW: Array | None) -> Array:
-        """Return the UNet's answer, steered by the ControlNet where there is a hint, [B, C, h, w]."""
+    def embedded_hint(self, hint_B3HW: Array) -> Array:
+        """Return what the ControlNet sees of hints, [B, E, h, w]."""
+        return self.networks.run("hint_embedding", {"hint": hint_B3HW})["embedding"]
+
+    def predict(self, latents_BChw: Array, timestep: float, text_BLD: Array, hint_BEhw: Array | None) -> Array:
+        """Return the UNet's answer, steered by the ControlNet where there is an embedded hint, [B, C, h, w]."""
         inputs = {
             "latents": latents_BChw,
             "timestep": np.full(len(latents_BChw), timestep, np.float32),
             "text": text_BLD,
         }
-        if hint_B3HW is None:
+        if hint_BEhw is None:
             return self.networks.run("unet", inputs)["prediction"]
-        residuals = self.networks.run("controlnet", {**inputs, "hint": hint_B3HW})
+        residuals = self.networks.run("controlnet", {**inputs, "embedding": hint_BEhw})
         return self.networks.run("unet_with_control", {**inputs, **residuals})["prediction"]
 
     def decode(self, latents_BChw: Array) -> NDArray[np.uint8]:

@@ -82,6 +82,7 @@ class Desk:
 
         try:
             self.drawer.forget_text()  # of prompts that nobody asks any more
+            self.drawer.prepare_text([text for wish in job.wishes for text in (wish.negative, wish.prompt)])
             for wish in job.wishes:
                 job.step = 0
                 image = self.drawer.draw([wish], job.settings, tell)[0]

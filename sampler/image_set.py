@@ -71,8 +71,8 @@ class ImageSet:
         progress: called with the images done, in parts of an image too.
         """
         missing = self.missing()
-        drawer.text(list(dict.fromkeys([negative, *(planned.prompt for planned in missing)])) if missing else [""])
-        drawer.networks.close("text_encoder")  # its memory is better used for the UNet
+        if missing:
+            drawer.prepare_text([negative, *(planned.prompt for planned in missing)])
         try:
             for start in range(0, len(missing), batch_size):
                 batch = missing[start : start + batch_size]
@@ -108,8 +108,7 @@ class ImageSet:
         by_class = len({one.prompt for one in self._plan}) > SHEET_TILES // SHEET_COLUMNS
         for one in self._plan:
             groups.setdefault((one.database, one.label) if by_class and one.label else ("", one.prompt), []).append(one)
-        shown = max(1, min(SHEET_COLUMNS, -(-SHEET_TILES // len(groups)) if len(groups) > 1 else SHEET_TILES))
-        shown = SHEET_TILES if len(groups) == 1 else shown
+        shown = SHEET_TILES if len(groups) == 1 else min(SHEET_COLUMNS, -(-SHEET_TILES // len(groups)))
         tiles = []
         for (database, label), members in list(groups.items())[:SHEET_TILES]:
             title = f"{label} ({database})" if database else label

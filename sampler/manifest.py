@@ -11,12 +11,12 @@ from typing import Any
 
 from sampler.errors import SamplerError
 
-FORMAT, VERSION = "sonoshard-bundle", 1
+FORMAT, VERSION = "sonoshard-bundle", 2
 NAME = "manifest.json"
 # More than any manifest needs; a file that is not one is not read to its end.
 MAX_BYTES = 64 * 2**20
 NEEDED_GRAPHS = ("text_encoder", "unet", "vae_decoder")
-CONTROL_GRAPHS = ("unet_with_control", "controlnet")
+CONTROL_GRAPHS = ("unet_with_control", "controlnet", "hint_embedding")
 KEYS: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "files": dict,
@@ -30,7 +30,6 @@ KEYS: dict[str, type | tuple[type, ...]] = {
     "sampling": dict,
     "prompts": list,
     "mask_palette": list,
-    "no_hint_colour": (list, type(None)),
     "training_data": list,
     "parity": dict,
 }

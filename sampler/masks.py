@@ -144,22 +144,26 @@ def _of_indexed(picture: Image.Image, palette: Sequence[PaletteClass], name: str
         table = np.zeros(256, np.uint8)
         table[used] = np.array(by_colour, np.uint8)
         return table[numbers_HW]
-    _refuse_numbers(numbers_HW, palette, name)
-    raise AssertionError
+    raise _unknown_numbers(numbers_HW, palette, name)
 
 
 def _refuse_numbers(numbers_HW: NDArray[np.uint8], palette: Sequence[PaletteClass], name: str) -> None:
+    if not {one.number for one in palette}.issuperset(np.unique(numbers_HW).tolist()):
+        raise _unknown_numbers(numbers_HW, palette, name)
+
+
+def _unknown_numbers(numbers_HW: NDArray[np.uint8], palette: Sequence[PaletteClass], name: str) -> SamplerError:
+    """Return the error of a mask with numbers that are no class; it names the most frequent of them."""
     known = [one.number for one in palette]
     found, counts = np.unique(numbers_HW, return_counts=True)
     unknown = [(int(n), int(count)) for n, count in zip(found, counts, strict=True) if n not in known]
-    if unknown:
-        number, count = max(unknown, key=lambda pair: pair[1])
-        nearest = min(palette, key=lambda one: abs(one.number - number))
-        hint = "; a black and white mask needs --mask-class NAME" if number == 255 else ""
-        raise SamplerError(
-            f"{name} has {count} pixels of class {number}, which the palette lacks; the nearest is {nearest.number} "
-            f"({nearest.name}), all are {_listed(palette)}{hint}"
-        )
+    number, count = max(unknown, key=lambda pair: pair[1])
+    nearest = min(palette, key=lambda one: abs(one.number - number))
+    hint = "; a black and white mask needs --mask-class NAME" if number == 255 else ""
+    return SamplerError(
+        f"{name} has {count} pixels of class {number}, which the palette lacks; the nearest is {nearest.number} "
+        f"({nearest.name}), all are {_listed(palette)}{hint}"
+    )
 
 
 def _of_colours(pixels_HW4: NDArray[np.uint8], palette: Sequence[PaletteClass], name: str) -> NDArray[np.uint8]:

@@ -51,8 +51,7 @@ def plan_prompts(
 
     Raises: SamplerError if no mask fits.
     """
-    trained = {one["prompt"]: one for one in manifest.values["prompts"]}
-    told = [trained.get(prompt, {"prompt": prompt, "label": "", "database": ""}) for prompt in prompts]
+    told = [_told(prompt, manifest) for prompt in prompts]
     return _numbered([one for one in told for _ in range(count)], seed, masks)
 
 
@@ -66,6 +65,13 @@ def plan_classes(manifest: Manifest, per_class: int, seed: int, masks: Sequence[
         raise SamplerError("the bundle names no prompts that it was trained on; use --prompt and -n")
     told = [prompts[number % len(prompts)] for prompts in classes.values() for number in range(per_class)]
     return _numbered(told, seed, masks)
+
+
+def _told(prompt: str, manifest: Manifest) -> Mapping[str, str]:
+    """Return a prompt with its label and database; empty where several classes, or none, have it."""
+    trained = [one for one in manifest.values["prompts"] if one["prompt"] == prompt]
+    is_of_one = len({(one["database"], one["label"]) for one in trained}) == 1
+    return trained[0] if is_of_one else {"prompt": prompt, "label": "", "database": ""}
 
 
 def prompts_by_class(manifest: Manifest) -> dict[tuple[str, str], list[Mapping[str, str]]]:

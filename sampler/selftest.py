@@ -14,7 +14,7 @@ from sampler.errors import SamplerError
 
 @dataclass(frozen=True)
 class Check:
-    """The largest difference to torch of one quantity, and the limit that the bundle sets."""
+    """The largest difference to torch of one quantity (of "..._mean" the mean one), and the limit of the bundle."""
 
     name: str
     error: float
@@ -46,7 +46,8 @@ def _errors(drawer: Drawer, known: dict[str, NDArray[np.generic]]) -> dict[str, 
     latents, embedded = known["latents"].astype(np.float32), known["text"].astype(np.float32)
     errors["prediction"] = _largest(drawer.predict(latents, timestep, embedded, None), known["prediction"])
     if "prediction_with_control" in known:
-        steered = drawer.predict(latents, timestep, embedded, known["hint"].astype(np.float32))
+        hint = drawer.embedded_hint(known["hint"].astype(np.float32))
+        steered = drawer.predict(latents, timestep, embedded, hint)
         errors["prediction_with_control"] = _largest(steered, known["prediction_with_control"])
     mask = known["image_mask"].astype(np.uint8) if "image_mask" in known else None
     wish = Wish(str(known["image_prompt"].ravel()[0]), "", 0, mask)
@@ -55,20 +56,23 @@ def _errors(drawer: Drawer, known: dict[str, NDArray[np.generic]]) -> dict[str, 
     )
     found = drawer.denoise(known["noise"].astype(np.float32), [wish], settings)
     errors["latents"] = _largest(found, known["image_latents"])
-    image = drawer.decode(found)[0]
-    errors["image_levels"] = _largest(image, known["image"].reshape(image.shape))
-    return errors
+    image = _difference(drawer.decode(found)[0], known["image"])
+    return errors | {"image_levels": float(image.max()), "image_levels_mean": float(image.mean())}
 
 
 def _largest(found: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
+    return float(_difference(found, expected).max())
+
+
+def _difference(found: NDArray[np.generic], expected: NDArray[np.generic]) -> NDArray[np.float64]:
     if found.shape != expected.shape:
         raise SamplerError(f"parity.npz holds shape {expected.shape} where this bundle gives {found.shape}")
-    return float(np.abs(found.astype(np.float64) - expected.astype(np.float64)).max())
+    return np.abs(found.astype(np.float64) - expected.astype(np.float64))
 
 
 def table(checks: list[Check]) -> str:
     """Return what was found, as a table."""
-    lines = [f"{'largest difference to torch':<28} {'found':>12} {'limit':>12}"]
+    lines = [f"{'difference to torch':<28} {'found':>12} {'limit':>12}"]
     for check in checks:
         verdict = "ok" if check.is_kept else "TOO LARGE"
         lines.append(f"{check.name.replace('_', ' '):<28} {check.error:>12.3g} {check.limit:>12.3g}  {verdict}")

@@ -8,7 +8,6 @@ import base64
 import json
 import os
 import select
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NO_CHROMIUM = "needs a headless Chromium (apt install chromium)"
+from tests.chromium import chromium
+
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
@@ -174,15 +173,18 @@ class Browser:
 
 @contextmanager
 def running_browser(folder: Path, *, width: int = 1280, height: int = 800, timeout_s: float = 60) -> Iterator[Browser]:
-    """Yield a browser whose profile and downloads lie in `folder`, in profile/ and downloads/; it ends afterwards."""
-    assert CHROMIUM is not None
+    """Yield a browser whose profile and downloads lie in `folder`, in profile/ and downloads/; it ends afterwards.
+
+    Where there can be none the test is skipped, and fails in CI.
+    """
+    path = chromium()
     to_browser, from_browser = os.pipe(), os.pipe()
     # The browser reads from 3 and writes to 4, whatever numbers the pipes have here; bash puts them there, where sh
     # knows no numbers above 9.
     script = f'exec "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
     process = subprocess.Popen(
         [
-            *("bash", "-c", script, "bash", CHROMIUM, *FLAGS),
+            *("bash", "-c", script, "bash", path, *FLAGS),
             *(f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}"),
         ],
         pass_fds=(to_browser[0], from_browser[1]),

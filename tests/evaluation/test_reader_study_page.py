@@ -16,7 +16,7 @@ from data.errors import DataError
 from evaluation.reader_study.answers import read_answers
 from evaluation.reader_study.key import KeyRow, read_key
 from evaluation.reader_study.study import ShownImage, png, write_study
-from tests.browser import CHROMIUM, NO_CHROMIUM, Browser, running_browser
+from tests.browser import Browser, running_browser
 
 NUM = 4
 
@@ -149,7 +149,6 @@ def downloaded(browser: Browser, folder: Path) -> Path:
     return folder / "downloads" / name
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_a_whole_study_by_keys(page: Path, tmp_path: Path) -> None:
     key = key_of(page)
     with running_browser(tmp_path) as browser:
@@ -217,7 +216,6 @@ def test_a_whole_study_by_keys(page: Path, tmp_path: Path) -> None:
     assert lines[3].endswith(',"said ""r, g"" 1"')
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_a_click_zooms_to_where_it_was(page: Path, tmp_path: Path) -> None:
     with running_browser(tmp_path) as browser:
         begin(browser, page, "A")

@@ -108,7 +108,7 @@ def test_a_link_that_leads_outside(changed: Changed, bundle: Path) -> None:
     ("change", "line"),
     [
         (edited(format="other"), "is not of a bundle"),
-        (edited(version=2), "has version 2, this sampler reads 1"),
+        (edited(version=3), "has version 3, this sampler reads 2"),
         (edited(graphs={}), "lacks the graph 'text_encoder'"),
         (edited(prompts=None), "lacks 'prompts'"),
         (edited(latent={"channels": 4}), "lacks latent.pixels"),

@@ -178,7 +178,7 @@ def test_about_and_selftest(bundle: Path, capsys: pytest.CaptureFixture[str]) ->
     code, told, _ = run(capsys, bundle, "--selftest")
     assert code == 0
     assert "image levels" in told
-    assert told.count("  ok") == 4
+    assert told.count("  ok") == 5
 
 
 def test_selftest_fails_with_1_over_a_limit(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,7 @@ def test_progress_tells_each_step_and_may_stop(drawer: Drawer) -> None:
 
 def test_selftest_finds_this_machine_to_be_as_torch(opened: Bundle, control_bundle: Path) -> None:
     checks = run_selftest(opened)
-    assert [check.name for check in checks] == ["text", "prediction", "latents", "image_levels"]
+    assert [check.name for check in checks] == ["text", "prediction", "latents", "image_levels", "image_levels_mean"]
     assert all(check.is_kept for check in checks), table(checks)
     with open_bundle(control_bundle) as control:
         checks = run_selftest(control)

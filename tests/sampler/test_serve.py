@@ -17,7 +17,7 @@ from PIL import Image
 from sampler.bundle import open_bundle
 from sampler.draw import Settings, Wish
 from sampler.serve import MAX_BODY_BYTES, PageServer
-from tests.browser import CHROMIUM, NO_CHROMIUM, running_browser
+from tests.browser import running_browser
 
 ASKED: dict[str, Any] = {
     "prompt": "simulated breast ultrasound, benign",
@@ -144,7 +144,6 @@ def test_the_page_allows_nothing_from_elsewhere(server: PageServer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_the_page_in_a_browser(server: PageServer, tmp_path: Path) -> None:
     with running_browser(tmp_path) as tab:
         tab.open(server.address)

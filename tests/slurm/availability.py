@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.apt import INSTALL, install
+
 # The Debian package of each command.
 PACKAGES = {
     "slurmctld": "slurmctld",
@@ -15,7 +17,6 @@ PACKAGES = {
     "munged": "munge",
     "ip": "iproute2",
 }
-INSTALL = ["apt-get", "install", "--yes", "--no-install-recommends"]
 DAEMON_POLICY = Path("/usr/sbin/policy-rc.d")
 
 
@@ -56,11 +57,6 @@ def install_packages() -> None:
     """
     if not shutil.which("apt-get"):
         return
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-
-    def apt(command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
     is_ours = not DAEMON_POLICY.exists()
     if is_ours:  # what invoke-rc.d asks before it starts a daemon; 101 forbids
         with tempfile.NamedTemporaryFile("w", dir=DAEMON_POLICY.parent, delete=False) as policy:
@@ -68,12 +64,7 @@ def install_packages() -> None:
         Path(policy.name).chmod(0o755)
         Path(policy.name).rename(DAEMON_POLICY)
     try:
-        outcome = apt([*INSTALL, *PACKAGES.values()])
-        if outcome.returncode != 0:  # the package lists are too old, or there are none
-            apt(["apt-get", "update"])
-            outcome = apt([*INSTALL, *PACKAGES.values()])
+        install(list(PACKAGES.values()))
     finally:
         if is_ours:
             DAEMON_POLICY.unlink()
-    if outcome.returncode != 0:
-        raise RuntimeError(f"apt-get could not install {' '.join(PACKAGES.values())}:\n{outcome.stderr[-2000:]}")

@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,10 +21,10 @@ from tools.export.manifest import bundle_schedule, described, manifest
 from tools.export.masks import mask_palette
 from tools.export.model_card import model_card
 from tools.export.networks import Networks
-from tools.export.parity import Parity, measure, references
-from tools.export.predictors import OnnxPredictor, torch_predictor
+from tools.export.parity import Parity, limits, measure, references
 from tools.export.source import Source
 from tools.export.stored_weights import Precision, write_weights
+from tools.export.torch_predictor import TorchPredictor
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -47,40 +47,50 @@ def write_bundle(source: Source, folder: Path, precision: Precision) -> Parity:
     training = training_of(source.record, source.name)
     palette = mask_palette(source, training)  # whatever refuses does so before anything is computed
     prompt = training.prompts[0]["prompt"] if training.prompts else FALLBACK_PROMPT
-    written = _write_graphs(source, schedule, prompt, len(palette), folder, precision)
-    places = {name: {key: said[key] for key in ("file", "weights")} for name, said in written.graphs.items()}
-    found, tokens = written.found, written.tokens
-    parity = measure(OnnxPredictor(folder, places, precision), schedule, found, tokens, precision)
-    parity.refuse(source.name)
-    _write_arrays(folder / "parity.npz", found)
+    written = _write_graphs(source, schedule, prompt, palette, folder, precision)
+    _write_arrays(folder / "parity.npz", written.found)
     (folder / "tokenizer.json").write_text(_tokenizer_json(written.tokenizer), encoding="utf-8")
-    (folder / "MODEL_CARD.md").write_text(model_card(source, training, parity), encoding="utf-8")
     copy_sampler(folder)
-    said = manifest(source, written.tokenizer, written.graphs, precision, parity, training)
-    said["files"] = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    (folder / MANIFEST).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    said = manifest(source, written.tokenizer, written.graphs, precision, limits(written.found, precision), training)
+    said["files"] = {path.relative_to(folder).as_posix(): _told(path) for path in folder.rglob("*") if path.is_file()}
+    _write_manifest(folder, said)
+    parity = measure(folder, source.name)  # the sampler opens what is shipped, as a user's will
+    parity.refuse(source.name)
+    card = folder / "MODEL_CARD.md"
+    card.write_text(model_card(source, training, parity), encoding="utf-8")
+    said["files"][card.name] = _told(card)
+    said["parity"]["errors"] = dict(parity.errors)
+    _write_manifest(folder, said)
     return parity
+
+
+def _told(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def _write_manifest(folder: Path, said: dict[str, Any]) -> None:
+    said["files"] = dict(sorted(said["files"].items()))
+    (folder / MANIFEST).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class Written(NamedTuple):
     """What is left of the networks when torch has done its part.
 
-    graphs: what the manifest says of each. found: the content of parity.npz. tokens: of its "prompt" and of the "empty"
-    one.
+    graphs: what the manifest says of each. found: the content of parity.npz.
     """
 
     tokenizer: CLIPTokenizer
     graphs: dict[str, dict[str, Any]]
     found: dict[str, NDArray[Any]]
-    tokens: dict[str, NDArray[np.int64]]
 
 
 def _write_graphs(
-    source: Source, schedule: NoiseSchedule, prompt: str, num_classes: int, folder: Path, precision: Precision
+    source: Source,
+    schedule: NoiseSchedule,
+    prompt: str,
+    palette: Sequence[Mapping[str, Any]],
+    folder: Path,
+    precision: Precision,
 ) -> Written:
     """Write graphs and weights; afterwards no network is in memory, which onnxruntime is to have for itself.
 
@@ -89,7 +99,7 @@ def _write_graphs(
     networks = Networks.load(source)
     graphs = networks.graphs(source)
     tokens = {name: _tokens(networks.tokenizer, text) for name, text in (("prompt", prompt), ("empty", ""))}
-    found = references(torch_predictor(graphs), source, schedule, tokens, prompt, num_classes)
+    found = references(TorchPredictor(graphs), source, schedule, tokens, prompt, palette)
     (folder / GRAPHS).mkdir(parents=True)
     stored = {
         name: write_weights(folder / GRAPHS / f"{name}.safetensors", tensors, precision)
@@ -102,7 +112,7 @@ def _write_graphs(
         write_graph(graph, folder / GRAPHS / f"{name}.onnx", stored[graph.weights], location)
         files = {"file": f"{GRAPHS}/{name}.onnx", "weights": f"{GRAPHS}/{graph.weights}.safetensors"}
         said[name] = files | described(graph)
-    return Written(networks.tokenizer, said, found, tokens)
+    return Written(networks.tokenizer, said, found)
 
 
 def write_zip(folder: Path, file: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from data.shard_check import Checked
+from sampler.manifest import FORMAT
+from sampler.manifest import NAME as MANIFEST
 
-MANIFEST = "manifest.json"
-FORMAT = "sonoshard-bundle"
 AGAIN = "copy the bundle again, or export it again"
 
 

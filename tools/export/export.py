@@ -110,7 +110,9 @@ def _stored_dtype(source: Source) -> torch.dtype:
     parts = ("unet", "vae", "text_encoder", *(("controlnet",) if source.has_controlnet else ()))
     files = [base.single_file] if base.single_file else []
     files = files or [path for part in parts for path in weight_files(base.folder, part).paths]
-    dtypes = {place.dtype for file in files for name, place in places(file).items() if place.dtype.startswith("F")}
+    # In a single file names without a dot are the noise schedule's, float32 in any model.
+    found = [place.dtype for file in files for name, place in places(file).items() if "." in name]
+    dtypes = {dtype for dtype in found if dtype.startswith("F")}
     return torch.float16 if dtypes == {"F16"} else torch.float32
 
 

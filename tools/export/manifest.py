@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from data.hints import NO_HINT_COLOUR
 from launch.record import versions
 from launch.training_data import Training
 from models.base import noise_schedule, resolution_of, text_shape
 from models.errors import ModelError
 from models.schedule import NoiseSchedule
-from tools.export.bundle_check import FORMAT
+from sampler.manifest import FORMAT, VERSION
 from tools.export.masks import mask_palette
 from tools.export.networks import Graph
-from tools.export.parity import Parity
 from tools.export.source import Source
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-VERSION = 1
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "onnx", "onnxruntime")
 DEFAULT_SAMPLING = {"sampler": "dpmsolver++", "steps": 25, "guidance": 5.0, "guidance_rescale": 0.0}
 DTYPES = {"torch.float32": "float32", "torch.int64": "int64"}
@@ -48,10 +45,13 @@ def manifest(
     tokenizer: CLIPTokenizer,
     graphs: Mapping[str, Mapping[str, Any]],
     precision: str,
-    parity: Parity,
+    limits: Mapping[str, float | None],
     training: Training,
 ) -> dict[str, Any]:
-    """Return the manifest without "files". graphs: what it says of each."""
+    """Return the manifest without "files" and parity's "errors".
+
+    graphs: what it says of each. limits: the largest differences to torch that are let through.
+    """
     schedule, schedule_said = bundle_schedule(source)
     versions_now = versions()
     palette = mask_palette(source, training)
@@ -83,10 +83,9 @@ def manifest(
         "sampling": sampling_defaults(record, schedule),
         "prompts": training.prompts,
         "mask_palette": palette,
-        "no_hint_colour": list(NO_HINT_COLOUR) if palette else None,
         "training_data": training.databases,
         "parents": [dict(source.record)] if source.record else [],
-        "parity": {"file": "parity.npz", "errors": parity.errors, "limits": parity.limits},
+        "parity": {"file": "parity.npz", "errors": {}, "limits": dict(limits)},
     }
 
 

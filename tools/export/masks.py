@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from data.hints import hint_colours
 from launch.training_data import Training
 from models.errors import ModelError
+from sampler.manifest import PaletteClass
+from sampler.masks import hint_image
 from tools.export.source import Source
 
 
@@ -23,6 +26,12 @@ def example_mask(num_classes: int, side: int) -> NDArray[np.uint8]:
         top, left = row * cell + cell // 8, column * cell + cell // 8
         mask[top : top + 3 * cell // 4, left : left + 3 * cell // 4] = number
     return mask
+
+
+def hints_of(mask: NDArray[np.uint8], palette: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+    """Return the hint that a mask is in a bundle of this palette, [1, 3, H, W] in [0, 1]."""
+    classes = [PaletteClass(one["number"], one["name"], tuple(one["colour"])) for one in palette]
+    return hint_image(mask, classes)[None]
 
 
 def mask_palette(source: Source, training: Training) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ LABELS = {
     "prediction_with_control": "the same with a mask",
     "latents": "latents of an image",
     "image_levels": "the image, grey levels of 255",
+    "image_levels_mean": "the same on average",
 }
 
 

@@ -1,4 +1,4 @@
-"""The five graphs of a bundle as torch modules: their inputs, their outputs, and whose weights they use."""
+"""The six graphs of a bundle as torch modules: their inputs, their outputs, and whose weights they use."""
 
 # B batch, C latent channels, h w latent height and width, H W image height and width, L prompt tokens, D text width
 
@@ -58,19 +58,43 @@ class Unet(nn.Module):
         return prediction_BChw
 
 
+class HintEmbedding(nn.Module):
+    """The first layers of a ControlNet, which see the hint alone: computed once for an image, not at every step."""
+
+    def __init__(self, network: nn.Module, *, is_blue_first: bool) -> None:
+        super().__init__()
+        self.network = network
+        self._is_blue_first = is_blue_first
+
+    def forward(self, hint_B3HW: Tensor) -> Tensor:
+        """Return the embedding, [B, E, h, w]. hint_B3HW: red, green and blue in [0, 1]."""
+        embedding_BEhw: Tensor = self.network(hint_B3HW.flip(1) if self._is_blue_first else hint_B3HW)
+        return embedding_BEhw
+
+
 class ControlNet(nn.Module):
     """What a hint adds to the UNet."""
 
     def __init__(self, network: ControlNetModel) -> None:
+        """network: without its embedding of the hint, see `split_controlnet`."""
         super().__init__()
         self.network = network
 
     def forward(
-        self, latents_BChw: Tensor, timestep_B: Tensor, text_BLD: Tensor, hint_B3HW: Tensor
+        self, latents_BChw: Tensor, timestep_B: Tensor, text_BLD: Tensor, embedding_BEhw: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return the residuals of the blocks on the way down, in order, then the middle. hint_B3HW: in [0, 1]."""
-        down, mid = self.network(latents_BChw, timestep_B, text_BLD, controlnet_cond=hint_B3HW, return_dict=False)
+        """Return the residuals of the blocks on the way down, in order, then the middle."""
+        down, mid = self.network(latents_BChw, timestep_B, text_BLD, controlnet_cond=embedding_BEhw, return_dict=False)
         return (*down, mid)
+
+
+def split_controlnet(network: ControlNetModel) -> tuple[HintEmbedding, ControlNet]:
+    """Return the embedding of hints, taken out of a ControlNet, and the rest, which takes what it gives."""
+    is_blue_first = network.config.controlnet_conditioning_channel_order == "bgr"
+    embedding = HintEmbedding(network.controlnet_cond_embedding, is_blue_first=is_blue_first)
+    network.register_to_config(controlnet_conditioning_channel_order="rgb")
+    network.controlnet_cond_embedding = nn.Identity()
+    return embedding, ControlNet(network)
 
 
 class VaeDecoder(nn.Module):
@@ -111,6 +135,7 @@ class Networks:
     text_encoder: TextEncoder
     unet: Unet
     vae_decoder: VaeDecoder
+    hint_embedding: HintEmbedding | None
     controlnet: ControlNet | None
 
     @classmethod
@@ -123,13 +148,16 @@ class Networks:
         if getattr(text_encoder.config, "use_attention_mask", False):
             raise ModelError(f"{source.name}: its text encoder masks padding, which the bundle's graph cannot say")
         unet = load_part(source.base, "unet", UNet2DConditionModel, dtype)
-        controlnet = load_controlnet(config, dtype, seed=0) if source.has_controlnet else None
+        hint_embedding, controlnet = None, None
+        if source.has_controlnet:
+            hint_embedding, controlnet = split_controlnet(load_controlnet(config, dtype, seed=0))
         networks = cls(
             tokenizer,
             TextEncoder(text_encoder),
             Unet(unet),
             VaeDecoder(load_vae(config, "cpu", dtype)),
-            None if controlnet is None else ControlNet(controlnet),
+            hint_embedding,
+            controlnet,
         )
         for module in networks.modules():
             module.eval().requires_grad_(False)
@@ -137,7 +165,7 @@ class Networks:
 
     def modules(self) -> list[nn.Module]:
         """Return those that there are."""
-        modules = [self.text_encoder, self.unet, self.vae_decoder, self.controlnet]
+        modules = [self.text_encoder, self.unet, self.vae_decoder, self.hint_embedding, self.controlnet]
         return [module for module in modules if module is not None]
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
@@ -146,6 +174,7 @@ class Networks:
             "text_encoder": self.text_encoder,
             "unet": self.unet,
             "vae_decoder": self.vae_decoder,
+            "hint_embedding": self.hint_embedding,
             "controlnet": self.controlnet,
         }
         stored = {name: module.network.state_dict() for name, module in files.items() if module is not None}
@@ -177,9 +206,15 @@ class Networks:
             "unet": Graph(self.unet, "unet", unet_inputs, {"prediction": latents.shape}),
             "vae_decoder": Graph(self.vae_decoder, "vae_decoder", {"latents": latents}, {"image": image_shape}),
         }
-        if self.controlnet is not None:
+        if self.controlnet is not None and self.hint_embedding is not None:
             hint = Value(torch.rand(BATCH, 3, height * pixels, width_h * pixels), image_shape)
-            control_inputs = unet_inputs | {"hint": hint}
+            with torch.no_grad():
+                embedded = self.hint_embedding(hint.example)
+            embedding = Value(embedded, ("batch", embedded.shape[1], "height", "width"))
+            graphs["hint_embedding"] = Graph(
+                self.hint_embedding, "hint_embedding", {"hint": hint}, {"embedding": embedding.shape}
+            )
+            control_inputs = unet_inputs | {"embedding": embedding}
             with torch.no_grad():
                 found = self.controlnet(*(value.example for value in control_inputs.values()))
             residuals = {

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ModelError
+from sampler.weights import SCALE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +21,6 @@ Precision = Literal["fp32", "fp16", "int8"]
 DTYPES: dict[str, Any] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": np.dtype("i1")}
 # Of a tensor with fewer numbers than this int8 saves nothing worth its error.
 LEAST_INT8_SIZE = 4096
-SCALE = ".scale"
 
 Array = NDArray[Any]
 
@@ -78,24 +78,6 @@ def places(file: Path) -> dict[str, Place]:
         start, end = entry["data_offsets"]
         found[name] = Place(entry["dtype"], tuple(entry["shape"]), 8 + length + start, end - start)
     return found
-
-
-def read_weights(file: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield the tensors of a file as float32, as the sampler expands them."""
-    found = places(file)
-    stored = np.memmap(file, dtype=np.uint8, mode="r")
-
-    def read(place: Place) -> Array:
-        content = stored[place.start : place.start + place.num_bytes]
-        array: Array = content.view(DTYPES[place.dtype]).reshape(place.shape)
-        return array
-
-    for name, place in found.items():
-        if place.dtype == "I8":
-            scale = read(found[name + SCALE]).reshape(-1, *[1] * (len(place.shape) - 1))
-            yield name, read(place).astype(np.float32) * scale
-        elif not (name.endswith(SCALE) and name.removesuffix(SCALE) in found):
-            yield name, read(place).astype(np.float32)
 
 
 def _members(name: str, shape: tuple[int, ...], precision: Precision) -> Iterator[tuple[str, str, tuple[int, ...]]]:

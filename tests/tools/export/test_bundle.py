@@ -19,10 +19,14 @@ from models.base import ModelConfig
 from models.errors import ModelError
 from models.sampling import sample
 from models.stable_diffusion import load_text_encoder
+from sampler.bundle import open_bundle
+from sampler.selftest import run_selftest, table
 from tests.tiny_random_model import NUM_TOKENS
 from tests.tools.export.conftest import PALETTE, TRAINING
 from tools.export import parity
 from tools.export.export import export
+from tools.export.model_card import LABELS
+from tools.export.parity_table import parity_table
 from tools.export.stored_weights import places, write_weights
 
 
@@ -47,7 +51,7 @@ def test_manifest_names_every_file_with_its_hash(bundle: Path) -> None:
 
 def test_manifest_says_what_the_model_is(bundle: Path) -> None:
     said = manifest_of(bundle)
-    assert (said["format"], said["version"], said["name"]) == ("sonoshard-bundle", 1, "controlled")
+    assert (said["format"], said["version"], said["name"]) == ("sonoshard-bundle", 2, "controlled")
     assert said["prediction_type"] == "epsilon"
     assert said["schedule"]["beta_schedule"] == "scaled_linear"
     assert said["resolution"] == 64
@@ -57,7 +61,10 @@ def test_manifest_says_what_the_model_is(bundle: Path) -> None:
     assert [one["name"] for one in said["mask_palette"]] == PALETTE
     assert said["mask_palette"][1] == {"number": 1, "name": "lesion", "colour": [230, 25, 75]}
     assert said["parents"][0]["validation_loss"] == 0.25
-    assert set(said["graphs"]) == {"text_encoder", "unet", "vae_decoder", "controlnet", "unet_with_control"}
+    assert set(said["graphs"]) == {
+        *("text_encoder", "unet", "vae_decoder"),
+        *("hint_embedding", "controlnet", "unet_with_control"),
+    }
     assert said["graphs"]["unet"]["inputs"]["latents"]["shape"] == ["batch", 4, "height", "width"]
 
 
@@ -80,7 +87,7 @@ def test_both_unets_share_one_file_of_weights(bundle: Path) -> None:
 
 
 def test_graphs_do_not_depend_on_weights_or_precision(bundle: Path, half_bundle: Path, byte_bundle: Path) -> None:
-    for name in ("unet", "vae_decoder", "text_encoder", "controlnet", "unet_with_control"):
+    for name in ("unet", "vae_decoder", "text_encoder", "hint_embedding", "controlnet", "unet_with_control"):
         texts = []
         for folder in (bundle, half_bundle, byte_bundle):
             model = onnx.load(folder / "graphs" / f"{name}.onnx", load_external_data=False)
@@ -147,13 +154,71 @@ def test_parity_holds_what_a_selftest_needs(bundle: Path) -> None:
 
 def test_errors_grow_as_precision_falls(bundle: Path, half_bundle: Path, byte_bundle: Path) -> None:
     told = [manifest_of(folder)["parity"] for folder in (bundle, half_bundle, byte_bundle)]
-    for key in ("text", "prediction", "prediction_with_control", "latents"):
+    keys = ("text", "prediction", "prediction_with_control", "latents", "image_levels_mean")
+    for key in keys:
         full, half, byte = (one["errors"][key] for one in told)
         assert full < half < byte
-        assert all(one["errors"][key] <= one["limits"][key] for one in told)
+    for one in told:
+        assert one["errors"].keys() == one["limits"].keys() == {*keys, "image_levels"}
+        assert all(one["errors"][key] <= one["limits"][key] for key in one["limits"])
+    # whole grey levels: no precision of this small model is out by more than one
+    assert all(one["errors"]["image_levels"] <= 1 for one in told)
+    assert [one["limits"]["image_levels"] for one in told] == [2, 4, 24]
     sizes = [(folder / "graphs" / "unet.safetensors").stat().st_size for folder in (bundle, half_bundle, byte_bundle)]
     assert sizes[0] > 1.8 * sizes[1]
     assert sizes[1] > 1.3 * sizes[2]
+
+
+def test_each_precision_tells_its_errors_on_the_card_and_in_the_terminal(
+    bundle: Path, half_bundle: Path, byte_bundle: Path
+) -> None:
+    for folder in (bundle, half_bundle, byte_bundle):
+        said = manifest_of(folder)["parity"]
+        card = (folder / "MODEL_CARD.md").read_text()
+        lines = parity_table(parity.Parity(said["errors"], said["limits"])).splitlines()
+        assert len(lines) == 1 + len(said["errors"])
+        for line, (key, label) in zip(lines[1:], LABELS.items(), strict=True):
+            error, limit = f"{said['errors'][key]:.2g}", f"{said['limits'][key]:.2g}"
+            assert f"| {label} | {error} | {limit} |" in card
+            assert line.startswith(label)
+            assert line.split()[-2:] == [error, limit]
+
+
+def test_a_hint_has_the_colours_of_the_bundle(controlled: Path, tmp_path: Path) -> None:
+    """Of a ControlNet that was trained elsewhere: its colours are not those of this project's own palette."""
+    shutil.copytree(controlled, tmp_path / "model")
+    record = json.loads((tmp_path / "model" / "sonoshard.json").read_text())
+    record["hint_colours"] |= {"background": [9, 8, 7], "lesion": [1, 255, 3]}
+    (tmp_path / "model" / "sonoshard.json").write_text(json.dumps(record))
+    export(str(tmp_path / "model"), tmp_path / "bundle", "onnx")
+    with np.load(tmp_path / "bundle" / "parity.npz", allow_pickle=False) as found:
+        levels = np.moveaxis(np.rint(255 * found["hint"][0]), 0, -1)
+        assert np.unique(levels[found["image_mask"] == 1], axis=0).tolist() == [[1, 255, 3]]
+    with open_bundle(tmp_path / "bundle") as opened:
+        checks = run_selftest(opened)
+    assert all(check.is_kept for check in checks), table(checks)
+
+
+def test_nothing_in_a_bundle_is_a_pickle(bundle: Path) -> None:
+    paths = [path for path in bundle.rglob("*") if path.is_file()]
+    assert {path.suffix for path in paths} <= {".json", ".onnx", ".safetensors", ".npz", ".md", ".py", ".html"}
+    contents = [path.read_bytes() for path in paths]
+    with zipfile.ZipFile(bundle / "parity.npz") as archive:
+        contents += [archive.read(name) for name in archive.namelist()]
+    # a pickle begins with its protocol, 0x80 and 2 to 5; torch's own file is a zip with data.pkl in it
+    assert not [content[:8] for content in contents if content[:1] == b"\x80" and content[1:2] in b"\2\3\4\5"]
+    assert not [content[:8] for content in contents if b"data.pkl" in content]
+
+
+def test_a_merge_is_exported(plain: Path, tmp_path: Path) -> None:
+    merged = CliRunner().invoke(
+        app, ["merge", str(tmp_path / "merged"), str(plain), str(plain), "--method", "weighted"]
+    )
+    assert merged.exit_code == 0, merged.stderr
+    export(str(tmp_path / "merged"), tmp_path / "bundle", "onnx")
+    assert "merge" in manifest_of(tmp_path / "bundle")["parents"][0]
+    with open_bundle(tmp_path / "bundle") as opened:
+        assert all(check.is_kept for check in run_selftest(opened))
 
 
 def test_a_bundle_that_is_not_near_torch_is_not_written(
@@ -174,7 +239,7 @@ def test_a_bundle_that_is_not_near_torch_is_not_written(
 @pytest.mark.parametrize("error", [float("nan"), 1.0])
 def test_parity_refuses_what_is_no_number_too(error: float) -> None:
     with pytest.raises(ModelError, match="text differs by"):
-        parity.Parity({"text": error}, {"text": 0.5}, 0.0).refuse("model")
+        parity.Parity({"text": error}, {"text": 0.5}).refuse("model")
 
 
 def test_the_same_bundle_again_and_as_a_zip(controlled: Path, bundle: Path, tmp_path: Path) -> None:

@@ -60,6 +60,28 @@ def test_single_file_and_controlnet_come_back_equal_to_the_bit(controlled: Path,
     assert {path.stat().st_mode for path in tmp_path.iterdir()} == {(tmp_path / "model.md").stat().st_mode}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_there_and_back_is_equal_to_the_bit(controlled: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+    """Diffusers, single file and diffusers again, by our own exporter; the ControlNet lies in a file of its own."""
+    source, file, back = tmp_path / "source", tmp_path / "model.safetensors", tmp_path / "back"
+    stored = StableDiffusionControlNetPipeline.from_pretrained(controlled, torch_dtype=dtype, local_files_only=True)
+    stored.save_pretrained(source)
+    export(str(source), file, "single-file")
+    export(str(file), back, "diffusers", single_file_config=str(source))
+    for part in PARTS:
+        before, after = (load_file(next((folder / part).glob("*.safetensors"))) for folder in (source, back))
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) and after[key].dtype == dtype for key in before), part
+    controlnet = ControlNetModel.from_single_file(
+        str(tmp_path / "model-controlnet.safetensors"),
+        config=str(source),
+        subfolder="controlnet",
+        torch_dtype=dtype,
+        local_files_only=True,
+    )
+    assert same_values(controlnet, stored.controlnet)
+
+
 def test_a_single_file_is_a_source_too(plain: Path, tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors"
     export(str(plain), file, "single-file")
