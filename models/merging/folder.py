@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from models.merging.recipe import Part
 
 INDEX = "model_index.json"
+# In a record: red, green and blue of each class of a mask.
+COLOURS = "hint_colours"
 NETWORKS: tuple[Part, ...] = ("unet", "controlnet")
 
 
@@ -34,18 +36,14 @@ class Merge:
         """Choose the parts. Raises: ModelError if the parents do not fit together."""
         self.recipe, self.parents, self.base = recipe, list(parents), base
         everyone = [*parents, *([base] if base else [])]
-        first = parents[0]
-        for parent in everyone[1:]:
-            if parent.prediction_type != first.prediction_type:
-                raise ModelError(
-                    f"{parent.label} predicts {parent.prediction_type} and {first.label} {first.prediction_type}: their"
-                    " weights mean different things, and are not merged"
-                )
+        _refuse_other_predictions(everyone)
         wanted = [recipe.part] if recipe.part else NETWORKS
         self.parts = [part for part in wanted if all(part in parent.networks for parent in everyone)]
         if not self.parts:
             lacking = next(parent for parent in everyone if wanted[0] not in parent.networks)
             raise ModelError(f"{lacking.label} has no {wanted[0]}: leave it out, or merge another part")
+        if "controlnet" in self.parts:
+            _united_colours(everyone)  # refuses others
         self.networks = {
             part: Merged(recipe, [parent.networks[part] for parent in parents], base.networks[part] if base else None)
             for part in self.parts
@@ -65,25 +63,29 @@ class Merge:
             for part in self.parts:
                 self._write_network(partial, part, told)
             _complete_index(partial)
-            record = {**_inherited(first, partial), "merge": told, "parents": [p.record for p in self.parents]}
+            record = {**self._inherited(partial), "merge": told, "parents": [p.record for p in self.parents]}
             text = json.dumps({**record, **more_record}, indent=1) + "\n"
             for name, content in {**files, RECORD_FILE: text.encode()}.items():
                 (partial / name).write_bytes(content)
 
     def _told(self) -> dict[str, Any]:
         """Return the recipe as it is in the record, with a hash of every parent's weights."""
-        recipe = self.recipe
         everyone = [*self.parents, *([self.base] if self.base else [])]
         hashes = {part: sha256_of_all([parent.networks[part] for parent in everyone]) for part in self.parts}
         described: list[dict[str, Any]] = [
             {"source": parent.label, "sha256": {part: of_part[number] for part, of_part in hashes.items()}}
             for number, parent in enumerate(everyone)
         ]
-        counted = described[: len(self.parents)]
-        for entry, weight in zip(reversed(counted), reversed(recipe.shares), strict=False):
-            entry["weight"] = weight
-        told = {**recipe.resolved(), "parts": self.parts, "sources": counted}
+        sources, shares = described[: len(self.parents)], self.recipe.shares
+        num_without = len(sources) - len(shares)  # add-difference takes the first as it is, and gives it no weight
+        weighted = [source | {"weight": share} for source, share in zip(sources[num_without:], shares, strict=True)]
+        told = {**self.recipe.resolved(), "parts": self.parts, "sources": [*sources[:num_without], *weighted]}
         return told | ({"base": described[-1]} if self.base else {})
+
+    def _inherited(self, folder: Path) -> dict[str, Any]:
+        """Return what stays true of the parents' records: the colours that their ControlNet knows."""
+        united = _united_colours(self.parents if "controlnet" in self.parts else self.parents[:1])
+        return {COLOURS: united} if united and (folder / "controlnet").is_dir() else {}
 
     def _write_network(self, folder: Path, part: Part, told: Mapping[str, Any]) -> None:
         home, merged, first = folder / part, self.networks[part], self.parents[0]
@@ -93,6 +95,36 @@ class Merge:
             (home / "config.json").write_text(text, encoding="utf-8")
         metadata = {"format": "pt", "sonoshard.merge": json.dumps(told)}
         write_pieces(home / f"{STEMS[part]}.safetensors", merged.tensors, merged.all_pieces(), metadata)
+
+
+def _refuse_other_predictions(parents: Sequence[Parent]) -> None:
+    first = parents[0]
+    for parent in parents[1:]:
+        if parent.prediction_type != first.prediction_type:
+            raise ModelError(
+                f"{parent.label} predicts {parent.prediction_type} and {first.label} {first.prediction_type}: their"
+                " weights mean different things, and are not merged"
+            )
+
+
+def _united_colours(parents: Sequence[Parent]) -> dict[str, tuple[int, ...]]:
+    """Return the colours that parents' ControlNets know, by class, of those whose record says them.
+
+    Raises: ModelError if two know a class in other colours, or a colour for other classes; one may know more of both.
+    """
+    seen: dict[object, tuple[str, str, tuple[int, ...]]] = {}
+    united: dict[str, tuple[int, ...]] = {}
+    for parent in parents:
+        for name, colour in ((parent.record or {}).get(COLOURS) or {}).items():
+            united[name] = tuple(colour)
+            for key in (name, tuple(colour)):
+                label, *known = seen.setdefault(key, (parent.label, name, tuple(colour)))
+                if known != [name, tuple(colour)]:
+                    raise ModelError(
+                        f"{parent.label} was trained on masks with {name} in {tuple(colour)} and {label} with"
+                        f" {known[0]} in {known[1]}: their ControlNets are not merged; give --part unet"
+                    )
+    return united
 
 
 @contextmanager
@@ -147,9 +179,3 @@ def _complete_index(folder: Path) -> None:
     if (folder / "controlnet").is_dir():
         index |= {"_class_name": "StableDiffusionControlNetPipeline", "controlnet": ["diffusers", "ControlNetModel"]}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-
-
-def _inherited(first: Parent, folder: Path) -> dict[str, Any]:
-    """Return what stays true of the first parent's record: the colours that its ControlNet knows."""
-    names = ("hint_colours",) if (folder / "controlnet").is_dir() else ()
-    return {name: first.record[name] for name in names if first.record and name in first.record}

@@ -144,12 +144,17 @@ def dtype_of(name: str) -> torch.dtype:
 def refuse_strangers(sources: Sequence[Source], base: Source | None = None, *, any_dtype: bool = False) -> None:
     """Raise ModelError, with the names, unless all sources have the first one's tensors, their shapes and dtypes.
 
-    base: its tensors and shapes must be the same too; its dtype decides nothing. any_dtype: they may differ in it.
+    base: its tensors and shapes must be the same too; which one of DTYPES it has decides nothing. any_dtype: that may
+    differ between sources.
     """
+    for source in [*sources, *([base] if base else [])]:
+        of_source = source.tensors
+        if odd := [name for name, stored in of_source.items() if stored.dtype not in DTYPES]:
+            raise ModelError(
+                f"{source.label} has {_listed(odd)} of dtype {of_source[odd[0]].dtype}, which is not merged"
+            )
     first = sources[0]
     of_first = first.tensors
-    if odd := [name for name, stored in of_first.items() if stored.dtype not in DTYPES]:
-        raise ModelError(f"{first.label} has {_listed(odd)} of dtype {of_first[odd[0]].dtype}, which is not merged")
     for source in [*sources[1:], *([base] if base else [])]:
         of_source = source.tensors
         for lacking, having in ((source, first), (first, source)):

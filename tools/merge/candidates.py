@@ -12,6 +12,7 @@ from launch.errors import ConfigError
 from launch.prepare import open_shards
 from launch.validation import HeldOut
 from models.base import noise_schedule
+from models.merging.folder import Merge
 from models.merging.merged import Merged
 from models.merging.parent import Parent
 from models.merging.recipe import Recipe, make_recipe
@@ -54,15 +55,22 @@ class Candidates:
             found = ", ".join(labels) or "none"
             raise ConfigError(f"a merge is chosen from at least two finished stages, found {found}: train them first")
         parents = {name: open_model(label) for name, label in labels.items()}
+        schedule = noise_schedule(config.model)
+        for parent in parents.values():
+            if parent.prediction_type != schedule.prediction_type:
+                raise ConfigError(
+                    f"{parent.label} predicts {parent.prediction_type}, and the losses of {config.run} are of"
+                    f" {schedule.prediction_type}: leave it out"
+                )
         shards = open_shards(config)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         size = config.batch.micro_size
-        held_out = HeldOut(config, noise_schedule(config.model), shards, BatchSlicing(size, size, 0, 1), device)
+        held_out = HeldOut(config, schedule, shards, BatchSlicing(size, size, 0, 1), device)
         if not held_out.databases(CHOSEN_ON):
             raise ConfigError(f"no database of {config.run} has a {CHOSEN_ON} split: set prepare.validation_fraction")
         unet = load_unet(next(iter(parents.values())).config, training_dtype(config.precision))
         candidates = cls(config, parents, held_out, unet.requires_grad_(False).to(device))
-        Merged(candidates.recipe([1.0] * len(parents)), candidates._sources(list(parents)))  # refuses strangers
+        Merge(candidates.recipe([1.0] * len(parents)), list(parents.values()))  # refuses what cannot be merged
         return candidates
 
     @property

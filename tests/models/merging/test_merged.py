@@ -198,6 +198,12 @@ def test_integers_and_unknown_blocks_are_refused(tmp_path: Path) -> None:
     counts = {**STATES[0], "count": torch.zeros(1, dtype=torch.int64)}
     with pytest.raises(ModelError, match="model-0 has count of dtype I64, which is not merged"):
         merge(tmp_path, [counts, counts], method="soup")
+    for dtype, name in ((torch.int64, "I64"), (torch.float8_e4m3fn, "F8_E4M3")):
+        strange = {**STATES[1], "conv_in.weight": STATES[1]["conv_in.weight"].to(dtype)}
+        with pytest.raises(ModelError, match=f"model-1 has conv_in.weight of dtype {name}, which is not merged"):
+            merge(tmp_path, [STATES[0], strange], method="soup", dtype="fp32")
+        with pytest.raises(ModelError, match=f"base has conv_in.weight of dtype {name}, which is not merged"):
+            merge(tmp_path, STATES[:1], strange, method="dare")
     with pytest.raises(ModelError, match=r"no tensor is in block down\.7 \(there are attention, conv_in, down, "):
         merge(tmp_path, STATES[:2], method="blocks", blocks={"down.7": [1, 0]})
 

@@ -315,6 +315,39 @@ def test_nothing_is_overwritten_and_other_predictions_are_refused(folders: list[
     assert f"{other} predicts v_prediction and {folders[0]} epsilon" in line
 
 
+def with_colours(folder: Path, target: Path, colours: dict[str, list[int]]) -> Path:
+    """Return a copy of a model whose ControlNet knows such masks."""
+    shutil.copytree(folder, target)
+    (target / RECORD_FILE).write_text(json.dumps({"hint_colours": colours}))
+    return target
+
+
+def test_controlnets_of_other_masks_are_refused(folders: list[Path], tmp_path: Path) -> None:
+    """The fixture's models know a tumor in (1, 2, 3)."""
+    other = with_colours(folders[1], tmp_path / "other", {"tumor": [3, 2, 1]})
+    line = refusal(tmp_path / "out", folders[0], other)
+    assert f"{other} was trained on masks with tumor in (3, 2, 1) and {folders[0]} with tumor in (1, 2, 3)" in line
+    assert "are not merged; give --part unet" in line
+    renamed = with_colours(folders[1], tmp_path / "renamed", {"cyst": [1, 2, 3]})
+    line = refusal(tmp_path / "out", folders[0], renamed)
+    assert f"{renamed} was trained on masks with cyst in (1, 2, 3) and {folders[0]} with tumor in (1, 2, 3)" in line
+    line = refusal(tmp_path / "out", *folders[:2], "--method", "dare", "--base", other)
+    assert f"{other} was trained on masks with tumor in (3, 2, 1)" in line, "of a base too"
+    merge(tmp_path / "unet", folders[0], other, "--part", "unet")
+    record = read_record(tmp_path / "unet")
+    assert record is not None
+    assert record["hint_colours"] == {"tumor": [1, 2, 3]}, "the first one's ControlNet is in the folder"
+
+
+def test_a_merge_of_controlnets_knows_the_masks_of_all(folders: list[Path], tmp_path: Path) -> None:
+    more = with_colours(folders[1], tmp_path / "more", {"tumor": [1, 2, 3], "cyst": [4, 5, 6]})
+    unknown = Path(shutil.copytree(folders[1], tmp_path / "unknown", ignore=shutil.ignore_patterns(RECORD_FILE)))
+    merge(tmp_path / "out", unknown, folders[0], more)
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    assert record["hint_colours"] == {"tumor": [1, 2, 3], "cyst": [4, 5, 6]}
+
+
 def test_a_merge_that_fails_leaves_nothing(
     folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

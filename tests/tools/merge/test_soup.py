@@ -165,3 +165,12 @@ def test_too_few_models_are_refused(run: RunConfig) -> None:
     only = run.model_copy(update={"stages": run.stages[:1]})
     with pytest.raises(ConfigError, match="from at least two finished stages, found one: train them first"):
         Candidates.open(only)
+
+
+def test_a_model_that_predicts_otherwise_is_refused_before_any_loss(run: RunConfig, tmp_path: Path) -> None:
+    other = write_tiny_random_model(tmp_path / "v", 4, "v_prediction")
+    with pytest.raises(ConfigError) as refused:
+        Candidates.open(run, [str(other)])
+    assert f"{other} predicts v_prediction, and the losses of {run.run} are of epsilon: leave it out" in str(
+        refused.value
+    )
