@@ -15,7 +15,7 @@ from data.errors import DataError
 from data.manifest import Manifest
 from evaluation.classifier import ClassifierConfig
 from evaluation.features import torchscript_features
-from evaluation.generated_images import GeneratedImages, read_generated
+from evaluation.generated_images import GeneratedImages, count_generated, read_generated
 from evaluation.judgement import Judgement, judge
 from evaluation.mask_judgement import MaskJudgement, judge_masks
 from evaluation.real_images import RealImages
@@ -100,7 +100,7 @@ def evaluate_run(
         name, databases, folder = images.resolve().name, list(config.databases), images
         step = sum(steps_taken(config, stage) for stage in config.stages)
         subject = f"images of the folder {name}"
-    generated = read_generated(folder, config.encode, resolution, num_images)
+    generated = read_generated(folder, config.encode, resolution, range(min(num_images, count_generated(folder))))
     if images is not None:
         subject = f"{len(generated)} {subject}"
     known = [row for row in manifest.rows if row.database in databases]
