@@ -75,7 +75,8 @@ def read_generated(
     """Return the images of a folder at a resolution in pixels, as `encode` would resize them.
 
     Those that labels.csv names, in its order; without one, all there are below the folder, by name, but for contact
-    sheet and masks, and nothing is known of them. Masks are PNGs of class numbers. places: of those wanted, from 0 to `count_generated` - 1; None: all.
+    sheet and masks, and nothing is known of them. Masks are PNGs of class numbers. places: of those wanted, from 0 to
+    `count_generated` - 1; None: all.
     Raises: DataError if there are fewer than two, or one cannot be read.
     """
     num, every = count_generated(folder), _rows(folder)

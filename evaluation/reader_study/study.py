@@ -56,8 +56,9 @@ def make_study(
     num_images: real ones of the test split, and as many generated ones, fewer of both where there are fewer. Those of a
     stage (None: the last finished diffusion stage) are drawn with the prompts of the real ones that are shown, so that
     databases and labels are in balance; of a folder `images`, those that its labels.csv names are taken at random, or
-    those there are, without masks and contact sheet. The same run, seed and settings make the same study. Raises: DataError if there are too few images, or if the folder
-    has the key of another study, without which its answers would be lost.
+    those there are, without masks and contact sheet. The same run, seed and settings make the same study.
+    Raises: DataError if there are too few images, or if the folder has the key of another study, without which its
+    answers would be lost.
     """
     random = np.random.default_rng([config.seed, SEED_TAG])
     rows = [row for row in Manifest.read(config.manifest_path).rows if row.split == "test"]

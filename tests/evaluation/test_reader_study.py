@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from data.manifest import Manifest, ManifestRow
-from evaluation.reader_study import discrimination
+from evaluation import intervals
 from evaluation.reader_study.choice import choose_rows
 from evaluation.reader_study.generated import stage_to_show
 from evaluation.reader_study.key import KeyRow, read_key
@@ -143,7 +143,7 @@ def separate_run(path: Path, tmp_path: Path) -> list[str]:
 def test_a_study_of_a_stage_from_the_command_to_the_scores(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discrimination, "NUM_RESAMPLES", 20)
+    monkeypatch.setattr(intervals, "NUM_RESAMPLES", 20)
     settings = separate_run(path, tmp_path)
     config = load_config(path, settings)
     output = evaluate(path, *settings, "--reader-study", "--num-images", 6)
