@@ -70,6 +70,12 @@ PARTS = (
     ),
     Part("moments", "Stored precision of latents"),
     Part("simulate", "Simulator"),
+    Part(
+        "evaluation",
+        "Evaluation",
+        (),
+        (*("--images", "8", "--size", "64", "--real", "40"), *("--drawn", "1", "--steps", "2", "--threads", "1")),
+    ),
 )
 GPU_PARTS = (
     Part(

@@ -14,16 +14,21 @@ from scipy.linalg import qr, svdvals
 
 from evaluation.realism import MIN_CLUSTERS, kid
 
-CONFIDENCE = 0.95
+# Of halvings, those between the bounds of a `Spread`.
+SPREAD_SHARE = 0.95
 NUM_HALVINGS = 100
 # Of features as wide as Inception's a Frechet distance takes seconds.
 NUM_WIDE_HALVINGS, WIDE = 10, 512
 
-Distance = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
+# Named distances of two sets, [N, D] and [M, D].
+Distances = Callable[[NDArray[np.float64], NDArray[np.float64]], Mapping[str, float]]
 
 
-class Interval(BaseModel):
-    """A mean over halvings of the held-out patients, and the bounds that 95 % of them are within."""
+class Spread(BaseModel):
+    """A mean over halvings of the held-out patients, and the bounds that 95 % of the halvings are within.
+
+    Halvings overlap: this is what a choice of patients does to a distance, not a confidence interval of the mean.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,14 +40,16 @@ class Interval(BaseModel):
 class Compared(BaseModel):
     """A distance of generated images to real ones, and of other real ones to the same: what a perfect generator has.
 
-    share_above: of the halvings, those in which the generated images are farther than the real ones; 0.5 is as real.
+    share_above: of the halvings, those in which the generated images are farther than the real ones from the same half;
+    0.5 is as real. num_patients: that were halved.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    generated: Interval
-    real: Interval
+    generated: Spread
+    real: Spread
     share_above: float
+    num_patients: int
 
 
 def frechet_distance(features_ND: NDArray[np.float64], others_MD: NDArray[np.float64]) -> float:
@@ -67,21 +74,23 @@ def _centred(features_ND: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     return mean_D, (features_ND - mean_D) / np.sqrt(len(features_ND) - 1)
 
 
-FEATURE_DISTANCES: dict[str, Distance] = {"fid": frechet_distance, "kid": kid}
+def feature_distances(features_ND: NDArray[np.float64], others_MD: NDArray[np.float64]) -> dict[str, float]:
+    """Return the Frechet distance and KID of two sets of features."""
+    return {"fid": frechet_distance(features_ND, others_MD), "kid": kid(features_ND, others_MD)}
 
 
 def compare(
     generated_ND: NDArray[np.float64],
     real_MD: NDArray[np.float64],
     clusters: Sequence[str],
-    distances: Mapping[str, Distance],
+    distances: Distances,
     seed: int,
 ) -> dict[str, Compared]:
     """Return distances of generated images to real ones of held-out patients, and of those to one another.
 
     Held-out patients are halved at random many times, clusters whole: each time both the other half and as many
     generated images, drawn anew, are compared with the one half. So both distances are of sets of the same sizes, and
-    the intervals hold what the choice of patients and images does. Halving, not drawing with replacement: doubles move
+    the spreads hold what the choice of patients and images does. Halving, not drawing with replacement: doubles move
     FID and KID both. Source: subsampling, Politis, Romano & Wolf 1999 (doi:10.1007/978-1-4612-1554-7), section 2.2.
     There must be `MIN_CLUSTERS` clusters and two generated images.
     """
@@ -90,23 +99,25 @@ def compare(
     assert len(distinct) >= MIN_CLUSTERS
     assert len(generated_ND) >= 2
     rng = np.random.default_rng(seed)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in distances}
+    found: dict[str, list[tuple[float, float]]] = {}
     for _ in range(NUM_HALVINGS if real_MD.shape[1] < WIDE else NUM_WIDE_HALVINGS):
         is_in_half = np.isin(names, rng.permutation(distinct)[: len(distinct) // 2])
         half, other = real_MD[is_in_half], real_MD[~is_in_half]
         num = min(len(other), len(generated_ND))
         drawn = generated_ND[rng.permutation(len(generated_ND))[:num]]
         stand_in = other[rng.permutation(len(other))[:num]]
-        for name, distance in distances.items():
-            found[name].append((distance(drawn, half), distance(stand_in, half)))
-    return {name: _compared(np.array(pairs)) for name, pairs in found.items()}
+        of_generated, of_real = distances(drawn, half), distances(stand_in, half)
+        for name, distance in of_generated.items():
+            found.setdefault(name, []).append((distance, of_real[name]))
+    return {name: _compared(np.array(pairs), len(distinct)) for name, pairs in found.items()}
 
 
-def _compared(pairs: NDArray[np.float64]) -> Compared:
-    generated, real = (_range(column) for column in pairs.T)
-    return Compared(generated=generated, real=real, share_above=float((pairs[:, 0] > pairs[:, 1]).mean()))
+def _compared(pairs: NDArray[np.float64], num_patients: int) -> Compared:
+    generated, real = (_spread(column) for column in pairs.T)
+    share_above = float((pairs[:, 0] > pairs[:, 1]).mean())
+    return Compared(generated=generated, real=real, share_above=share_above, num_patients=num_patients)
 
 
-def _range(values: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(value=float(values.mean()), low=float(low), high=float(high))
+def _spread(values: NDArray[np.float64]) -> Spread:
+    low, high = np.quantile(values, [(1 - SPREAD_SHARE) / 2, (1 + SPREAD_SHARE) / 2])
+    return Spread(value=float(values.mean()), low=float(low), high=float(high))

@@ -3,8 +3,11 @@
 # N images, H W height and width in pixels
 
 import csv
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +18,15 @@ from data.errors import DataError
 
 LABELS_FILE = "labels.csv"
 COLUMNS = ("file", "label", "database", "prompt", "seed", "mask")
-SHEET_FILE, MASK_ENDING = "contact_sheet.png", "_mask.png"
+SHEET_FILE, MASK_ENDING, MASKS_FOLDER = "contact_sheet.png", "_mask.png", "masks"
+# Of images whose database is not known: all of the run's together.
+ALL = "all databases"
 KINDS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
 class GeneratedImages:
-    """images_NHW: uint8, grey. labels, databases: what was asked for; "" where that is not known.
+    """images_NHW: uint8, grey. labels, databases: what was asked for; "" where that is not known, see `among`.
 
     masks: class numbers [H, W] uint8 that an image was drawn from; None where it was not.
     """
@@ -35,21 +40,47 @@ class GeneratedImages:
     def __len__(self) -> int:
         return len(self.files)
 
+    def among(self, known: Sequence[str]) -> Self:
+        """Return the same images, each of one of the `known` databases, or of `ALL` where it names none of them.
+
+        Of a single known database are all that name none. A name that is not known warns.
+        """
+        if foreign := sorted(set(self.databases) - {"", *known}):
+            warnings.warn(
+                f"{LABELS_FILE} names the database {', '.join(foreign)}, of which there are no real images to compare"
+                f" with (there are {', '.join(known)}): those images are taken as of no database",
+                stacklevel=2,
+            )
+        otherwise = known[0] if len(known) == 1 else ALL
+        return replace(self, databases=tuple(name if name in known else otherwise for name in self.databases))
+
+    def places_of(self, database: str) -> list[int]:
+        """Return the places of a database's images."""
+        return [place for place, name in enumerate(self.databases) if name == database]
+
+
+def count_generated(folder: Path) -> int:
+    """Return how many images `read_generated` finds in a folder. Raises: DataError if there are fewer than two."""
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}: give one of generated images, such as `sonoshard sample` writes")
+    num = len(_rows(folder))
+    if num < 2:
+        raise DataError(f"{folder} has {num} images, needed two or more: .png, .jpg, .bmp or .tif")
+    return num
+
 
 def read_generated(
-    folder: Path, config: EncodeConfig, resolution: int, max_images: int | None = None
+    folder: Path, config: EncodeConfig, resolution: int, places: Sequence[int] | None = None
 ) -> GeneratedImages:
     """Return the images of a folder at a resolution in pixels, as `encode` would resize them.
 
-    Those that labels.csv names, in its order; without one, all there are, by name, and nothing is known of them. Masks
-    are PNGs of class numbers. max_images: the first of them; None: all.
+    Those that labels.csv names, in its order; without one, all there are below the folder, by name, but for contact
+    sheet and masks, and nothing is known of them. Masks are PNGs of class numbers. places: of those wanted, from 0 to
+    `count_generated` - 1; None: all.
     Raises: DataError if there are fewer than two, or one cannot be read.
     """
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}: give one of generated images, such as `sonoshard sample` writes")
-    rows = _rows(folder)[:max_images]
-    if len(rows) < 2:
-        raise DataError(f"{folder} has {len(rows)} images, needed two or more: .png, .jpg, .bmp or .tif")
+    num, every = count_generated(folder), _rows(folder)
+    rows = [every[place] for place in (range(num) if places is None else places)]
     images, masks = [], []
     for row in rows:
         picture = _opened(folder, row["file"]).convert("L")
@@ -67,9 +98,10 @@ def read_generated(
 def _rows(folder: Path) -> list[dict[str, str]]:
     table = folder / LABELS_FILE
     if not table.is_file():
-        names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in KINDS)
-        kept = [name for name in names if name != SHEET_FILE and not name.endswith(MASK_ENDING)]
-        return [{**dict.fromkeys(COLUMNS, ""), "file": name} for name in kept]
+        paths = [path for path in folder.rglob("*") if path.suffix.lower() in KINDS and path.is_file()]
+        shown = [path.relative_to(folder) for path in paths if path.name != SHEET_FILE]
+        names = sorted(path.as_posix() for path in shown if MASKS_FOLDER not in path.parts[:-1])
+        return [{**dict.fromkeys(COLUMNS, ""), "file": name} for name in names if not name.endswith(MASK_ENDING)]
     with table.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream)
         if "file" not in (reader.fieldnames or ()):

@@ -4,27 +4,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import wasserstein_distance
 
 from data.errors import DataError
 from evaluation.classifier import Classifier, ClassifierConfig, train_classifier
-from evaluation.feature_distance import FEATURE_DISTANCES, Compared, Distance, compare
+from evaluation.feature_distance import Compared, compare, feature_distances
 from evaluation.features import Features, trained_features
-from evaluation.generated_images import GeneratedImages
+from evaluation.generated_images import ALL, GeneratedImages
 from evaluation.label_agreement import LabelAgreement, class_name, label_score, labels_of
 from evaluation.memorisation import Memorisation, memorisation
 from evaluation.real_images import RealImages
-from evaluation.realism import MIN_CLUSTERS, Scale, kid, realism
+from evaluation.realism import MIN_CLUSTERS, Scale, realism
 from evaluation.ultrasound_statistics import STATISTICS, image_statistics
 
-# Of generated images whose database is not known: all of the run's together.
-ALL = "all databases"
 STATISTICS_AS_FEATURES = "ultrasound statistics, as the training images have one label alone"
 MIN_GENERATED = 2
 
@@ -86,8 +82,9 @@ def judge(
     seed: int,
     say: Say = print,
 ) -> Judgement:
-    """Return what is said of generated images. features: None: those of a classifier trained here.
+    """Return what is said of generated images, each of a database that is held out or `ALL`; see `among`.
 
+    features: None: those of a classifier trained here.
     Raises: DataError if no database has enough held-out patients.
     """
     classes = [class_name(row.database, row.label) for row in training.rows]
@@ -114,14 +111,14 @@ def judge(
             scale(values[name].generated_ND),
             scale(values[name].real_ND),
             real.clusters,
-            _statistics_distances(),
+            _statistics_distances,
             seed,
         )
         of_features = compare(
             features.of(generated.images_NHW[places]),
             features.of(real.images_NHW),
             real.clusters,
-            FEATURE_DISTANCES,
+            feature_distances,
             seed,
         )
         databases.append(
@@ -138,7 +135,7 @@ def judge(
             )
         )
     say("the nearest training image of each")
-    copies = memorisation(generated.images_NHW, held_out.images_NHW, training.images_NHW, training.clusters, features)
+    copies = memorisation(generated.images_NHW, generated.databases, held_out, training, features)
     return Judgement(features.name, tuple(databases), values, copies, left_out)
 
 
@@ -151,12 +148,7 @@ def _own_features(classifier: Classifier | None, training: RealImages) -> Featur
 
 def _groups(generated: GeneratedImages, held_out: RealImages) -> tuple[dict[str, list[int]], dict[str, str]]:
     """Return places of the generated images by database, and why others are left out."""
-    known = dict.fromkeys(row.database for row in held_out.rows)
-    places: dict[str, list[int]] = {}
-    for place, database in enumerate(generated.databases):
-        places.setdefault(database if database in known else ALL, []).append(place)
-    if len(known) == 1 and ALL in places:
-        places.setdefault(next(iter(known)), []).extend(places.pop(ALL))
+    places = {name: generated.places_of(name) for name in sorted(set(generated.databases))}
     left_out = {}
     for name, of_name in places.items():
         clusters = {row.cluster for row in held_out.rows if name in (row.database, ALL)}
@@ -164,16 +156,12 @@ def _groups(generated: GeneratedImages, held_out: RealImages) -> tuple[dict[str,
             left_out[name] = f"{len(clusters)} held-out patients, needed {MIN_CLUSTERS}"
         elif len(of_name) < MIN_GENERATED:
             left_out[name] = f"{len(of_name)} generated image, needed {MIN_GENERATED}"
-    judged = [name for name in (*known, ALL) if name in places and name not in left_out]
-    return {name: sorted(places[name]) for name in judged}, left_out
+    return {name: of_name for name, of_name in places.items() if name not in left_out}, left_out
 
 
-def _statistics_distances() -> dict[str, Distance]:
-    def along(column: int, one_ND: NDArray[np.float64], other_ND: NDArray[np.float64]) -> float:
-        return float(wasserstein_distance(one_ND[:, column], other_ND[:, column]))
-
-    each: dict[str, Distance] = {name: partial(along, column) for column, name in enumerate(STATISTICS)}
-    return {"distance": lambda one, other: realism(one, other).distance, "kid": kid, **each}
+def _statistics_distances(one_ND: NDArray[np.float64], other_MD: NDArray[np.float64]) -> dict[str, float]:
+    found = realism(one_ND, other_MD)
+    return {"distance": found.distance, "kid": found.kid, **found.statistics}
 
 
 def _labels(
@@ -184,17 +172,19 @@ def _labels(
     real: RealImages,
     seed: int,
 ) -> LabelAgreement | None:
-    """Return how labels agree; None where there are not two to choose from, or those asked for are not known."""
-    known = labels_of(classifier, name) if classifier is not None else []
-    asked = [place for place in places if generated.labels[place] in known]
-    own = real.where(lambda row: row.label in known)
-    if classifier is None or len(known) < 2 or not asked or not len(own):
+    """Return how labels agree; None where there are not two to choose from that were asked for and are held out."""
+    if classifier is None:
         return None
+    choice = set(labels_of(classifier, name)) & {generated.labels[place] for place in places} & set(real.labels)
+    if len(choice) < 2:
+        return None
+    asked = [place for place in places if generated.labels[place] in choice]
+    own = real.where(lambda row: row.label in choice)
     labels = [generated.labels[place] for place in asked]
     files = [generated.files[place] for place in asked]
     return LabelAgreement(
-        labels=tuple(known),
-        chance=1 / len(known),
+        labels=tuple(sorted(choice)),
+        chance=1 / len(choice),
         generated=label_score(classifier, name, generated.images_NHW[asked], labels, files, seed),
         real=label_score(classifier, name, own.images_NHW, own.labels, own.clusters, seed),
     )

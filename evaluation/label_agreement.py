@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from evaluation.auc import mean_auc
 from evaluation.classifier import Classifier
-from evaluation.feature_distance import Interval
-from evaluation.mask_agreement import bootstrap
+from evaluation.intervals import Interval, bootstrap
 
 # Of a class name "database/label".
 SEPARATOR = "/"
@@ -21,18 +20,22 @@ SEPARATOR = "/"
 class LabelScore(BaseModel):
     """How a classifier's answers agree with labels, with 95 % bootstrap intervals by patient.
 
-    auc: the mean over labels of each against the others, 0.5 is chance; None where only one label is there.
+    balanced_accuracy: the mean over labels of the share that was told right, so that who always says the most frequent
+    label is at chance. auc: the mean over labels of each against the others, 0.5 is chance.
     """
 
     model_config = ConfigDict(frozen=True)
 
     num_images: int
-    accuracy: Interval
-    auc: Interval | None
+    balanced_accuracy: Interval
+    auc: Interval
 
 
 class LabelAgreement(BaseModel):
-    """Of generated images by the labels asked for, and of held-out real ones by their own. chance: of accuracy."""
+    """Of generated images by the labels asked for, and of held-out real ones with one of these by their own.
+
+    labels: two or more. chance: the balanced accuracy of guesses, and of one answer for all.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,26 +64,27 @@ def label_score(
     seed: int,
 ) -> LabelScore:
     """Return how the classifier's choice among a database's labels agrees with those given, each of which it knows."""
+    from sklearn.metrics import recall_score
+
     known = labels_of(classifier, database)
     places = [classifier.classes.index(class_name(database, label)) for label in known]
     found_NK = classifier.probabilities(images_NHW)[:, places]
     found_NK = found_NK / found_NK.sum(1, keepdims=True)
     numbers_N = np.array([known.index(label) for label in labels])
-    is_right_N = (found_NK.argmax(1) == numbers_N).astype(np.float64)
-    accuracy = bootstrap(is_right_N, clusters, np.mean, seed)
+    said_N = found_NK.argmax(1)
 
-    def auc(chosen: NDArray[np.float64]) -> float:
-        rows = chosen.astype(int)
-        return auc_or_chance(found_NK[rows], numbers_N[rows])
+    def balanced_accuracy(drawn: NDArray[np.intp]) -> float:
+        # sklearn's balanced_accuracy_score, without its warning of labels that are said and not there.
+        wanted = numbers_N[drawn]
+        return float(recall_score(wanted, said_N[drawn], labels=np.unique(wanted), average="macro"))
 
-    of_auc = None
-    if len(np.unique(numbers_N)) > 1:
-        estimate = bootstrap(np.arange(len(numbers_N), dtype=np.float64), clusters, auc, seed)
-        of_auc = Interval(value=estimate.value, low=estimate.low, high=estimate.high)
+    def auc(drawn: NDArray[np.intp]) -> float:
+        return auc_or_chance(found_NK[drawn], numbers_N[drawn])
+
     return LabelScore(
         num_images=len(numbers_N),
-        accuracy=Interval(value=accuracy.value, low=accuracy.low, high=accuracy.high),
-        auc=of_auc,
+        balanced_accuracy=bootstrap(balanced_accuracy, [clusters], seed),
+        auc=bootstrap(auc, [clusters], seed),
     )
 
 

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from data.errors import DataError
+from evaluation.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap
 from evaluation.masked_images import MaskedImages
 from evaluation.segmenter import Segmenter
-
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 1000
 
 
 def dice(predicted_HW: NDArray[np.uint8], wanted_HW: NDArray[np.uint8], number: int) -> float:
@@ -46,37 +44,6 @@ def hausdorff_95(predicted_HW: NDArray[np.uint8], wanted_HW: NDArray[np.uint8], 
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure over images, with the bounds of its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def bootstrap(
-    values: NDArray[np.float64],
-    clusters: Sequence[str],
-    statistic: Callable[[NDArray[np.float64]], float],
-    seed: int,
-) -> Estimate:
-    """Return a statistic of values, one an image, with its percentile interval; NaN where there are no values.
-
-    Clusters are drawn whole, as images of one patient are alike. Source: Efron & Tibshirani 1993, chapter 13; Davison &
-    Hinkley 1997, section 3.8.
-    """
-    if not len(values):
-        return Estimate(math.nan, math.nan, math.nan)
-    names = np.asarray(clusters)
-    members = [np.flatnonzero(names == name) for name in np.unique(names)]
-    draws = np.random.default_rng(seed).integers(len(members), size=(NUM_RESAMPLES, len(members)))
-    drawn = [statistic(values[np.concatenate([members[place] for place in draw])]) for draw in draws]
-    # Values between two may not exist: of a finite and an infinite distance.
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], method="inverted_cdf")
-    return Estimate(float(statistic(values)), float(low), float(high))
-
-
-@dataclass(frozen=True)
 class Score:
     """How well the segmenter finds a class in images.
 
@@ -85,8 +52,8 @@ class Score:
     num_invented of which the segmenter found one; Dice is not of these.
     """
 
-    dice: Estimate
-    hausdorff_95_px: Estimate
+    dice: Interval
+    hausdorff_95_px: Interval
     num_images: int
     num_missed: int
     num_without: int
@@ -104,8 +71,8 @@ class ClassAgreement:
 
     real: Score
     generated: Score
-    unrelated_dice: Estimate
-    gain: Estimate
+    unrelated_dice: Interval
+    gain: Interval
     reconstructed: Score | None = None
 
 
@@ -168,8 +135,8 @@ def score(predicted_NHW: NDArray[np.uint8], wanted: MaskedImages, number: int, s
         return np.array([measure(predicted_NHW[i], wanted.class_numbers_NHW[i], number) for i in places])
 
     return Score(
-        dice=bootstrap(each(dice), clusters, np.mean, seed),
-        hausdorff_95_px=bootstrap(each(hausdorff_95), clusters, _median, seed),
+        dice=_over(each(dice), clusters, np.mean, seed),
+        hausdorff_95_px=_over(each(hausdorff_95), clusters, _median, seed),
         num_images=len(places),
         num_missed=int((has_class & ~is_found).sum()),
         num_without=int((~has_class).sum()),
@@ -179,7 +146,7 @@ def score(predicted_NHW: NDArray[np.uint8], wanted: MaskedImages, number: int, s
 
 def beside_unrelated(
     predicted_NHW: NDArray[np.uint8], wanted: MaskedImages, number: int, seed: int
-) -> tuple[Estimate, Estimate]:
+) -> tuple[Interval, Interval]:
     """Return the mean Dice of each image against another's mask that has the class, and what its own has above that.
 
     The other is half of the images away, in the order of their clusters: of another patient, where none has half. NaN
@@ -189,7 +156,7 @@ def beside_unrelated(
     places = sorted(np.flatnonzero(has_class), key=lambda place: wanted.clusters[place])
     clusters = [wanted.clusters[place] for place in places]
     if len(places) < 2:
-        nothing = bootstrap(np.empty(0), (), np.mean, seed)
+        nothing = _over(np.empty(0), (), np.mean, seed)
         return nothing, nothing
     others = np.roll(places, len(places) // 2)
     own_N, unrelated_N = (
@@ -198,7 +165,17 @@ def beside_unrelated(
         )
         for masks in (places, others)
     )
-    return bootstrap(unrelated_N, clusters, np.mean, seed), bootstrap(own_N - unrelated_N, clusters, np.mean, seed)
+    return _over(unrelated_N, clusters, np.mean, seed), _over(own_N - unrelated_N, clusters, np.mean, seed)
+
+
+def _over(
+    values_N: NDArray[np.float64],
+    clusters: Sequence[str],
+    statistic: Callable[[NDArray[np.float64]], Any],
+    seed: int,
+) -> Interval:
+    """Return a statistic of values, one an image, with its interval over patients."""
+    return bootstrap(lambda places: float(statistic(values_N[places])), [clusters], seed)
 
 
 def _median(values: NDArray[np.float64]) -> float:
@@ -207,6 +184,8 @@ def _median(values: NDArray[np.float64]) -> float:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, Interval):
+        return _finite(value.model_dump())
     if isinstance(value, dict):
         return {name: _finite(of_name) for name, of_name in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

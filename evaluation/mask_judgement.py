@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.encode import EncodeConfig
 from data.manifest import ManifestRow
-from evaluation.generated_images import GeneratedImages
+from evaluation.generated_images import ALL, GeneratedImages
 from evaluation.mask_agreement import MaskAgreement, mask_agreement
 from evaluation.mask_sheet import mask_sheet
 from evaluation.masked_images import MaskedImages, read_rows
@@ -47,17 +47,16 @@ def judge_masks(
 ) -> list[MaskJudgement]:
     """Return what segmenters of real images find in the generated images of each database that were drawn from masks.
 
+    Of images that name no database (see `GeneratedImages.among`) one segmenter of all databases looks for the masks.
     Left out: databases of which no real image has a mask, or no generated one has more than background.
     """
     resolution = generated.images_NHW.shape[1]
     found = []
     for database in sorted(set(generated.databases)):
-        own = [
-            place
-            for place, mask in enumerate(generated.masks)
-            if mask is not None and generated.databases[place] == database
-        ]
-        rows, real_rows = ([row for row in of if row.masks and row.database == database] for of in (training, held_out))
+        own = [place for place in generated.places_of(database) if generated.masks[place] is not None]
+        rows, real_rows = (
+            [row for row in of if row.masks and database in (row.database, ALL)] for of in (training, held_out)
+        )
         if not rows or not real_rows or not any(_mask(generated, place).any() for place in own):
             continue
         say(f"{database}: a segmenter of {len(rows)} real images, to look for the masks")

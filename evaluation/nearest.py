@@ -53,10 +53,14 @@ def nearest(
     distances around is that of Carlini et al. 2023 (arXiv:2301.13188), section 4.2, there with 50 of them. There
     must be two training patients.
     """
+    from sklearn.metrics.pairwise import euclidean_distances
+
     _, cluster_T = np.unique(np.asarray(training_clusters), return_inverse=True)
     places, mirrored, distances, ratios = [], [], [], []
     for start in range(0, len(of_ND), AT_ONCE):
-        both_2NT = np.stack([_distances(each[start : start + AT_ONCE], training_TD) for each in (of_ND, mirrored_ND)])
+        both_2NT = np.stack(
+            [euclidean_distances(each[start : start + AT_ONCE], training_TD) for each in (of_ND, mirrored_ND)]
+        )
         least_NT = both_2NT.min(0)
         place_N = least_NT.argmin(1)
         rows = np.arange(len(place_N))
@@ -69,9 +73,3 @@ def nearest(
         distances.append(least_NT[rows, place_N])
         ratios.append(distances[-1] / np.where(around_N > 0, around_N, 1))
     return Nearest(*(np.concatenate(each) for each in (places, mirrored, distances, ratios)))
-
-
-def _distances(of_ND: NDArray[np.float64], training_TD: NDArray[np.float64]) -> NDArray[np.float64]:
-    squares_NT = (of_ND**2).sum(1)[:, None] + (training_TD**2).sum(1) - 2 * of_ND @ training_TD.T
-    found: NDArray[np.float64] = np.sqrt(squares_NT.clip(min=0))
-    return found

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from evaluation.measures import MEASURES
 from evaluation.ultrasound_statistics import STATISTICS
 
 if TYPE_CHECKING:
@@ -21,15 +22,6 @@ PAIR_COLUMNS, PAIR_GAP, LINE_HEIGHT = 4, 16, 16
 BACKGROUND, INK, FAINT, ALARM = (250, 250, 250), (20, 20, 20), (95, 95, 95), (190, 30, 45)
 DPI = 110
 REAL_COLOUR, GENERATED_COLOUR = "#4c72b0", "#dd8452"
-TITLES = {
-    "speckle_snr": "speckle SNR",
-    "nakagami_m": "Nakagami m",
-    "axial_width_px": "speckle length, down (px)",
-    "lateral_width_px": "speckle width, across (px)",
-    "glcm_contrast": "texture contrast (GLCM)",
-    "glcm_homogeneity": "texture homogeneity (GLCM)",
-    "brightness": "brightness (grey level)",
-}
 
 
 @dataclass(frozen=True)
@@ -93,7 +85,7 @@ def distributions(generated_ND: NDArray[np.float64], real_ND: NDArray[np.float64
                 weights = np.full(len(values), 1 / len(values))
                 clipped = values.clip(bins[0], bins[-1])
                 axes.hist(clipped, bins.tolist(), weights=weights, color=colour, alpha=0.55, label=label)
-            axes.set_title(TITLES[statistic], fontsize=9)
+            axes.set_title(MEASURES[statistic].title, fontsize=9)
             axes.tick_params(labelsize=7)
             axes.set_yticks([])
             axes.spines[["top", "right", "left"]].set_visible(False)

@@ -1,4 +1,8 @@
-"""The evaluation of one stage, or of a folder of images: RUN/evaluation/NAME/report.html, metrics.json, TensorBoard."""
+"""The evaluation of a stage or a folder of images: report.html, metrics.json and TensorBoard's curves.
+
+Of a stage they lie in RUN/evaluation/STAGE, of a folder in RUN/evaluation/folders/NAME, so that neither replaces the
+other's.
+"""
 
 import json
 from collections.abc import Callable
@@ -15,9 +19,10 @@ from data.errors import DataError
 from data.manifest import Manifest
 from evaluation.classifier import ClassifierConfig
 from evaluation.features import torchscript_features
-from evaluation.generated_images import GeneratedImages, read_generated
+from evaluation.generated_images import GeneratedImages, count_generated, read_generated
 from evaluation.judgement import Judgement, judge
 from evaluation.mask_judgement import MaskJudgement, judge_masks
+from evaluation.measures import MEASURES
 from evaluation.real_images import RealImages
 from evaluation.reconstruction import reconstructed
 from evaluation.report_page import NUM_WORST, REPORT_FILE, write_page
@@ -33,7 +38,9 @@ from models.stable_diffusion import load_vae
 
 METRICS_FILE = "metrics.json"
 # Raised when a figure of metrics.json means something else.
-VERSION = 2
+VERSION = 3
+FOLDERS = "folders"
+HELD_OUT = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -97,20 +104,21 @@ def evaluate_run(
         subject = f"{num_images} images of stage {name}"
     else:
         assert images is not None
-        name, databases, folder = images.resolve().name, list(config.databases), images
+        name, databases, folder = f"{FOLDERS}/{images.resolve().name}", list(config.databases), images
         step = sum(steps_taken(config, stage) for stage in config.stages)
-        subject = f"images of the folder {name}"
-    generated = read_generated(folder, config.encode, resolution, num_images)
+        subject = f"images of the folder {images.resolve().name}"
+    generated = read_generated(folder, config.encode, resolution, range(min(num_images, count_generated(folder))))
     if images is not None:
         subject = f"{len(generated)} {subject}"
     known = [row for row in manifest.rows if row.database in databases]
     training = [row for row in known if row.split == "train"]
-    held_out = [row for row in known if row.split in ("validation", "test")]
+    held_out = [row for row in known if row.split in HELD_OUT]
     if not training or not held_out:
         raise DataError(
             f"{', '.join(databases)} have {len(training)} training and {len(held_out)} held-out images, needed some of"
             " both: give prepare.test_fraction a share and prepare in another folder"
         )
+    generated = generated.among(sorted({row.database for row in held_out}))
     say(f"{len(training)} training and {len(held_out)} held-out images, to compare with")
     real_training, real_held_out = (RealImages.read(rows, config.encode, resolution) for rows in (training, held_out))
     judgement = judge(
@@ -188,6 +196,7 @@ def _metrics(
         "of": name,
         "num_images": len(generated),
         "verdicts": {of: verdict.model_dump() for of, verdict in verdicts.items()},
+        "measures": {name: measure.to_json() for name, measure in MEASURES.items()},
         **judgement.to_json(),
         "masks": {each.database: each.agreement.to_json() for each in masks},
     }
@@ -205,6 +214,7 @@ def _worst(judgement: Judgement, generated: GeneratedImages, training: RealImage
                 "is_mirrored": bool(nearest.is_mirrored[place]),
                 "space": space,
                 "ratio": float(nearest.ratios[place]),
+                "database": generated.databases[place],
                 "is_suspect": bool(judgement.copies.suspicion()[place] < 1),
             }
         )
@@ -222,8 +232,8 @@ def _write_scalars(config: RunConfig, name: str, metrics: dict[str, Any], step: 
                     writer.add_scalar(f"evaluation/{database}/{measure}_{source}", of[measure][source]["value"], step)
             if of["labels"]:
                 for source in ("generated", "real"):
-                    accuracy = of["labels"][source]["accuracy"]["value"]
-                    writer.add_scalar(f"evaluation/{database}/label_accuracy_{source}", accuracy, step)
+                    accuracy = of["labels"][source]["balanced_accuracy"]["value"]
+                    writer.add_scalar(f"evaluation/{database}/label_balanced_accuracy_{source}", accuracy, step)
         for database, of in metrics["masks"].items():
             for mask, found in of["classes"].items():
                 for source in ("generated", "real"):

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.durable import replacing
-from evaluation.generated_images import GeneratedImages
-from evaluation.judgement import ALL, DatabaseJudgement, Judgement
+from evaluation.generated_images import ALL, GeneratedImages
+from evaluation.judgement import DatabaseJudgement, Judgement
 from evaluation.mask_judgement import MaskJudgement
-from evaluation.pictures import TITLES, Pair, distributions, montage, pair_sheet
+from evaluation.measures import MEASURES
+from evaluation.pictures import Pair, distributions, montage, pair_sheet
 from evaluation.real_images import RealImages
-from evaluation.verdicts import Verdict, of_copies, of_distance, of_labels, of_mask
+from evaluation.verdicts import MIN_PATIENTS, Verdict, of_copies, of_distance, of_labels, of_mask
 
 REPORT_FILE = "report.html"
 TEMPLATE = Path(__file__).parent / "report.html.jinja"
@@ -54,7 +55,8 @@ def write_page(
         copies=judgement.copies,
         copies_verdict=of_copies(judgement.copies),
         pairs=_data(pair_sheet(_pairs(judgement, generated, training))),
-        titles=TITLES,
+        measures=MEASURES,
+        min_patients=MIN_PATIENTS,
         num_training=len(training),
         num_held_out=len(held_out),
     )
@@ -65,9 +67,7 @@ def write_page(
 def _database(
     of: DatabaseJudgement, generated: GeneratedImages, held_out: RealImages, judgement: Judgement
 ) -> dict[str, Any]:
-    places = [place for place, name in enumerate(generated.databases) if of.name in (name, ALL)] or list(
-        range(len(generated))
-    )
+    places = generated.places_of(of.name)
     real = held_out.where(lambda row: of.name in (row.database, ALL))
     values = judgement.values[of.name]
     return {
@@ -76,11 +76,11 @@ def _database(
         "real": _data(montage(_spread(real.images_NHW), NUM_EXAMPLES)),
         "distributions": _data(distributions(values.generated_ND, values.real_ND, of.name)),
         "rows": [
-            ("ultrasound statistics", of.distance, of_distance(of.distance)),
-            ("FID of features", of.fid, of_distance(of.fid)),
-            ("KID of features", of.kid, of_distance(of.kid)),
+            (MEASURES["distance"], of.distance, of_distance(of.distance)),
+            (MEASURES["fid"], of.fid, of_distance(of.fid)),
+            (MEASURES["kid"], of.kid, of_distance(of.kid)),
         ],
-        "statistics": [(TITLES[name], found, of_distance(found)) for name, found in of.statistics.items()],
+        "statistics": [(MEASURES[name], found, of_distance(found)) for name, found in of.statistics.items()],
         "labels_verdict": of_labels(of.labels) if of.labels else None,
     }
 

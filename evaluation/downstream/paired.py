@@ -2,18 +2,15 @@
 
 # S seeds, N images, P patients
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, computed_field
 from scipy.stats import permutation_test
 
-from evaluation.feature_distance import Interval
+from evaluation.intervals import Interval, bootstrap
 
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 1000
 # The smallest p is twice one in so many.
 NUM_PERMUTATIONS = 2000
 SIGNIFICANT = 0.05
@@ -77,24 +74,10 @@ def compare(
 def _interval(
     reached: Callable[[NDArray[np.intp]], NDArray[np.float64]], clusters: Sequence[str], num_seeds: int, seed: int
 ) -> Interval:
-    drawn = np.array([reached(places)[seeds].mean() for places, seeds in _resamples(clusters, num_seeds, seed)])
-    told = drawn[np.isfinite(drawn)]
-    value = float(reached(np.arange(len(clusters))).mean())
-    if not len(told):
-        return Interval(value=value, low=math.nan, high=math.nan)
-    low, high = np.quantile(told, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(value=value, low=float(low), high=float(high))
+    def mean(places: NDArray[np.intp], seeds: NDArray[np.intp]) -> float:
+        return float(reached(places)[seeds].mean())
 
-
-def _resamples(
-    clusters: Sequence[str], num_seeds: int, seed: int
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    names, of_image = np.unique(np.asarray(clusters), return_inverse=True)
-    members = [np.flatnonzero(of_image == number) for number in range(len(names))]
-    rng = np.random.default_rng(seed)
-    for _ in range(NUM_RESAMPLES):
-        patients = rng.integers(len(members), size=len(members))
-        yield np.concatenate([members[patient] for patient in patients]), rng.integers(num_seeds, size=num_seeds)
+    return bootstrap(mean, [clusters, range(num_seeds)], seed)
 
 
 def _p_patients(

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from data.durable import replacing
-from evaluation.downstream.paired import NUM_PERMUTATIONS, NUM_RESAMPLES, Difference, Measure, compare, estimate
-from evaluation.feature_distance import Interval
+from evaluation.downstream.paired import NUM_PERMUTATIONS, Difference, Measure, compare, estimate
+from evaluation.intervals import NUM_RESAMPLES, Interval
 from evaluation.stage_images import FOLDER
 from launch.config import RunConfig
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from evaluation.downstream.paired import SIGNIFICANT
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, Experiment
-from evaluation.feature_distance import Interval
+from evaluation.intervals import Interval
 
 TITLES: dict[Experiment, str] = {
     "classification": "Do generated images help a classifier?",

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from evaluation.intervals import Interval
 from evaluation.reader_study.answers import Answers
-from evaluation.reader_study.discrimination import Estimate, resampled
+from evaluation.reader_study.discrimination import resampled
 
 
 class Agreement(BaseModel):
@@ -23,7 +24,7 @@ class Agreement(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     readers: tuple[str, ...]
-    kappa: Estimate
+    kappa: Interval
 
 
 def agreements(answers: Sequence[Answers], is_generated_N: NDArray[np.bool_], seed: int = 0) -> list[Agreement]:

@@ -3,25 +3,14 @@
 # N images
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 
+from evaluation.intervals import CONFIDENCE, Interval, bootstrap, share
 from evaluation.reader_study.answers import Answers
-
-LEVEL = 0.95
-NUM_RESAMPLES = 1000
-
-
-class Estimate(NamedTuple):
-    """A value and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 class ReaderScore(BaseModel):
@@ -34,12 +23,12 @@ class ReaderScore(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     reader: str
-    accuracy: Estimate
-    sensitivity: Estimate
-    specificity: Estimate
-    d_prime: Estimate
+    accuracy: Interval
+    sensitivity: Interval
+    specificity: Interval
+    d_prime: Interval
     bias: float
-    auc: Estimate
+    auc: Interval
     median_seconds: float
 
 
@@ -70,13 +59,7 @@ def score_reader(answers: Answers, is_generated_N: NDArray[np.bool_], seed: int 
     )
 
 
-def share(count: int, of: int) -> Estimate:
-    """Return a share with Wilson's interval (Wilson 1927, doi:10.1080/01621459.1927.10502953)."""
-    interval = binomtest(count, of).proportion_ci(LEVEL, method="wilson")
-    return Estimate(count / of, float(interval.low), float(interval.high))
-
-
-def detection(hits: int, num_signals: int, false_alarms: int, num_noises: int) -> tuple[Estimate, float]:
+def detection(hits: int, num_signals: int, false_alarms: int, num_noises: int) -> tuple[Interval, float]:
     """Return d' = z(H) - z(F) with its interval, and the criterion c = -(z(H) + z(F)) / 2.
 
     Rates are log-linear, (count + 0.5) / (number + 1), so that those of 0 and 1 give a number. Sources: Hautus 1995
@@ -87,30 +70,20 @@ def detection(hits: int, num_signals: int, false_alarms: int, num_noises: int) -
     scores = norm.ppf(rates)
     d_prime = float(scores[0] - scores[1])
     error = float(np.sqrt((rates * (1 - rates) / (numbers * norm.pdf(scores) ** 2)).sum()))
-    reach = float(norm.ppf((1 + LEVEL) / 2)) * error
-    return Estimate(d_prime, d_prime - reach, d_prime + reach), -float(scores.sum()) / 2
+    reach = float(norm.ppf((1 + CONFIDENCE) / 2)) * error
+    return Interval(value=d_prime, low=d_prime - reach, high=d_prime + reach), -float(scores.sum()) / 2
 
 
 def resampled(
     statistic: Callable[[NDArray[np.int64]], float], is_generated_N: NDArray[np.bool_], seed: int
-) -> Estimate:
+) -> Interval:
     """Return a statistic of images with its percentile bootstrap interval, over images, real and generated apart.
 
     statistic: of the images' places; nan where it has no value, as a resample's kappa if all its answers are the same.
-    Such resamples are left out.
-    Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
-    random = np.random.default_rng(seed)
     kinds = [np.flatnonzero(is_generated_N), np.flatnonzero(~is_generated_N)]
-    value = statistic(np.arange(len(is_generated_N)))
-    values = np.array(
-        [
-            statistic(np.concatenate([random.choice(places, len(places)) for places in kinds]))
-            for _ in range(NUM_RESAMPLES)
-        ]
-    )
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return Estimate(value, float("nan"), float("nan"))
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(value, float(low), float(high))
+
+    def of_kinds(*drawn: NDArray[np.int64]) -> float:
+        return statistic(np.concatenate([places[own] for places, own in zip(kinds, drawn, strict=True)]))
+
+    return bootstrap(of_kinds, [range(len(places)) for places in kinds], seed)

@@ -1,17 +1,13 @@
-"""The generated images of a reader study: drawn from a finished stage, or read from a folder."""
+"""The generated images of a reader study, drawn from a finished stage."""
 
 # N images, H W height and width in pixels
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from data.encode import fit
-from data.errors import DataError
 from data.manifest import ManifestRow
 from evaluation.masked_images import grey
 from launch.config import RunConfig
@@ -57,24 +53,3 @@ def draw(config: RunConfig, stage: StageConfig, rows: Sequence[ManifestRow], see
         **config.preview.sampling.model_dump(),
     )
     return grey(images)
-
-
-def find_pngs(folder: Path) -> list[Path]:
-    """Return the PNG files below a folder, by name. Raises: DataError if there are none."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".png" and path.is_file())
-    if not paths:
-        raise DataError(f"{folder} holds no PNG files: give the folder of generated images, such as `sample` writes")
-    return paths
-
-
-def read_pngs(config: RunConfig, paths: Sequence[Path]) -> NDArray[np.uint8]:
-    """Return generated images, brought to the run's resolution as its real ones are, uint8 [N, H, W] grey."""
-    resolution = resolution_of(config.model)
-    images = []
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                images.append(np.asarray(fit(picture.convert("RGB"), resolution, config.encode.resize).convert("L")))
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} is no image that can be read ({error}): take it out of the folder") from error
-    return np.stack(images)

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from data.durable import replacing
+from evaluation.intervals import Interval
 from evaluation.reader_study.agreement import Agreement, agreements
 from evaluation.reader_study.answers import read_all_answers
-from evaluation.reader_study.discrimination import Estimate, ReaderScore, score_reader
+from evaluation.reader_study.discrimination import ReaderScore, score_reader
 from evaluation.reader_study.key import read_key
 
 SCORES_FILE = "scores.json"
-VERSION = 1
+VERSION = 2
 GOOD = (
     "accuracy: near 50 %, with an interval that is narrow and holds 50 %: readers cannot tell.",
     "sens., spec.: shares of generated held for generated, and of real for real; by guessing they add up to 100 %.",
@@ -108,13 +109,16 @@ def _wrapped(name: str, width: int = 16) -> str:
     return escape(textwrap.fill(name, width))
 
 
-def _percent(estimate: Estimate) -> str:
-    value, low, high = (f"{100 * number:.0f}" for number in estimate)
+def _percent(estimate: Interval) -> str:
+    value, low, high = (f"{100 * number:.0f}" for number in (estimate.value, estimate.low, estimate.high))
     return f"{value}\n{low}-{high}"
 
 
-def _number(estimate: Estimate, digits: int, between: str = " to ") -> str:
-    value, low, high = (f"{number:z.{digits}f}" if math.isfinite(number) else "-" for number in estimate)
+def _number(estimate: Interval, digits: int, between: str = " to ") -> str:
+    value, low, high = (
+        f"{number:z.{digits}f}" if math.isfinite(number) else "-"
+        for number in (estimate.value, estimate.low, estimate.high)
+    )
     return f"{value}\n{low}{between}{high}"
 
 

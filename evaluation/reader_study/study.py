@@ -16,8 +16,9 @@ from PIL import Image
 from data.encode import picture_of
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
+from evaluation.generated_images import count_generated, read_generated
 from evaluation.reader_study.choice import choose_rows
-from evaluation.reader_study.generated import draw, find_pngs, read_pngs, stage_to_show
+from evaluation.reader_study.generated import draw, stage_to_show
 from evaluation.reader_study.key import KeyRow, Kind, read_key, write_key
 from evaluation.reader_study.page import Simulated, write_page
 from evaluation.stage_images import learnt_databases
@@ -54,9 +55,10 @@ def make_study(
 
     num_images: real ones of the test split, and as many generated ones, fewer of both where there are fewer. Those of a
     stage (None: the last finished diffusion stage) are drawn with the prompts of the real ones that are shown, so that
-    databases and labels are in balance; of a folder `images`, PNGs are taken at random, without a database or label.
-    The same run, seed and settings make the same study. Raises: DataError if there are too few images, or if the folder
-    has the key of another study, without which its answers would be lost.
+    databases and labels are in balance; of a folder `images`, those that its labels.csv names are taken at random, or
+    those there are, without masks and contact sheet. The same run, seed and settings make the same study.
+    Raises: DataError if there are too few images, or if the folder has the key of another study, without which its
+    answers would be lost.
     """
     random = np.random.default_rng([config.seed, SEED_TAG])
     rows = [row for row in Manifest.read(config.manifest_path).rows if row.split == "test"]
@@ -72,12 +74,15 @@ def make_study(
             for pixels, row, seed in zip(drawn, chosen, seeds, strict=True)
         ]
     else:
-        paths = find_pngs(images)
-        chosen = _choose([row for row in rows if row.database in config.databases], num_images, len(paths), random)
-        picked = [paths[place] for place in sorted(random.permutation(len(paths))[: len(chosen)])]
+        num = count_generated(images)
+        chosen = _choose([row for row in rows if row.database in config.databases], num_images, num, random)
+        places = sorted(random.permutation(num)[: len(chosen)].tolist())
+        of_folder = read_generated(images, config.encode, resolution_of(config.model), places)
         generated = [
-            ShownImage(png(pixels), "generated", "", "", str(path))
-            for pixels, path in zip(read_pngs(config, picked), picked, strict=True)
+            ShownImage(png(pixels), "generated", database, label, str(images / file))
+            for pixels, database, label, file in zip(
+                of_folder.images_NHW, of_folder.databases, of_folder.labels, of_folder.files, strict=True
+            )
         ]
     return write_study(config.run / FOLDER, [*_real(config, chosen), *generated], random, _simulated(chosen))
 

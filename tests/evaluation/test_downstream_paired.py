@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from evaluation.auc import ranks
 from evaluation.downstream.labelled_images import auc_of
 from evaluation.downstream.paired import Difference, compare, estimate
-from evaluation.feature_distance import Interval
+from evaluation.intervals import Interval
 
 NUM_SEEDS, NUM_PATIENTS, CLASSES = 4, 30, ("benign", "malignant", "normal")
 LABELS = [CLASSES[number % 3] for number in range(NUM_PATIENTS)]

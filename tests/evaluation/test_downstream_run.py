@@ -34,7 +34,7 @@ from evaluation.downstream.paired import Difference
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, result_path
 from evaluation.downstream.segmentation import segmentation
 from evaluation.downstream.table import print_downstream
-from evaluation.feature_distance import Interval
+from evaluation.intervals import Interval
 from evaluation.segmenter import SegmenterConfig
 from evaluation.stage_images import draw_stage
 from launch.cli import app

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.linalg import sqrtm
 
-from evaluation.feature_distance import FEATURE_DISTANCES, Compared, compare, frechet_distance
+from evaluation.feature_distance import Compared, compare, feature_distances, frechet_distance
 from evaluation.realism import MIN_CLUSTERS
 
 
@@ -13,10 +13,10 @@ def drawn(num: int, seed: int, shift: float = 0.0, dimensions: int = 6) -> NDArr
     return np.random.default_rng(seed).normal(shift, 1, (num, dimensions))
 
 
-def feature_distance(
+def compared(
     generated: NDArray[np.float64], real: NDArray[np.float64], clusters: list[str], seed: int
 ) -> dict[str, Compared]:
-    return compare(generated, real, clusters, FEATURE_DISTANCES, seed)
+    return compare(generated, real, clusters, feature_distances, seed)
 
 
 def exactly(mean: NDArray[np.float64], covariance: NDArray[np.float64], num: int, seed: int) -> NDArray[np.float64]:
@@ -63,8 +63,8 @@ def test_frechet_distance_where_images_are_fewer_than_features() -> None:
 def test_images_of_the_same_kind_are_as_near_as_real_ones() -> None:
     clusters = [str(number // 2) for number in range(80)]
     real = drawn(80, 0)
-    alike = feature_distance(drawn(200, 1), real, clusters, seed=0)
-    other = feature_distance(drawn(200, 1, 1.0), real, clusters, seed=0)
+    alike = compared(drawn(200, 1), real, clusters, seed=0)
+    other = compared(drawn(200, 1, 1.0), real, clusters, seed=0)
     for name in ("fid", "kid"):
         same, far = alike[name], other[name]
         assert same.real.low < same.generated.value < same.real.high
@@ -72,21 +72,22 @@ def test_images_of_the_same_kind_are_as_near_as_real_ones() -> None:
         assert far.generated.low > far.real.high
         assert far.share_above == 1
         assert far.real == same.real
+        assert far.num_patients == 40
 
 
 def test_patients_are_not_parted_and_the_seed_counts() -> None:
     # A patient has one value: were the images parted, both halves would be alike.
     clusters = [f"patient {number // 10}" for number in range(10 * MIN_CLUSTERS)]
     real = np.repeat(drawn(MIN_CLUSTERS, 0), 10, axis=0)
-    whole = feature_distance(real, real, clusters, seed=3)
-    assert whole == feature_distance(real, real, clusters, seed=3)
-    assert whole != feature_distance(real, real, clusters, seed=4)
-    parted = feature_distance(real, real, [str(number) for number in range(len(real))], seed=3)
+    whole = compared(real, real, clusters, seed=3)
+    assert whole == compared(real, real, clusters, seed=3)
+    assert whole != compared(real, real, clusters, seed=4)
+    parted = compared(real, real, [str(number) for number in range(len(real))], seed=3)
     assert whole["fid"].real.value > 2 * parted["fid"].real.value
 
 
 def test_fewer_generated_images_are_compared_with_as_few_real_ones() -> None:
-    found = feature_distance(drawn(10, 1), drawn(80, 0), [str(number) for number in range(80)], seed=0)
+    found = compared(drawn(10, 1), drawn(80, 0), [str(number) for number in range(80)], seed=0)
     assert found["fid"].real.low < found["fid"].generated.value < found["fid"].real.high, (
         "as far as few are, and no farther"
     )

@@ -11,9 +11,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from data.errors import DataError
-from evaluation.mask_agreement import beside_unrelated, bootstrap, dice, hausdorff_95, mask_agreement, score
+from evaluation.mask_agreement import beside_unrelated, dice, hausdorff_95, mask_agreement, score
 from evaluation.masked_images import MaskedImages
 from evaluation.segmenter import Segmenter
+from evaluation.verdicts import of_mask
 
 MASKS = arrays(np.uint8, (7, 9), elements=st.integers(0, 2))
 CLASSES = ("background", "lesion", "head")
@@ -81,35 +82,6 @@ def test_what_neither_has_is_nothing_to_agree_on_and_what_one_has_is_infinitely_
     for pair in ((empty, full), (full, empty)):
         assert dice(*pair, 1) == 0
         assert hausdorff_95(*pair, 1) == math.inf
-
-
-def test_an_interval_covers_the_mean_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for number in range(60):
-        values = rng.normal(size=80)
-        estimate = bootstrap(values, [str(place) for place in range(80)], np.mean, number)
-        covered += estimate.low <= 0 <= estimate.high
-    # 95 % of 60 are 57; 4 below are more than two standard deviations.
-    assert covered >= 53
-
-
-def test_copies_of_a_patients_image_make_no_interval_narrower() -> None:
-    values = np.random.default_rng(1).random(30)
-    clusters = [str(place) for place in range(30)]
-    alone = bootstrap(values, clusters, np.mean, 0)
-    copied = bootstrap(values.repeat(8), [name for name in clusters for _ in range(8)], np.mean, 0)
-    # The clusters are drawn alike; only the order of the sums differs.
-    assert (copied.value, copied.low, copied.high) == pytest.approx((alone.value, alone.low, alone.high), rel=1e-12)
-    taken_for_patients = bootstrap(values.repeat(8), [str(place) for place in range(240)], np.mean, 0)
-    assert taken_for_patients.high - taken_for_patients.low < 0.6 * (alone.high - alone.low)
-
-
-def test_an_interval_is_a_function_of_the_seed() -> None:
-    values, clusters = np.random.default_rng(2).random(20), [str(place // 2) for place in range(20)]
-    assert bootstrap(values, clusters, np.mean, 5) == bootstrap(values, clusters, np.mean, 5)
-    assert bootstrap(values, clusters, np.mean, 5) != bootstrap(values, clusters, np.mean, 6)
-    assert math.isnan(bootstrap(np.empty(0), (), np.mean, 0).value)
 
 
 def squares(num: int) -> NDArray[np.uint8]:
@@ -184,3 +156,25 @@ def test_a_class_that_the_segmenter_never_saw_is_refused() -> None:
         DataError, match=r"masks have class number 2, which no image .* \(those have lesion\): train it"
     ):
         mask_agreement(ReadsBrightness(), masked(masks, masks), masked(masks, masks))
+
+
+class ReadsTwoLevels(Segmenter):
+    """Finds class 1 in grey and class 2 in white."""
+
+    def __init__(self) -> None:
+        self.classes, self.numbers = CLASSES, np.array([0, 1, 2], np.uint8)
+
+    def predict(self, images_NHW: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return (images_NHW // 100).astype(np.uint8)
+
+
+def test_two_classes_that_took_each_others_place_are_not_followed() -> None:
+    one = squares(8)
+    masks = np.where(one, one, 2 * np.roll(one, 14, axis=2)).astype(np.uint8)
+    exchanged = np.array([0, 2, 1], np.uint8)[masks]
+    real = masked(100 * masks, masks)
+    followed = mask_agreement(ReadsTwoLevels(), real, real.redrawn(100 * masks)).classes
+    assert [of_mask(followed[name]).level for name in ("lesion", "head")] == ["good", "good"]
+    swapped = mask_agreement(ReadsTwoLevels(), real, real.redrawn(100 * exchanged)).classes
+    assert [of_mask(swapped[name]).level for name in ("lesion", "head")] == ["bad", "bad"]
+    assert swapped["head"].generated.num_missed == 0, "both are there, each in the other's place"

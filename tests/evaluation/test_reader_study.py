@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from data.manifest import Manifest, ManifestRow
-from evaluation.reader_study import discrimination
+from evaluation import intervals
 from evaluation.reader_study.choice import choose_rows
 from evaluation.reader_study.generated import stage_to_show
 from evaluation.reader_study.key import KeyRow, read_key
@@ -143,7 +143,7 @@ def separate_run(path: Path, tmp_path: Path) -> list[str]:
 def test_a_study_of_a_stage_from_the_command_to_the_scores(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discrimination, "NUM_RESAMPLES", 20)
+    monkeypatch.setattr(intervals, "NUM_RESAMPLES", 20)
     settings = separate_run(path, tmp_path)
     config = load_config(path, settings)
     output = evaluate(path, *settings, "--reader-study", "--num-images", 6)
@@ -202,13 +202,38 @@ def test_images_made_elsewhere_are_made_alike(path: Path, tmp_path: Path) -> Non
     assert {of.source for of in key if of.kind == "generated"} == {str(folder / f"{place}.png") for place in range(5)}
 
 
+@pytest.mark.parametrize("has_table", [True, False])
+def test_masks_and_contact_sheet_of_a_sampled_folder_are_not_shown(path: Path, tmp_path: Path, has_table: bool) -> None:
+    settings = separate_run(path, tmp_path)
+    folder = tmp_path / "sampled"
+    (folder / "masks").mkdir(parents=True)
+    random = np.random.default_rng(0)
+    lines = ["file,label,database,prompt,seed,mask"]
+    for place in range(3):
+        name = f"{place:06}.png"
+        Image.fromarray(random.integers(1, 256, (64, 64), np.uint8)).save(folder / name)
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / "masks" / name)
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(folder / f"{place:06}_mask.png")
+        lines.append(f"{name},benign,breast,a prompt,{place},masks/{name}")
+    Image.fromarray(np.zeros((200, 300), np.uint8)).save(folder / "contact_sheet.png")
+    if has_table:
+        (folder / "labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.warns(UserWarning, match="3 real and 3 generated images instead of 40 each: there are"):
+        evaluate(path, *settings, "--reader-study", "--images", folder)
+    key, images = study(load_config(path, settings))
+    generated = [of for of in key if of.kind == "generated"]
+    assert {of.source for of in generated} == {str(folder / f"{place:06}.png") for place in range(3)}
+    assert {(of.database, of.label) for of in generated} == {("breast", "benign") if has_table else ("", "")}
+    assert all(np.asarray(images[of.image]).any() for of in generated), "a mask of background alone is black"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--reader-study", "--stage", "unfinished"], "stage unfinished is not finished: run `sonoshard train`"),
         (["--reader-study", "--stage", "masks"], "trained a ControlNet, which draws from masks: give its images by"),
         (["--reader-study", "--stage", "three"], "there is no stage three; there are one, masks, two, unfinished"),
-        (["--reader-study", "--images", "{}/absent"], "holds no PNG files: give the folder of generated images"),
+        (["--reader-study", "--images", "{}/absent"], "there is no folder"),
         (["--reader-study", "--images", "{}", "--stage", "one"], "give one of them"),
         (["--reader-study", "--score", "a.csv"], "--reader-study and --score do different things: give one of them"),
         (["--score", "a.csv", "--num-images", "8"], "--score takes all images of the study: leave out --num-images"),
@@ -227,9 +252,9 @@ def test_too_few_images(path: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "broken.png").write_bytes(b"no picture")
     message = refusal(path, *settings, "--reader-study", "--images", tmp_path / "images")
-    assert "a reader study needs 2 real and 2 generated images" in message
+    assert "images has 1 images, needed two or more" in message
     (tmp_path / "images" / "again.png").write_bytes(b"no picture")
     with pytest.warns(UserWarning, match="2 real and 2 generated images instead of 40 each"):
         message = refusal(path, *settings, "--reader-study", "--images", tmp_path / "images")
-    assert "again.png is no image that can be read" in message
+    assert "again.png cannot be read as an image" in message
     assert not (tmp_path / "reader_study").exists()

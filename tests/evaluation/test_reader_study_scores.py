@@ -15,10 +15,11 @@ from rich.console import Console
 from scipy.stats import norm
 
 from data.errors import DataError
-from evaluation.reader_study import discrimination
+from evaluation import intervals
+from evaluation.intervals import Interval, share
 from evaluation.reader_study.agreement import agreements, cohen_kappa, fleiss_kappa
 from evaluation.reader_study.answers import Answers, read_all_answers, read_answers
-from evaluation.reader_study.discrimination import detection, resampled, score_reader, share
+from evaluation.reader_study.discrimination import detection, resampled, score_reader
 from evaluation.reader_study.key import KeyRow, read_key, write_key
 from evaluation.reader_study.page import COLUMNS
 from evaluation.reader_study.scores import print_scores, score_study, write_scores
@@ -33,7 +34,7 @@ Reader = Callable[[str], int]
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discrimination, "NUM_RESAMPLES", 40)
+    monkeypatch.setattr(intervals, "NUM_RESAMPLES", 40)
 
 
 def perfect(kind: str) -> int:
@@ -101,9 +102,9 @@ def test_a_reader_who_guesses_is_near_chance() -> None:
     scores = [score_reader(answers_of(random_reader(seed)), IS_GENERATED_N, seed) for seed in range(10)]
     # Of ten 95 % intervals, one may miss; two or more do so in 9 % of such tens, not at these seeds.
     for name, truth in (("accuracy", 0.5), ("d_prime", 0.0)):
-        intervals = [getattr(score, name) for score in scores]
-        assert sum(low <= truth <= high for _, low, high in intervals) >= 9, name
-        assert abs(np.mean([value for value, _, _ in intervals]) - truth) < 0.1, name
+        found = [getattr(score, name) for score in scores]
+        assert sum(of.low <= truth <= of.high for of in found) >= 9, name
+        assert abs(np.mean([of.value for of in found]) - truth) < 0.1, name
     assert abs(np.mean([score.auc.value for score in scores]) - 0.5) < 0.05
 
 
@@ -120,16 +121,15 @@ def test_intervals_hold_the_truth_as_often_as_they_say(d_prime: float) -> None:
     held = {"d'": 0, "share": 0}
     for _ in range(400):
         hits, false_alarms = random.binomial(NUM, rates)
-        _, low, high = detection(hits, NUM, false_alarms, NUM)[0]
-        held["d'"] += low <= d_prime <= high
-        _, low, high = share(hits, NUM)
-        held["share"] += low <= rates[0] <= high
+        of_d_prime, of_share = detection(hits, NUM, false_alarms, NUM)[0], share(hits, NUM)
+        held["d'"] += of_d_prime.low <= d_prime <= of_d_prime.high
+        held["share"] += of_share.low <= rates[0] <= of_share.high
     # 95 % of 400 draws have a standard error of 1.1 %; counts of 40 are too coarse for exactly 95 %.
     assert all(0.92 <= count / 400 <= 0.985 for count in held.values()), held
 
 
 def test_resampled_intervals_hold_the_truth_about_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discrimination, "NUM_RESAMPLES", 200)
+    monkeypatch.setattr(intervals, "NUM_RESAMPLES", 200)
     random = np.random.default_rng(0)
     held = 0
     for seed in range(150):
@@ -143,10 +143,14 @@ def test_resampled_intervals_hold_the_truth_about_as_often(monkeypatch: pytest.M
 
 
 def test_wilson_intervals_are_those_published() -> None:
+    def bounds(count: int, of: int) -> tuple[float, float]:
+        found = share(count, of)
+        return found.low, found.high
+
     # Newcombe 1998 (doi:10.1002/(SICI)1097-0258(19980430)17:8<857::AID-SIM777>3.0.CO;2-E), table I, method 3.
-    assert share(81, 263)[1:] == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert share(15, 148)[1:] == pytest.approx((0.0624, 0.1605), abs=5e-5)
-    assert share(0, 20)[1:] == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert bounds(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert bounds(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert bounds(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
 
 
 def fleiss_by_pairs(says_NR: NDArray[np.bool_]) -> float:
@@ -174,10 +178,10 @@ def test_agreement_of_planted_readers() -> None:
     ]
     found = {of.readers: of.kappa for of in agreements(of_readers, IS_GENERATED_N)}
     assert len(found) == 11
-    assert found["perfect", "again"] == (1, 1, 1)
+    assert found["perfect", "again"] == Interval(value=1, low=1, high=1)
     assert found["perfect", "inverted"].value == -1
     assert found["perfect", "lazy"].value == 0
-    assert all(map(math.isnan, found["lazy", "idle"]))
+    assert all(map(math.isnan, found["lazy", "idle"].model_dump().values()))
     assert cohen_kappa(np.array([True, True]), np.array([True, True])) is math.nan
     everyone = found["perfect", "again", "inverted", "lazy", "idle"]
     assert everyone.low <= everyone.value <= everyone.high
@@ -206,8 +210,10 @@ def test_from_files_to_table_and_json(tmp_path: Path) -> None:
     write_scores(tmp_path / "scores.json", scores)
     written = json.loads((tmp_path / "scores.json").read_text(encoding="utf-8"))
     assert written["num_real"] == written["num_generated"] == NUM
-    assert written["readers"][2]["d_prime"][0] == 0
-    assert [of["kappa"] for of in written["agreement"] if of["readers"] == ["C", "D"]] == [[None, None, None]]
+    assert written["readers"][2]["d_prime"]["value"] == 0
+    assert [of["kappa"] for of in written["agreement"] if of["readers"] == ["C", "D"]] == [
+        dict.fromkeys(("value", "low", "high"))
+    ]
     console = Console(width=80, file=StringIO())
     print_scores(scores, console)
     assert isinstance(console.file, StringIO)

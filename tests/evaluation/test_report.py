@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def judged(config: RunConfig, made_once: None, tmp_path: Path) -> Callable[[str]
 
     def judge(name: str) -> dict[str, Any]:
         folder = write(tmp_path / name, *SETS[name](config))
-        left = evaluate_run(config, NUM_GENERATED, images=folder, say=lambda _: None)
+        left = evaluate_run(config, 2 * NUM_GENERATED + 40, images=folder, say=lambda _: None)
         found: dict[str, Any] = json.loads(left.metrics.read_text(encoding="utf-8"))
         return found
 
@@ -144,11 +145,21 @@ def copies(config: RunConfig) -> Set:
     return np.stack(images), labels, np.zeros((NUM_GENERATED, SIZE, SIZE), np.uint8)
 
 
-def held_out(config: RunConfig) -> Set:
-    """Real images of patients that are in no training set."""
-    rows = [row for row in Manifest.read(config.manifest_path).rows if row.split != "train"][:NUM_GENERATED]
-    images_NHW = np.stack([np.asarray(Image.open(row.image).convert("L")) for row in rows])
-    return images_NHW, [row.label for row in rows], np.zeros_like(images_NHW)
+def three_copies(config: RunConfig) -> Set:
+    """Three training images as they are, among 160."""
+    found = [simulate("breast", 1, index, SIZE) for index in range(157)]
+    rows = [row for row in Manifest.read(config.manifest_path).rows if row.split == "train"][:3]
+    images = [*(of.image for of in found), *(np.asarray(Image.open(row.image).convert("L")) for row in rows)]
+    labels = [*(of.label for of in found), *(row.label for row in rows)]
+    return np.stack(images), labels, np.stack([*(of.mask for of in found), *np.zeros((3, SIZE, SIZE), np.uint8)])
+
+
+def majority_alone(config: RunConfig) -> Set:
+    """Normal images, whatever was asked for."""
+    images_NHW, labels, masks_NHW = others(config)
+    normal = [place for place, label in enumerate(labels) if label == "normal"]
+    chosen = np.resize(normal, NUM_GENERATED)
+    return images_NHW[chosen], labels, masks_NHW[chosen]
 
 
 SETS: dict[str, Callable[[RunConfig], Set]] = {
@@ -158,7 +169,8 @@ SETS: dict[str, Callable[[RunConfig], Set]] = {
     "swapped labels": swapped_labels,
     "ignored masks": ignored_masks,
     "copies": copies,
-    "held out": held_out,
+    "three copies": three_copies,
+    "majority alone": majority_alone,
 }
 
 
@@ -191,8 +203,30 @@ def test_images_of_the_same_simulator_have_nothing_wrong(judged: Callable[[str],
     assert found["masks"]["breast"]["classes"]["lesion"]["generated"]["num_images"] > 20
 
 
-def test_held_out_real_images_are_no_copies(judged: Callable[[str], dict[str, Any]]) -> None:
-    assert levels(judged("held out"))[COPIES] == "good"
+def test_real_images_of_patients_that_calibrated_nothing_are_no_copies(
+    config: RunConfig, made_once: None, tmp_path: Path
+) -> None:
+    manifest = Manifest.read(config.manifest_path)
+    judged = [row for row in manifest.rows if row.split == "test"]
+    apart = config.model_copy(update={"run": tmp_path / "run"})
+    replace(manifest, rows=tuple(row for row in manifest.rows if row.split != "test")).write(apart.manifest_path)
+    images_NHW = np.stack([np.asarray(Image.open(row.image).convert("L")) for row in judged])
+    labels = [row.label for row in judged]
+    drawn = write(tmp_path / "real", images_NHW, labels, np.zeros_like(images_NHW))
+    left = evaluate_run(apart, 40, images=drawn, say=lambda _: None)
+    assert left.verdicts[COPIES].level in ("good", "fair")
+    found = json.loads(left.metrics.read_text(encoding="utf-8"))["memorisation"]
+    for space in ("pixels", "features"):
+        assert found[space]["databases"]["breast"]["num_patients"] == 20
+        assert (found[space]["num_copies"], found[space]["is_flagged"]) == (0, False)
+
+
+def test_three_verbatim_copies_among_160_images_are_not_good(judged: Callable[[str], dict[str, Any]]) -> None:
+    found = judged("three copies")
+    assert found["verdicts"][COPIES]["level"] == "bad"
+    assert found["memorisation"]["pixels"]["num_copies"] == found["memorisation"]["features"]["num_copies"] == 3
+    assert not found["memorisation"]["pixels"]["is_flagged"], "by their number alone they would have passed"
+    assert {pair["file"] for pair in found["memorisation"]["worst"][:3]} == {"157.png", "158.png", "159.png"}
 
 
 @pytest.mark.parametrize(
@@ -200,6 +234,7 @@ def test_held_out_real_images_are_no_copies(judged: Callable[[str], dict[str, An
     [
         ("noise", {STATISTICS, FEATURES}, {COPIES}),
         ("blurred", {STATISTICS}, {COPIES}),
+        ("majority alone", {LABELS}, {COPIES}),
         ("swapped labels", {LABELS}, {STATISTICS, FEATURES, MASK, COPIES}),
         ("ignored masks", {MASK}, {STATISTICS, FEATURES, LABELS, COPIES}),
         ("copies", {COPIES}, set()),
@@ -222,7 +257,7 @@ def test_the_page_the_command_and_the_curves(config: RunConfig, made_once: None,
     (tmp_path / "network.pt.json").write_text('{"side_pixels": 64, "range": "unit"}', encoding="utf-8")
     ended = CliRunner().invoke(app, ["evaluate", str(path), "--images", str(folder), "--features", str(network)])
     assert ended.exit_code == 0, ended.output
-    page = config.run / "evaluation" / "drawn" / "report.html"
+    page = config.run / "evaluation" / "folders" / "drawn" / "report.html"
     assert re.search(r"breast: mask of lesion +\S", ended.output)
     assert str(page) in ended.output
     text = page.read_text(encoding="utf-8")
@@ -230,7 +265,7 @@ def test_the_page_the_command_and_the_curves(config: RunConfig, made_once: None,
     assert "The images called real here are simulated" in text
     assert not re.search(r'(?:src|href)="(?!data:)', text), "the page needs nothing beside it"
     assert text.count('src="data:image/png;base64,') == 5
-    (curves,) = (config.run / "tensorboard" / "evaluation" / "drawn").iterdir()
+    (curves,) = (config.run / "tensorboard" / "evaluation" / "folders" / "drawn").iterdir()
     found = EventAccumulator(str(curves)).Reload().Tags()["scalars"]
     assert {"evaluation/breast/fid_generated", "evaluation/breast/dice_lesion_real", "evaluation/suspects_pixels"} <= {
         *found
