@@ -23,13 +23,13 @@ from tools.merge.choice import print_table
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 QUICK = (
-    "databases.breast.count=240",
-    "databases.cardiac.count=120",
-    "databases.fetal.count=120",
+    "databases.breast.count=320",
+    "databases.cardiac.count=160",
+    "databases.fetal.count=160",
     "stages.0.steps=60",
     *(f"stages.{stage}.steps=20" for stage in (1, 2, 3, 4)),
     "stages.5.steps=40",
-    "stages.6.steps=140",
+    "stages.6.steps=160",
     "optimizer.warmup_steps=5",
     "validation.every_steps=null",
     "validation.num_samples=16",
