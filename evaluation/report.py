@@ -25,6 +25,7 @@ from evaluation.mask_judgement import MaskJudgement, judge_masks
 from evaluation.measures import MEASURES
 from evaluation.real_images import RealImages
 from evaluation.reconstruction import reconstructed
+from evaluation.report_figures import Figure, figures, limits
 from evaluation.report_page import NUM_WORST, REPORT_FILE, write_page
 from evaluation.segmenter import SegmenterConfig
 from evaluation.stage_images import FOLDER, draw_stage, learnt_databases, stage_to_draw
@@ -65,6 +66,14 @@ class Report:
             return None
         verdicts = {of: Verdict.model_validate(verdict) for of, verdict in found["verdicts"].items()}
         return cls(page, metrics, found["num_images"], verdicts)
+
+    def figures(self) -> list[Figure]:
+        """Return the figures behind the verdicts."""
+        return figures(json.loads(self.metrics.read_text(encoding="utf-8")))
+
+    def limits(self) -> list[str]:
+        """Return what the evaluation could not have seen, a sentence each."""
+        return limits(json.loads(self.metrics.read_text(encoding="utf-8")))
 
     def print(self) -> None:
         """Say on the terminal what was found, and where to read on."""

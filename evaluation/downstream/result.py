@@ -108,6 +108,14 @@ def read_result(config: RunConfig, experiment: Experiment) -> Downstream | None:
     return Downstream.model_validate(found) if found["version"] == VERSION else None
 
 
+def results_in(run: Path, since: Path) -> list[Downstream]:
+    """Return what the experiments of a run's folder found after a file was written, as far as this version wrote it."""
+    paths = [path for path in sorted((run / FOLDER).glob("downstream-*.json")) if since.is_file()]
+    newer = [path for path in paths if path.stat().st_mtime > since.stat().st_mtime]
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in newer]
+    return [Downstream.model_validate(content) for content in contents if content["version"] == VERSION]
+
+
 def write_result(config: RunConfig, result: Downstream) -> None:
     """Write an experiment's file, over an earlier one."""
     with replacing(result_path(config, result.experiment)) as temporary:

@@ -57,9 +57,11 @@ def test_a_model_that_knows_eight_images_by_heart_is_flagged(tmp_path: Path) -> 
     assert {pair["training_id"] for pair in suspects} <= seen, "copies of what it was trained on, and of no other"
 
     model = config.stage_model(config.stages[0])
-    assert "| copies of training images | training images were copied |" in card(model), (
-        "whoever gets the model reads it"
-    )
+    told = card(model)
+    assert "| training images were copied |" in told, "whoever gets the model reads it"
+    assert "| breast | 8 of" not in told, "the split has more than the stage was given"
+    assert "Dice" in told
+    assert "Limits of what was tested:" in told
     record = model / "sonoshard.json"
     record.write_text(record.read_text(encoding="utf-8").replace('"steps": 200', '"steps": 201'), encoding="utf-8")
     assert "training images were copied" not in card(model), "that was another model"

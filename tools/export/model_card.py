@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.manifest import Manifest
+from evaluation.downstream.result import results_in
 from evaluation.report import Report
+from evaluation.report_figures import said
 from launch.lineage import LINEAGE_FILE
 from launch.training_data import Training
 from models.base import noise_schedule, resolution_of
+from models.record import RECORD_FILE
 from tools.export.masks import mask_palette
 from tools.export.parity import Parity
 from tools.export.source import Source
@@ -66,7 +70,9 @@ def model_card(source: Source, training: Training, parity: Parity | None = None)
         has_lineage=(source.base.folder / LINEAGE_FILE).is_file(),
         mask_classes=[one["name"] for one in _palette(source, training)],
         metrics=_metrics(record),
+        splits=_splits(source.base.folder, training),
         report=Report.of_model(source.base.folder),
+        downstream=_downstream(source.base.folder),
         parity=parity
         and [
             (LABELS[key], f"{error:.2g}", f"{parity.limits[key]:.2g}")
@@ -81,8 +87,14 @@ def model_card(source: Source, training: Training, parity: Parity | None = None)
 def warnings_of(training: Training, *, has_record: bool) -> list[str]:
     """Return what a reader must know first, a sentence each."""
     found = []
+    simulated = [one["database"] for one in training.databases if one["simulated"]]
     if training.is_simulated:
-        found.append("Trained on simulated images only.")
+        found.append("SIMULATED. Trained on simulated images only.")
+    elif simulated:
+        found.append(
+            f"PARTLY SIMULATED: the images of {', '.join(simulated)} are simulated. What it draws of them looks like"
+            " the simulator's, not like a scanner's."
+        )
     if restricted := [database for database in training.databases if is_non_commercial(database["licence"])]:
         names = ", ".join(f"{one['database']} ({one['licence']})" for one in restricted)
         found.append(f"NON-COMMERCIAL: this model may not be used commercially, because of the licence of {names}.")
@@ -128,7 +140,7 @@ def hub_licence_name(training: Training) -> str | None:
 
 def _tags(training: Training) -> list[str]:
     tags = ["ultrasound", "stable-diffusion", "text-to-image", "sonoshard"]
-    tags += ["simulated-data"] if training.is_simulated else []
+    tags += ["simulated-data"] if any(one["simulated"] for one in training.databases) else []
     restricted = any(is_non_commercial(database["licence"]) for database in training.databases)
     return [*tags, "non-commercial"] if restricted else tags
 
@@ -136,6 +148,39 @@ def _tags(training: Training) -> list[str]:
 def _palette(source: Source, training: Training) -> list[dict[str, Any]]:
     has_names = bool(training.palette or (source.record or {}).get("hint_colours"))
     return mask_palette(source, training) if has_names else []
+
+
+def _splits(model: Path, training: Training) -> list[tuple[str, list[str]]]:
+    """Return images and patients of each split, by database, as the run's manifest beside the model has them."""
+    stages = model.resolve().parent.parent
+    path = stages.parent / "manifest.parquet"
+    if stages.name != "stages" or not path.is_file():
+        return []
+    rows = Manifest.read(path).rows
+    found = []
+    for name in (one["database"] for one in training.databases):
+        counts = []
+        for split in ("train", "validation", "test"):
+            own = [row for row in rows if (row.database, row.split) == (name, split)]
+            counts.append(f"{len(own)} of {len({row.cluster for row in own})}")
+        found.append((name, counts))
+    return found
+
+
+def _downstream(model: Path) -> list[tuple[str, ...]]:
+    """Return what this stage's images were found to be of use for: a row of each network, as it is now."""
+    stage = model.resolve().parent
+    record = model / RECORD_FILE
+    found = []
+    for result in results_in(stage.parent.parent, since=record):
+        if result.images_of != f"stage {stage.name}":
+            continue
+        for of in result.databases:
+            for arm in of.arms:
+                gain = "" if arm.against is None else f"{said(arm.against.gain.model_dump())}: {arm.against.verdict}"
+                what = f"{result.experiment}, {of.name}: {result.measure} on {arm.num_tested} of {arm.tested_on}"
+                found.append((what, arm.name, said(arm.reached.model_dump()), gain))
+    return found
 
 
 def _facts(record: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -1,12 +1,22 @@
 """The card says the licence, what is simulated and what is not known before anything else."""
 
+import json
+import os
+import shutil
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from data.manifest import Manifest, ManifestRow
+from data.splits import Split
+from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream
+from evaluation.intervals import Interval
+from evaluation.measures import MEASURES
+from evaluation.report import VERSION
 from launch.databases import kinds
 from launch.training_data import Training
 from tests.tools.export.conftest import TRAINING
@@ -33,6 +43,102 @@ def test_simulated_data_of_our_own(controlled: Path) -> None:
     assert "validation loss: 0.25" in text
     assert "`breast tumor, benign` (benign)" in text
     assert "background, lesion, left ventricle" in text
+
+
+def test_a_mix_of_real_and_simulated_images_says_so_before_anything_else(controlled: Path) -> None:
+    real = {**TRAINING.databases[0], "database": "echo", "title": "Echocardiograms", "simulated": False}
+    header, text = card(controlled, replace(TRAINING, databases=[*TRAINING.databases, real]))
+    assert "PARTLY SIMULATED: the images of sim are simulated" in text[:200]
+    assert "Trained on simulated images only" not in text
+    assert "simulated-data" in header["tags"]
+
+
+def row(split: Split, number: int, patient: int) -> ManifestRow:
+    return ManifestRow(
+        id=f"sim/{number}",
+        image=Path("gone.png"),
+        prompts=("",),
+        label="",
+        database="sim",
+        sha256="",
+        masks_sha256=(),
+        width=1,
+        height=1,
+        cluster=f"sim/{patient}",
+        split=split,
+    )
+
+
+def spread(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+
+def test_the_splits_and_the_figures_of_the_run_are_on_it(controlled: Path, tmp_path: Path) -> None:
+    model = tmp_path / "run" / "stages" / "masks" / "model"
+    shutil.copytree(controlled, model)
+    rows = (row("train", 0, 0), row("train", 1, 0), row("train", 2, 1), row("test", 3, 2), row("validation", 4, 3))
+    Manifest(rows, ("background",)).write(tmp_path / "run" / "manifest.parquet")
+    distance = {"generated": spread(0.25), "real": spread(0.2)}
+    space = {"num_copies": 2, "share": 0.05, "low": 0.01, "high": 0.1, "expected": 0.01, "expected_high": 0.04}
+    metrics = {
+        "version": VERSION,
+        "model_sha256": sha256((model / "sonoshard.json").read_bytes()).hexdigest(),
+        "num_images": 40,
+        "verdicts": {
+            name: {"level": "fair", "text": f"so so, {name}"}
+            for name in ("sim: ultrasound statistics", "sim: features", "sim: labels", "sim: mask of lesion", "copies")
+        },
+        "measures": {name: measure.to_json() for name, measure in MEASURES.items()},
+        "databases": {
+            "sim": {
+                **{"distance": distance, "fid": distance, "num_generated": 40, "num_real": 2, "num_patients": 2},
+                "labels": {"chance": 0.5, **{of: {"balanced_accuracy": spread(0.7)} for of in ("generated", "real")}},
+            }
+        },
+        "masks": {
+            "sim": {
+                "classes": {
+                    "lesion": {
+                        "generated": {"dice": spread(0.6)},
+                        "real": {"dice": spread(0.9)},
+                        "reconstructed": {"dice": spread(0.8)},
+                    }
+                }
+            }
+        },
+        "left_out": {"echo": "1 held-out patient, needed 4"},
+        "memorisation": {of: {**space, "smallest_found": 0.125} for of in ("pixels", "features")},
+    }
+    evaluation = tmp_path / "run" / "evaluation"
+    (evaluation / "masks").mkdir(parents=True)
+    (evaluation / "masks" / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    (evaluation / "masks" / "report.html").write_text("", encoding="utf-8")
+    reached = Interval(value=0.81, low=0.7, high=0.9)
+    arm = ArmResult(
+        **{"name": "real + generated", "num_real": 3, "num_generated": 40, "is_augmented": False, "num_tested": 1},
+        **{"tested_on": "test split", "num_patients": 1, "reached": reached, "of_seeds": (0.81,)},
+    )
+    for experiment, stage in (("classification", "masks"), ("generated-only", "another")):
+        found = Downstream(
+            **{"experiment": experiment, "measure": "AUC", "images_of": f"stage {stage}", "resolution": 64},
+            **{"num_seeds": 1, "network": {}, "left_out": {}},
+            databases=(DatabaseResult(name="sim", classes=("a", "b"), arms=(arm,)),),
+        )
+        path = evaluation / f"downstream-{experiment}.json"
+        path.write_text(found.model_dump_json(), encoding="utf-8")
+        newer = (model / "sonoshard.json").stat().st_mtime + 10
+        os.utime(path, (newer, newer))
+    _, text = card(model, TRAINING)
+    assert "| sim | 3 of 2 | 1 of 1 | 1 of 1 |" in text
+    assert "| 0.25 (0.24 to 0.26) | 0.2 (0.19 to 0.21) | so so, sim: features |" in text
+    assert "by chance 0.5 | 0.7 (0.69 to 0.71) | 0.7 (0.69 to 0.71) | so so, sim: labels |" in text
+    assert "real ones through the VAE | 0.6 (0.59 to 0.61) | 0.8 (0.79 to 0.81) |" in text
+    assert "2 copies, by pixels | 5.0 % (1.0 to 10.0) | 1.0 %, at most 4.0 |" in text
+    assert "- sim: 40 images were compared with 2 held-out ones of 2 patients." in text
+    assert "- echo was not judged: 1 held-out patient, needed 4." in text
+    assert "in less than 12.5 % of what it draws" in text
+    assert "| classification, sim: AUC on 1 of test split | real + generated | 0.81 (0.7 to 0.9) |" in text
+    assert "generated-only" not in text, "that was of another stage's images"
 
 
 def test_a_non_commercial_database_makes_a_non_commercial_model(controlled: Path) -> None:
