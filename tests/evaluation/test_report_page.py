@@ -24,7 +24,7 @@ from evaluation.segmenter import SegmenterConfig
 from launch.config import RunConfig, load_config
 from launch.prepare import prepare_databases
 from models.base import resolution_of
-from tests.browser import CHROMIUM, NO_CHROMIUM, running_browser
+from tests.browser import running_browser
 
 SIZE, NUM_GENERATED = 64, 24
 # Of the palette: background, lesion, and what a heart has.
@@ -140,7 +140,6 @@ def test_a_folder_named_as_a_stage_leaves_the_stages_report_alone(config: RunCon
     assert not (config.run / "evaluation" / "drawn").exists()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 def test_a_browser_shows_all_of_it_pictures_first(page: Path, tmp_path: Path) -> None:
     with running_browser(tmp_path) as browser:
         browser.open(page.as_uri())

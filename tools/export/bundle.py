@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from launch.training_data import training_of
 from models.schedule import NoiseSchedule
-from tools.export.bundle_check import MANIFEST, file_sha256
+from sampler.manifest import NAME as MANIFEST
+from tools.export.bundle_check import file_sha256
 from tools.export.graph_file import write_graph
 from tools.export.manifest import bundle_schedule, described, manifest
 from tools.export.masks import mask_palette

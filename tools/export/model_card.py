@@ -167,7 +167,7 @@ def _splits(model: Path, training: Training) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _downstream(model: Path) -> list[tuple[str, ...]]:
+def _downstream(model: Path) -> list[tuple[str, str, str, str]]:
     """Return what this stage's images were found to be of use for: a row of each network, as it is now."""
     stage = model.resolve().parent
     record = model / RECORD_FILE
