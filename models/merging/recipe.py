@@ -44,7 +44,8 @@ class Recipe(BaseModel):
         min_length=1,
         description="Models: a diffusers folder, a stage's folder, a name such as tiny, a hub id in the cache, a"
         " .safetensors file of a whole model, a ControlNet or a LoRA; or a checkpoint's folder, with @raw for the"
-        " newest weights, @ema for the first average that it holds (also without anything), or @ema=0.1 for one of them.",
+        " newest weights, @ema for the first average that it holds (also without anything), or @ema=0.1 for one of"
+        " them.",
     )
     weights: list[float] | None = Field(
         None,
