@@ -34,7 +34,7 @@ class Merged:
 
     Memory: some ten pieces, whatever the number of sources; with ties also one tensor in float32. That is why ties
     trims each tensor by itself, to the same share, where the paper trims the whole task vector (arXiv:2306.01708, step
-    1 of its algorithm 1): for that the magnitudes of all tensors would have to be ordered at once. So a tensor that
+    1): for that everything would have to be read twice more, to find one border for all tensors. So a tensor that
     training changed little keeps as large a share of its changes as one that it changed much.
     """
 

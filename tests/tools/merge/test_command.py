@@ -160,6 +160,56 @@ def test_a_recipe_file_is_the_same_as_the_flags(folders: list[Path], tmp_path: P
     assert (tmp_path / "flags" / name).read_bytes() == (tmp_path / "file" / name).read_bytes()
 
 
+def plain(method: str, a: Any, b: Any, base: Any) -> Any:
+    """One tensor by the formula, in numpy; a quarter and three quarters, or a quarter of the second's difference."""
+    if method == "slerp":
+        angle = np.arccos((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+        return (np.sin(0.25 * angle) * a + np.sin(0.75 * angle) * b) / np.sin(angle)
+    if method == "add-difference":
+        return a + 0.25 * (b - base)
+    tasks = []
+    for model in (a, b):
+        task = model - base
+        least = np.sort(np.abs(task), axis=None)[-max(1, round(0.3 * task.size))]
+        tasks.append(np.where(np.abs(task) >= least, task, 0))
+    sign = np.sign(0.25 * tasks[0] + 0.75 * tasks[1])
+    agree = [np.where((np.sign(task) == sign) & (task != 0), w, 0) for w, task in zip((0.25, 0.75), tasks, strict=True)]
+    total = agree[0] + agree[1]
+    mean = (agree[0] * tasks[0] + agree[1] * tasks[1]) / np.where(total > 0, total, 1)
+    return base + 0.7 * mean
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [
+        ("slerp", ["--weights", "1,3"]),
+        ("add-difference", ["--weights", "0.25", "--base", "{2}"]),
+        ("ties", ["--weights", "1,3", "--density", "0.3", "--scale", "0.7", "--base", "{2}"]),
+    ],
+)
+def test_whole_networks_are_the_plain_formula(
+    tmp_path: Path, folders: list[Path], method: str, flags: list[str]
+) -> None:
+    for number in range(3):
+        shutil.copytree(folders[2], tmp_path / str(number))
+        randomise(tmp_path / str(number) / "unet" / WEIGHTS, number)
+    models = [tmp_path / str(number) for number in range(3)]
+    merge(tmp_path / "out", *models[:2], "--method", method, *(flag.format(*models) for flag in flags))
+    states = [unet_of(model) for model in models]
+    for name, value in unet_of(tmp_path / "out").items():
+        expected = plain(method, *(state[name].numpy() for state in states))
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-4, atol=1e-5)  # sums of thousands in float32
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    told = record["merge"]
+    expected_weights = [None, 0.25] if method == "add-difference" else [0.25, 0.75]
+    assert [source.get("weight") for source in told["sources"]] == expected_weights
+    if method != "slerp":
+        assert told["base"]["sha256"] == {"unet": sha256(models[2] / "unet" / WEIGHTS)}
+    if method == "ties":
+        assert (told["density"], told["scale"]) == (0.3, 0.7)
+
+
 def test_blocks_and_a_dtype(folders: list[Path], tmp_path: Path) -> None:
     flags = ["--method", "blocks", "--block", "mid=0,1", "--block", "down.0=1,0", "--dtype", "fp16", "--part", "unet"]
     merge(tmp_path / "out", *folders[:2], *flags)
