@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +16,8 @@ from models.durable import flush
 from models.errors import ModelError
 from models.merging.merged import Merged
 from models.merging.parent import Parent
-from models.merging.recipe import Recipe
+from models.merging.recipe import Recipe, make_recipe
+from models.merging.single_file_source import is_open_clip, part_source
 from models.merging.source import sha256_of_all
 from models.merging.writer import write_pieces
 from models.record import RECORD_FILE
@@ -129,15 +132,22 @@ def _united_colours(parents: Sequence[Parent]) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def _appearing(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `folder`, with all its bytes on the disk."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    """Yield a temporary folder of its own that becomes `folder`, with all its bytes on the disk.
+
+    Raises: ModelError if another process has written `folder` in the meantime, which stays as it is.
+    """
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
     partial.mkdir(parents=True)
     try:
         yield partial
         for path in [*partial.rglob("*"), partial]:
             flush(path)
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise ModelError(f"{folder} has been written by another process: it is left as it is") from None
+            raise
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -147,27 +157,36 @@ def _appearing(folder: Path) -> Iterator[Path]:
 def copy_parts(config: ModelConfig, target: Path, parts: Sequence[str], without_weights: Sequence[str]) -> None:
     """Copy parts of a model to a folder, pickles left out, of some only what is not weights; and its index."""
     base = open_base(config)
+    packed = [part for part in ("vae", "text_encoder") if part in parts and base.single_file is not None]
     for part in parts:
-        if (base.folder / part).is_dir():
-            weights = ["*.safetensors", "*.safetensors.index*.json"] if part in without_weights else []
+        # A single file has no ControlNet, whatever the model has that gives its architecture.
+        if (base.folder / part).is_dir() and not (part == "controlnet" and base.single_file is not None):
+            weights = ["*.safetensors", "*.safetensors.index*.json"] if part in (*without_weights, *packed) else []
             shutil.copytree(base.folder / part, target / part, ignore=shutil.ignore_patterns(*PICKLES, *weights))
-    if base.single_file is not None:
-        _unpack(config, base, target, [part for part in ("vae", "text_encoder") if part in parts])
+    for part in packed:
+        _unpack(config, base, part, target / part)
     shutil.copyfile(base.folder / INDEX, target / INDEX)
 
 
-def _unpack(config: ModelConfig, base: BaseFiles, target: Path, parts: Sequence[str]) -> None:
-    """Write parts of a single file over those of the folder that gave its architecture."""
+def _unpack(config: ModelConfig, base: BaseFiles, part: str, home: Path) -> None:
+    """Write a part of a single file beside its configuration, in the dtype that it is stored in."""
+    assert base.single_file is not None
+    if part == "text_encoder" and is_open_clip(base.single_file):
+        _unpack_open_clip(base, home)
+        return
+    source = part_source(config.base, base.single_file, part, ModelConfig(base=base.name))
+    whole = Merged(make_recipe(sources=[config.base]), [source])
+    write_pieces(home / f"{STEMS[part]}.safetensors", whole.tensors, whole.all_pieces(), {"format": "pt"})
+
+
+def _unpack_open_clip(base: BaseFiles, home: Path) -> None:
+    """Write the text encoder of Stable Diffusion 2, which diffusers takes apart; it is in memory as a whole."""
     import torch
-    from diffusers import AutoencoderKL
     from transformers import CLIPTextModel
 
     from models.stable_diffusion import load_part
 
-    classes = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-    for part in parts:
-        shutil.rmtree(target / part)
-        load_part(base, part, classes[part], torch.float32).save_pretrained(target / part)
+    load_part(base, "text_encoder", CLIPTextModel, torch.float32).save_pretrained(home)
 
 
 def _complete_index(folder: Path) -> None:

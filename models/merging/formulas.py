@@ -69,7 +69,8 @@ class Trim:
     """Keeps the largest elements of a vector by magnitude, exactly `num_kept` of them, and sets the others to zero.
 
     Of equal ones at the border the first are kept. The vector is handed in piece by piece, in order.
-    Source: Yadav et al. 2023 (arXiv:2306.01708), TIES, step 1.
+    Source: Yadav et al. 2023 (arXiv:2306.01708), TIES, step 1; there the vector is the whole model's, here what the
+    caller takes for one (`Merged`: a tensor).
     """
 
     def __init__(self, magnitudes: Tensor, num_kept: int) -> None:

@@ -32,7 +32,10 @@ PIECE_ELEMENTS = 2**18
 class Merged:
     """What a recipe makes of one network of its sources.
 
-    Memory: some ten pieces, whatever the number of sources; with ties also one tensor in float32.
+    Memory: some ten pieces, whatever the number of sources; with ties also one tensor in float32. That is why ties
+    trims each tensor by itself, to the same share, where the paper trims the whole task vector (arXiv:2306.01708, step
+    1): for that everything would have to be read twice more, to find one border for all tensors. So a tensor that
+    training changed little keeps as large a share of its changes as one that it changed much.
     """
 
     def __init__(self, recipe: Recipe, sources: Sequence[Source], base: Source | None = None) -> None:

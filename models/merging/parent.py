@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from models.base import ModelConfig, locate, noise_schedule, open_base
-from models.controlnet import has_controlnet
+from models.controlnet import empty_controlnet, has_controlnet
+from models.errors import ModelError
+from models.merging.single_file_source import lora_source, part_source, parts_of
 from models.merging.source import FileSource, Source
-from models.original_names import NAMES, PREFIXES
 from models.record import read_record
-from models.stable_diffusion import empty_unet
 from models.weights import weight_files
 
 
@@ -36,13 +38,16 @@ class Parent:
 def open_parent(label: str, single_file_config: str | None = None) -> Parent:
     """Return a diffusers folder, a stage's folder, a built-in model, a hub id in the cache or a single file.
 
+    single_file_config: the architecture of a single file, and all that a ControlNet's or LoRA's does not hold.
     Raises: ModelError.
     """
     path = locate(label)
+    if path.is_file():
+        return _open_file(label, path, single_file_config)
     # Of a stage's folder its model counts.
-    is_stage = path.is_dir() and not (path / "model_index.json").is_file() and (path / "model").is_dir()
+    is_stage = not (path / "model_index.json").is_file() and (path / "model").is_dir()
     base = str(path / "model") if is_stage else label
-    config = ModelConfig(base=base, single_file_config=None if path.is_dir() else single_file_config)
+    config = ModelConfig(base=base)
     folder = open_base(config).folder
     networks: dict[str, Source] = {"unet": unet_source(label, config)}
     if has_controlnet(config):
@@ -53,8 +58,34 @@ def open_parent(label: str, single_file_config: str | None = None) -> Parent:
         networks=networks,
         prediction_type=noise_schedule(config).prediction_type,
         lineage=base,
-        record=read_record(locate(base)) if path.is_dir() else None,
+        record=read_record(locate(base)),
         network_configs={},
+    )
+
+
+def _open_file(label: str, file: Path, single_file_config: str | None) -> Parent:
+    config = ModelConfig(base=label, single_file_config=single_file_config)
+    folder = ModelConfig(base=open_base(config).name)
+    networks: dict[str, Source] = {}
+    configs = {}
+    parts = parts_of(file)
+    if "unet" in parts:
+        networks["unet"] = part_source(label, file, "unet", folder)
+    elif "controlnet" in parts:
+        networks["controlnet"] = part_source(label, file, "controlnet", folder)
+        configs["controlnet"] = json.loads(empty_controlnet(folder).to_json_string())
+    elif "lora" in parts:
+        networks["unet"] = lora_source(label, file, unet_source(folder.base, folder))
+    else:
+        raise ModelError(f"{file} holds a {' and a '.join(parts)} alone: a UNet, a ControlNet or a LoRA is needed")
+    return Parent(
+        label=label,
+        config=config if "unet" in parts else folder,
+        networks=networks,
+        prediction_type=noise_schedule(folder).prediction_type,
+        lineage=label if "unet" in parts else folder.base,
+        record=None,
+        network_configs=configs,
     )
 
 
@@ -63,6 +94,4 @@ def unet_source(label: str, config: ModelConfig) -> Source:
     base = open_base(config)
     if base.single_file is None:
         return FileSource(label, weight_files(base.folder, "unet").paths)
-    part_config, prefix = base.part_config("unet"), PREFIXES["unet"]
-    names = {prefix + NAMES["unet"](name, part_config): name for name in empty_unet(config).state_dict()}
-    return FileSource(label, [base.single_file], names)
+    return part_source(label, base.single_file, "unet", ModelConfig(base=base.name))

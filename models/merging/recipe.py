@@ -43,8 +43,9 @@ class Recipe(BaseModel):
     sources: list[str] = Field(
         min_length=1,
         description="Models: a diffusers folder, a stage's folder, a name such as tiny, a hub id in the cache, a"
-        " .safetensors file; or a checkpoint's folder, with @raw for the newest weights, @ema for the first average"
-        " that it holds (also without anything), or @ema=0.1 for one of them.",
+        " .safetensors file of a whole model, a ControlNet or a LoRA; or a checkpoint's folder, with @raw for the"
+        " newest weights, @ema for the first average that it holds (also without anything), or @ema=0.1 for one of"
+        " them.",
     )
     weights: list[float] | None = Field(
         None,
@@ -76,7 +77,9 @@ class Recipe(BaseModel):
         None, description="What the result is stored as. None: as the first source; the sources must then be alike."
     )
     single_file_config: str | None = Field(
-        None, description="Diffusers folder or cached hub id that gives the architecture of single files."
+        None,
+        description="Diffusers folder or cached hub id that gives the architecture of single files, and all that the"
+        " file of a ControlNet or a LoRA does not hold: a LoRA is folded into its UNet.",
     )
 
     @model_validator(mode="after")

@@ -11,7 +11,8 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import finalize
@@ -67,10 +68,17 @@ class _Place:
 class FileSource:
     """Tensors in safetensors files."""
 
-    def __init__(self, label: str, paths: Sequence[Path], names: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        label: str,
+        paths: Sequence[Path],
+        names: Mapping[str, str] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
         """Read the headers. names: diffusers names by the stored ones, of those to read. None: all as they are stored.
 
-        Raises: ModelError if a file is not whole, or a tensor is no float.
+        shapes: of as many elements, by diffusers name, where others are stored. Raises: ModelError if a file is not
+        whole.
         """
         self.label = label
         self._paths = tuple(paths)
@@ -79,9 +87,11 @@ class FileSource:
         for path in paths:
             for key, place in _places(path):
                 if names is None or key in names:
-                    self._places[key if names is None else names[key]] = place
+                    name = key if names is None else names[key]
+                    stored = place.stored if shapes is None else replace(place.stored, shape=shapes[name])
+                    self._places[name] = replace(place, stored=stored)
 
-    @property
+    @cached_property
     def tensors(self) -> Mapping[str, Stored]:
         """The tensors by their diffusers names."""
         return {name: place.stored for name, place in self._places.items()}
@@ -124,7 +134,10 @@ def _places(path: Path) -> Iterable[tuple[str, _Place]]:
         size = path.stat().st_size
         if length > size:
             raise ModelError(f"{path} is no safetensors file, or is cut short: copy it again")
-        header: dict[str, Any] = json.loads(file.read(length))
+        try:
+            header: dict[str, Any] = json.loads(file.read(length))
+        except ValueError:
+            raise ModelError(f"{path} has no header of a safetensors file: copy it again") from None
     header.pop("__metadata__", None)
     if header and 8 + length + max(entry["data_offsets"][1] for entry in header.values()) != size:
         raise ModelError(f"{path} has not the size that its header gives: copy it again")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from launch.record import model_record
 from launch.stage_config import StageConfig
 from models.controlnet import empty_controlnet
 from models.merging.parent import Parent, open_parent, unet_source
+from models.merging.partly_trained import PartlyTrained
 from models.merging.source import Source, Stored
-from models.trained_part import ADAPTER, LoraConfig
 
 MANIFEST = "manifest.json"
 RAW, AVERAGE = "raw", "ema"
@@ -121,41 +120,3 @@ class CheckpointSource:
     def sha256(self) -> str:
         """Return the sha256 of the manifest, which has those of all slices: they were compared on opening."""
         return hashlib.sha256((self._found.folder / MANIFEST).read_bytes()).hexdigest()
-
-
-@dataclass
-class PartlyTrained:
-    """A UNet of which a part trained: parameters of its own, or low-rank changes, which are folded in.
-
-    Source of the fold: Hu et al. 2021 (arXiv:2106.09685), W + alpha / rank * B A.
-    """
-
-    label: str
-    base: Source
-    trained: CheckpointSource
-    lora: LoraConfig | None
-
-    @property
-    def tensors(self) -> Mapping[str, Stored]:
-        """The base's tensors, as float32."""
-        return {name: Stored("F32", stored.shape) for name, stored in self.base.tensors.items()}
-
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        """Return the elements [start, stop) of a tensor, 1-D float32."""
-        if name in self.trained.tensors:
-            return self.trained.read(name, start, stop)
-        values = self.base.read(name, start, stop)
-        module = name.removesuffix(".weight")
-        down, up = (f"{module}.lora_{side}.{ADAPTER}.weight" for side in "AB")
-        if self.lora is None or down not in self.trained.tensors:
-            return values
-        rank, width = self.trained.tensors[down].shape
-        first, last = start // width, -(-stop // width)  # the rows that are wanted, in whole
-        down_RN = self.trained.read(down, 0, rank * width).view(rank, width)
-        up_MR = self.trained.read(up, first * rank, last * rank).view(-1, rank)
-        change = (up_MR @ down_RN).flatten()[start - first * width : stop - first * width]
-        return values.add_(change, alpha=self.lora.scale)
-
-    def sha256(self) -> str:
-        """Return a hash of both hashes."""
-        return hashlib.sha256(f"{self.base.sha256()} {self.trained.sha256()}".encode()).hexdigest()

@@ -19,15 +19,17 @@ from launch.lineage import LINEAGE_FILE, read_lineage
 from launch.stage_config import StageConfig
 from models.base import ModelConfig
 from models.controlnet import load_controlnet
+from models.errors import ModelError
 from models.merging.merged import Merged
 from models.merging.recipe import make_recipe
 from models.record import RECORD_FILE, read_record
-from models.single_file import save_single_file
+from models.single_file import save_controlnet_file, save_single_file
 from models.stable_diffusion import load_unet
-from models.trained_part import LoraConfig, train_only, whole_weights
+from models.trained_part import LoraConfig, lora_files, train_only, whole_weights
 from tests.tiny_random_model import write_tiny_random_model
 from tests.tools.merge.written_checkpoint import write_checkpoint
 from tools.merge.checkpoint_source import open_model
+from tools.merge.command import write_recipe
 from tools.verify import verify
 
 State = dict[str, Tensor]
@@ -158,6 +160,56 @@ def test_a_recipe_file_is_the_same_as_the_flags(folders: list[Path], tmp_path: P
     assert (tmp_path / "flags" / name).read_bytes() == (tmp_path / "file" / name).read_bytes()
 
 
+def plain(method: str, a: Any, b: Any, base: Any) -> Any:
+    """One tensor by the formula, in numpy; a quarter and three quarters, or a quarter of the second's difference."""
+    if method == "slerp":
+        angle = np.arccos((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+        return (np.sin(0.25 * angle) * a + np.sin(0.75 * angle) * b) / np.sin(angle)
+    if method == "add-difference":
+        return a + 0.25 * (b - base)
+    tasks = []
+    for model in (a, b):
+        task = model - base
+        least = np.sort(np.abs(task), axis=None)[-max(1, round(0.3 * task.size))]
+        tasks.append(np.where(np.abs(task) >= least, task, 0))
+    sign = np.sign(0.25 * tasks[0] + 0.75 * tasks[1])
+    agree = [np.where((np.sign(task) == sign) & (task != 0), w, 0) for w, task in zip((0.25, 0.75), tasks, strict=True)]
+    total = agree[0] + agree[1]
+    mean = (agree[0] * tasks[0] + agree[1] * tasks[1]) / np.where(total > 0, total, 1)
+    return base + 0.7 * mean
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [
+        ("slerp", ["--weights", "1,3"]),
+        ("add-difference", ["--weights", "0.25", "--base", "{2}"]),
+        ("ties", ["--weights", "1,3", "--density", "0.3", "--scale", "0.7", "--base", "{2}"]),
+    ],
+)
+def test_whole_networks_are_the_plain_formula(
+    tmp_path: Path, folders: list[Path], method: str, flags: list[str]
+) -> None:
+    for number in range(3):
+        shutil.copytree(folders[2], tmp_path / str(number))
+        randomise(tmp_path / str(number) / "unet" / WEIGHTS, number)
+    models = [tmp_path / str(number) for number in range(3)]
+    merge(tmp_path / "out", *models[:2], "--method", method, *(flag.format(*models) for flag in flags))
+    states = [unet_of(model) for model in models]
+    for name, value in unet_of(tmp_path / "out").items():
+        expected = plain(method, *(state[name].numpy() for state in states))
+        np.testing.assert_allclose(value.numpy(), expected, rtol=1e-4, atol=1e-5)  # sums of thousands in float32
+    record = read_record(tmp_path / "out")
+    assert record is not None
+    told = record["merge"]
+    expected_weights = [None, 0.25] if method == "add-difference" else [0.25, 0.75]
+    assert [source.get("weight") for source in told["sources"]] == expected_weights
+    if method != "slerp":
+        assert told["base"]["sha256"] == {"unet": sha256(models[2] / "unet" / WEIGHTS)}
+    if method == "ties":
+        assert (told["density"], told["scale"]) == (0.3, 0.7)
+
+
 def test_blocks_and_a_dtype(folders: list[Path], tmp_path: Path) -> None:
     flags = ["--method", "blocks", "--block", "mid=0,1", "--block", "down.0=1,0", "--dtype", "fp16", "--part", "unet"]
     merge(tmp_path / "out", *folders[:2], *flags)
@@ -178,6 +230,95 @@ def test_a_single_file_is_a_source_and_may_be_the_first(folders: list[Path], tmp
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
     vae = load_file(folders[1] / "vae" / WEIGHTS)
     assert all(torch.equal(value, vae[name]) for name, value in pipeline.vae.state_dict().items())
+
+
+def test_a_single_file_is_unpacked_as_it_is_stored(folders: list[Path], tmp_path: Path) -> None:
+    """Values, dtypes, names and shapes of the other parts are those of the folder that the file was made of."""
+    half = Path(shutil.copytree(folders[1], tmp_path / "half"))
+    for name in (f"vae/{WEIGHTS}", "text_encoder/model.safetensors"):
+        save_file({key: value.half() for key, value in load_file(half / name).items()}, half / name)
+    for number, folder in enumerate((folders[1], half)):
+        file = save_single_file(folder, tmp_path / "model.safetensors")
+        out = tmp_path / f"out-{number}"
+        merge(out, file, folders[2], "--single-file-config", folders[0])
+        for name in (f"vae/{WEIGHTS}", "text_encoder/model.safetensors"):
+            found, expected = load_file(out / name), load_file(folder / name)
+            assert found.keys() == expected.keys()
+            for key, value in expected.items():
+                assert found[key].dtype == value.dtype
+                assert torch.equal(found[key], value)
+        assert not (out / "controlnet").exists(), "it would be that of --single-file-config"
+        assert json.loads((out / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
+
+
+def test_a_single_file_without_a_part_is_refused(folders: list[Path], tmp_path: Path) -> None:
+    file = save_single_file(folders[1], tmp_path / "model.safetensors")
+    tensors = load_file(file)
+    for part, key in (("unet", "model.diffusion_model.out.2.bias"), ("vae", "first_stage_model.quant_conv.bias")):
+        save_file({name: value for name, value in tensors.items() if name != key}, file)
+        line = refusal(tmp_path / "out", file, folders[2], "--single-file-config", folders[0])
+        assert f"tensors of the {part} of {folders[0]} are missing from {file} or have another size" in line
+        assert f"(the first, {key}: nothing); give with --single-file-config the model" in line
+    for prefix, message in (
+        ("other.", "holds no model that is known here (the first of its tensors is other.0)"),
+        ("first_stage_model.", "holds a vae alone: a UNet, a ControlNet or a LoRA is needed"),
+    ):
+        save_file({f"{prefix}0": torch.zeros(1)}, file)
+        assert message in refusal(tmp_path / "out", file, folders[2], "--single-file-config", folders[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_text_encoder_of_stable_diffusion_2_in_a_single_file(folders: list[Path], tmp_path: Path) -> None:
+    """Its original stacks the projections and names them otherwise; diffusers' own reader says what is right."""
+    file = save_single_file(folders[1], tmp_path / "model.safetensors")
+    tensors, ours = load_file(file), load_file(folders[1] / "text_encoder" / "model.safetensors")
+    prefix = "cond_stage_model.model."
+    stored = {key: value for key, value in tensors.items() if not key.startswith("cond_stage_model.")}
+    stored |= {f"{prefix}{key}": value for key, value in as_open_clip(ours).items()}
+    save_file(stored, file)
+    merge(tmp_path / "out", file, folders[2], "--single-file-config", folders[0])
+    found = load_file(tmp_path / "out" / "text_encoder" / "model.safetensors")
+    assert found.keys() == ours.keys()
+    assert all(torch.equal(found[key], ours[key]) for key in ours)
+
+
+def as_open_clip(state: State) -> State:
+    """Return a CLIP text encoder as OpenCLIP's code (src/open_clip/transformer.py) has it."""
+    names = {"position_embedding.weight": "positional_embedding", "token_embedding.weight": "token_embedding.weight"}
+    found = {names[key.removeprefix("embeddings.")]: v for key, v in state.items() if key.startswith("embeddings.")}
+    found |= {key.replace("final_layer_norm", "ln_final"): v for key, v in state.items() if "final_layer" in key}
+    parts = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+    parts["self_attn.out_proj"] = "attn.out_proj"
+    for key, value in state.items():
+        if key.startswith("encoder.layers."):
+            _, _, layer, module = key.split(".", 3)
+            home = f"transformer.resblocks.{layer}"
+            name, end = module.rsplit(".", 1)
+            if name in parts:
+                found[f"{home}.{parts[name]}.{end}"] = value
+            elif name == "self_attn.q_proj":
+                stacked = [state[key.replace("q_proj", projection)] for projection in ("q_proj", "k_proj", "v_proj")]
+                found[f"{home}.attn.in_proj_{end}"] = torch.cat(stacked)
+    return found
+
+
+def test_the_single_file_of_a_controlnet(folders: list[Path], tmp_path: Path) -> None:
+    from diffusers import StableDiffusionControlNetPipeline
+
+    file = save_controlnet_file(folders[1], tmp_path / "control.safetensors")
+    states = [unet_of(folder, "controlnet") for folder in folders[:2]]
+    output = merge(tmp_path / "second", folders[0], file, "--single-file-config", folders[0], "--weights", "1,3")
+    assert "merge of 2 models: controlnet\n" in output
+    assert_mean(unet_of(tmp_path / "second", "controlnet"), states, [0.25, 0.75])
+    assert (tmp_path / "second" / "unet" / WEIGHTS).read_bytes() == (folders[0] / "unet" / WEIGHTS).read_bytes()
+    # First, with a model that has no ControlNet itself: its UNet is the result's.
+    merge(tmp_path / "first", file, folders[0], "--single-file-config", folders[2], "--weights", "3,1")
+    assert_mean(unet_of(tmp_path / "first", "controlnet"), states, [0.25, 0.75])
+    assert (tmp_path / "first" / "unet" / WEIGHTS).read_bytes() == (folders[2] / "unet" / WEIGHTS).read_bytes()
+    StableDiffusionControlNetPipeline.from_pretrained(tmp_path / "first", local_files_only=True)
+    line = refusal(tmp_path / "out", file, folders[0], "--single-file-config", folders[0], "--part", "unet")
+    assert f"{file} has no unet: leave it out, or merge another part" in line
+    assert "set model.single_file_config to the diffusers folder" in refusal(tmp_path / "out", folders[0], file)
 
 
 @pytest.fixture
@@ -240,6 +381,34 @@ def test_pieces_of_a_folded_matrix_may_begin_anywhere(run: RunConfig) -> None:
     for start, stop in ((0, 5), (31, 33), (40, 200), (1000, 1024)):
         found = source.read(name, start, stop)
         torch.testing.assert_close(found, whole[name].flatten()[start:stop], rtol=1e-5, atol=1e-5)
+
+
+def test_a_file_of_low_rank_changes_is_folded_into_the_model_that_it_was_trained_from(
+    run: RunConfig, folders: list[Path], tmp_path: Path
+) -> None:
+    stage = run.stages[1]
+    trained = trained_by(run, stage, 0)
+    ((name, content),) = lora_files(trained, "lora", stage.lora).items()
+    file = tmp_path / name
+    file.write_bytes(content)
+    merge(tmp_path / "out", file, folders[0], "--single-file-config", folders[2], "--weights", "1,3", "--part", "unet")
+    states = [whole_weights(run.model, trained, "lora", stage.lora), unet_of(folders[0])]
+    for name, value in unet_of(tmp_path / "out").items():
+        expected = states[0][name] * 0.25 + states[1][name] * 0.75
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)  # the fold's products, in another order
+    text_encoder = "text_encoder/model.safetensors"
+    assert (tmp_path / "out" / text_encoder).read_bytes() == (folders[2] / text_encoder).read_bytes()
+    line = refusal(tmp_path / "no", file, folders[0], "--single-file-config", "tiny")
+    assert f"{file} is no LoRA of tiny: at " in line
+    assert "give with --single-file-config the model that it was trained from" in line
+    assert "set model.single_file_config to the diffusers folder" in refusal(tmp_path / "no", file, folders[0])
+    changes = load_file(file)
+    save_file({**changes, "text_encoder.q_proj.lora_A.weight": torch.zeros(3, 4)}, file)
+    line = refusal(tmp_path / "no", file, folders[0], "--single-file-config", folders[2])
+    assert f"{file} has text_encoder.q_proj.lora_A.weight, and what is folded in is unet.MODULE.lora_A.weight" in line
+    save_file({key: value for key, value in changes.items() if ".lora_B." in key}, file)
+    line = refusal(tmp_path / "no", file, folders[0], "--single-file-config", folders[2])
+    assert "B, A and the matrix have the shapes [16, 3], [] and [16, 16] ([]: none)" in line
 
 
 def test_the_checkpoint_of_a_controlnet(run: RunConfig, folders: list[Path], tmp_path: Path) -> None:
@@ -346,6 +515,25 @@ def test_a_merge_of_controlnets_knows_the_masks_of_all(folders: list[Path], tmp_
     record = read_record(tmp_path / "out")
     assert record is not None
     assert record["hint_colours"] == {"tumor": [1, 2, 3], "cyst": [4, 5, 6]}
+
+
+def test_two_processes_that_write_one_folder_do_not_disturb_each_other(
+    folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    recipe = make_recipe(sources=[str(folder) for folder in folders], part="unet")
+    whole = Merged.all_pieces
+
+    def second(merged: Merged) -> Any:
+        monkeypatch.setattr(Merged, "all_pieces", whole)
+        write_recipe(recipe, out)
+        yield from whole(merged)
+
+    monkeypatch.setattr(Merged, "all_pieces", second)
+    with pytest.raises(ModelError, match=f"{out} has been written by another process: it is left as it is"):
+        write_recipe(recipe, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert_mean(unet_of(out), [unet_of(folder) for folder in folders], [1 / 3] * 3)
 
 
 def test_a_merge_that_fails_leaves_nothing(
