@@ -77,7 +77,11 @@ def merge(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="fp32, fp16 or bf16. Default: the first source's.")] = None,
     single_file_config: Annotated[
-        str | None, typer.Option(help="Folder or hub id that gives the architecture of .safetensors files.")
+        str | None,
+        typer.Option(
+            help="Folder or hub id that gives the architecture of .safetensors files, and what the file of a ControlNet"
+            " or LoRA is put on."
+        ),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(help="YAML file with the sources and the options above, by their names.")
