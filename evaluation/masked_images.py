@@ -2,7 +2,7 @@
 
 # N images, H W height and width in pixels
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -12,8 +12,7 @@ from PIL import Image
 
 from data.encode import EncodeConfig, hint_of, picture_of
 from data.errors import DataError
-from data.manifest import Manifest, ManifestRow
-from data.splits import Split
+from data.manifest import ManifestRow
 
 
 @dataclass(frozen=True)
@@ -54,33 +53,6 @@ def grey(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if images.ndim == 3:
         return images
     return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
-
-
-def read_split(
-    manifest: Manifest,
-    split: Split,
-    config: EncodeConfig,
-    resolution: int,
-    *,
-    databases: Collection[str] | None = None,
-    max_images: int | None = None,
-) -> MaskedImages:
-    """Return the images of a split that have a mask, in the manifest's order, as `encode` would resize them.
-
-    An empty mask is one; images whose database has none are left out. databases: None: all. max_images: spread evenly
-    over those there are; None: all of them. Raises: DataError if there are none, or a file is not as it was.
-    """
-    rows = [
-        row
-        for row in manifest.rows
-        if row.split == split and row.masks and (databases is None or row.database in databases)
-    ]
-    if not rows:
-        of = "the manifest" if databases is None else " and ".join(sorted(databases))
-        raise DataError(f"{of} has no {split} image with a mask, needed one or more: add a database that has masks")
-    if max_images is not None and max_images < len(rows):
-        rows = [rows[place * len(rows) // max_images] for place in range(max_images)]
-    return read_rows(rows, manifest.palette, config, resolution)
 
 
 def read_rows(

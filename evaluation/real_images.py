@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from data.encode import EncodeConfig, picture_of
 from data.manifest import ManifestRow
 
+# Splits that no model is trained on.
+HELD_OUT = ("validation", "test")
+
 
 @dataclass(frozen=True)
 class RealImages:

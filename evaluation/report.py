@@ -23,7 +23,7 @@ from evaluation.generated_images import GeneratedImages, count_generated, read_g
 from evaluation.judgement import Judgement, judge
 from evaluation.mask_judgement import MaskJudgement, judge_masks
 from evaluation.measures import MEASURES
-from evaluation.real_images import RealImages
+from evaluation.real_images import HELD_OUT, RealImages
 from evaluation.reconstruction import reconstructed
 from evaluation.report_figures import Figure, figures, limits
 from evaluation.report_page import NUM_WORST, REPORT_FILE, write_page
@@ -41,7 +41,6 @@ METRICS_FILE = "metrics.json"
 # Raised when a figure of metrics.json means something else.
 VERSION = 3
 FOLDERS = "folders"
-HELD_OUT = ("validation", "test")
 
 
 @dataclass(frozen=True)

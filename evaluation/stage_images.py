@@ -18,6 +18,7 @@ from data.errors import DataError
 from data.hints import LEVELS, hint_images
 from data.manifest import Manifest, ManifestRow
 from evaluation.generated_images import COLUMNS, LABELS_FILE
+from evaluation.real_images import HELD_OUT
 from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.stage_config import StageConfig
@@ -65,7 +66,7 @@ def draw_stage(config: RunConfig, stage: StageConfig, num_images: int, say: Call
     rows = [
         row
         for row in manifest.rows
-        if row.split in ("validation", "test") and row.database in databases and (row.masks or not stage.has_hints)
+        if row.split in HELD_OUT and row.database in databases and (row.masks or not stage.has_hints)
     ]
     if not rows:
         raise DataError(

@@ -18,6 +18,7 @@ from data.encode import picture_of
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
 from evaluation.masked_images import grey
+from evaluation.real_images import HELD_OUT
 from evaluation.realism import MIN_CLUSTERS, Realism, Scale, real_against_real, realism
 from evaluation.ultrasound_statistics import STATISTICS, image_statistics
 from launch.config import RunConfig
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 REALISM_FILE = "realism.json"
 # Raised when the statistics change: what lies there is then drawn again.
-VERSION = 1
+VERSION = 2
 FEATURES = "ultrasound statistics, standardised by real training images"
 # Of a database's split, evenly spread; more would hardly change the distributions.
 MAX_REAL_IMAGES = 512
@@ -88,7 +89,7 @@ class HeldOut:
     def read(cls, config: RunConfig, rows: Sequence[ManifestRow], resolution: int) -> "HeldOut | None":
         """Return those of a database's rows at a resolution in pixels; None where there are too few patients."""
         held_out, training = (
-            _spread([row for row in rows if row.split == split], MAX_REAL_IMAGES) for split in ("test", "train")
+            _spread([row for row in rows if row.split in splits], MAX_REAL_IMAGES) for splits in (HELD_OUT, ("train",))
         )
         clusters = tuple(row.cluster for row in held_out)
         if len(set(clusters)) < MIN_CLUSTERS or not training:
@@ -163,14 +164,14 @@ def _read_held_out(config: RunConfig, resolution: int) -> dict[str, HeldOut]:
         held_out = HeldOut.read(config, [row for row in rows if row.database == name], resolution)
         if held_out is None:
             warnings.warn(
-                f"{name} is left out: needed {MIN_CLUSTERS} patients of the test split and training images",
+                f"{name} is left out: needed {MIN_CLUSTERS} held-out patients and training images",
                 stacklevel=3,
             )
         else:
             found[name] = held_out
     if not found:
         raise DataError(
-            f"no database has {MIN_CLUSTERS} patients of the test split to compare generated images with: give"
+            f"no database has {MIN_CLUSTERS} held-out patients to compare generated images with: give"
             " prepare.test_fraction a share and prepare in another folder"
         )
     return found

@@ -14,7 +14,7 @@ from data.hints import CLASS_COLOURS
 from data.manifest import PALETTE, Manifest
 from data.prepare import PrepareConfig, prepare
 from evaluation.mask_sheet import mask_sheet
-from evaluation.masked_images import MaskedImages, grey, read_split
+from evaluation.masked_images import MaskedImages, grey, read_rows
 
 RESOLUTION = 48
 
@@ -30,10 +30,10 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return Manifest.read(folder / "manifest.parquet")
 
 
-def test_a_split_is_what_encode_sees_of_it(manifest: Manifest) -> None:
+def test_rows_are_read_as_encode_sees_them(manifest: Manifest) -> None:
     config = EncodeConfig(resize="crop")
-    found = read_split(manifest, "test", config, RESOLUTION)
     rows = [row for row in manifest.rows if row.split == "test"]
+    found = read_rows(rows, manifest.palette, config, RESOLUTION)
     assert found.ids == tuple(row.id for row in rows)
     assert found.clusters == tuple(row.cluster for row in rows)
     assert {id_.split("/")[0] for id_ in found.ids} == {"breast", "cardiac"}
@@ -45,17 +45,9 @@ def test_a_split_is_what_encode_sees_of_it(manifest: Manifest) -> None:
     assert PALETTE.index("lesion") in found.class_numbers_NHW
 
 
-def test_databases_and_number_of_a_split_can_be_chosen(manifest: Manifest) -> None:
-    every = read_split(manifest, "train", EncodeConfig(), RESOLUTION, databases=["breast"])
-    assert {id_.split("/")[0] for id_ in every.ids} == {"breast"}
-    some = read_split(manifest, "train", EncodeConfig(), RESOLUTION, databases=["breast"], max_images=3)
-    assert some.ids == tuple(every.ids[place * len(every) // 3] for place in range(3))
-    with pytest.raises(DataError, match="kidney has no train image with a mask, needed one or more"):
-        read_split(manifest, "train", EncodeConfig(), RESOLUTION, databases=["kidney"])
-
-
 def test_generated_images_keep_the_masks_and_become_grey(manifest: Manifest) -> None:
-    real = read_split(manifest, "test", EncodeConfig(), RESOLUTION)
+    rows = [row for row in manifest.rows if row.split == "test"]
+    real = read_rows(rows, manifest.palette, EncodeConfig(), RESOLUTION)
     in_colour = np.stack([real.images_NHW] * 3, axis=-1)
     again = real.redrawn(in_colour)
     assert np.array_equal(again.images_NHW, real.images_NHW)

@@ -100,7 +100,7 @@ def quiet(_: str) -> None:
 
 def test_what_is_drawn_and_what_is_not_drawn_again(path: Path, drawn: list[dict[str, Any]]) -> None:
     config = load_config(path)
-    with pytest.warns(UserWarning, match="few is left out: needed 4 patients of the test split"):
+    with pytest.warns(UserWarning, match="few is left out: needed 4 held-out patients"):
         found = stage_realism(config, 3, quiet)
     assert found.databases == ("breast", "cardiac")
     assert [row.name for row in found.rows] == ["base", "one", "two"]
@@ -187,11 +187,11 @@ def test_a_run_without_held_out_patients_is_refused(path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "run `sonoshard prepare` first" in result.stderr
-    settings = [f"run={path.parent}/other", "prepare.test_fraction=0"]
+    settings = [f"run={path.parent}/other", "databases.breast.count=6", "databases.cardiac.count=6"]
     prepare_databases(load_config(path, settings))
     result = CliRunner().invoke(app, ["evaluate", str(path), "--every-stage", *settings])
     assert result.exit_code == 2
-    assert "no database has 4 patients of the test split to compare generated images with: give" in result.stderr
+    assert "no database has 4 held-out patients to compare generated images with: give" in result.stderr
 
 
 def test_the_table_of_four_databases_fits() -> None:
