@@ -6,7 +6,8 @@ that they work; neither writes the page unless `--page FILE` says where. Figures
 else: the page tells the load before the first one and after the last, of which one or two are the benchmarks' own.
 
 `--gpu` takes those for a CUDA machine instead and writes docs/benchmarks-gpu.md; benchmarks/gpu.sh calls it. Not among
-them: benchmarks.gpu_table and benchmarks.scaling, which measure nothing and write pages of their own.
+them: benchmarks.gpu_table, benchmarks.memory_table and benchmarks.scaling, which measure nothing and write into pages
+of their own; and benchmarks.evaluation, which would take the page over its time: make bench NAME=evaluation.
 """
 
 import argparse
@@ -70,12 +71,6 @@ PARTS = (
     ),
     Part("moments", "Stored precision of latents"),
     Part("simulate", "Simulator"),
-    Part(
-        "evaluation",
-        "Evaluation",
-        (),
-        (*("--images", "8", "--size", "64", "--real", "40"), *("--drawn", "1", "--steps", "2", "--threads", "1")),
-    ),
 )
 GPU_PARTS = (
     Part(

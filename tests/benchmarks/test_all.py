@@ -11,7 +11,7 @@ from benchmarks.__main__ import GPU_PARTS, PAGE, PARTS, Part, facts, main
 
 ROOT = Path(__file__).parent.parent.parent
 # They measure nothing, or are run by others.
-NO_PARTS = {"__main__", "gpu_table", "memory_table", "scaling", "diffusers_example"}
+NO_PARTS = {"__main__", "evaluation", "gpu_table", "memory_table", "scaling", "diffusers_example"}
 GOOD = """
 import json, sys
 print("as it goes")
