@@ -78,7 +78,8 @@ def test_the_report_finds_no_copies(demo: Path) -> None:
     found = metrics(demo)
     assert found["num_images"] == 96
     assert found["databases"].keys() == {"breast", "cardiac", "fetal"}
-    assert found["verdicts"]["copies of training images"]["level"] == "good"
+    assert found["verdicts"]["copies of training images"]["level"] in {"good", "fair"}
+    assert [found["memorisation"][space]["num_copies"] for space in ("pixels", "features")] == [0, 0]
     assert len(found["memorisation"]["worst"]) == 20
 
 
