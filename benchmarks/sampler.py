@@ -1,15 +1,19 @@
 """Compare drawing from a bundle (onnxruntime, numpy) with diffusers on torch, on the same machine in the same run.
 
 `python -m benchmarks.sampler [--bundle FOLDER --control-bundle FOLDER]` prints a table and one JSON line. Without
-bundles it exports the built-in model to a temporary folder first, alone and with a ControlNet. Each measurement is a
-process of its own: `cold start` is from its beginning to the first image of one step less that image's drawing, so
-imports, hashes and weights; `image` is the median time of an image, drawn one or four at a time; `peak` is the largest
-resident memory. Both use as many threads as there are cores (or --threads). torch draws with the built-in model of
-float32 weights, the bundle holds the same; the ControlNets differ, since speed does not depend on their weights. The
-order alternates, and the least of the repeats counts.
+bundles it exports the built-in model to a temporary folder first, alone and with a ControlNet, and this one also with
+weights stored in fewer bits, of which a second table shows how far each is from torch. Each measurement is a process
+of its own: `import` is of the sampler with onnxruntime, or of torch with diffusers; `cold start` is from its
+beginning to the first image of one step less that image's drawing, so imports, hashes and weights; `image` is the
+median time of an image, drawn one or four at a time; `peak` is the largest resident memory. Both use as many threads
+as there are cores (or --threads). torch draws with the built-in model of float32 weights, the bundle holds the same;
+the ControlNets differ, since speed does not depend on their weights. The order alternates, and the least of the
+repeats counts. `no slower` says whether each time and CPU time of an image is at most that of torch: on a busy
+machine wall clocks differ by more than the engines, and CPU seconds tell them apart.
 """
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -20,30 +24,53 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.report import Beside, ReportTable, report
+from tools.export.stored_weights import Precision
 
 PROMPT = "simulated breast ultrasound, benign"
 BATCHES = (1, 4)
 ENGINES = ("onnxruntime", "torch")
+IMPORTS = {"onnxruntime": ("sampler.command", "sampler.draw", "onnxruntime"), "torch": ("torch", "diffusers")}
+TIMES = {
+    "import_s": "import s",
+    "cold_start_s": "cold start s",
+    "image_s_batch_1": "image s",
+    "cpu_s_batch_1": "its CPU s",
+    "image_s_batch_4": "of 4, image s",
+    "cpu_s_batch_4": "of 4, CPU s",
+}
+SHOWN_BESIDE = {"cold_start_s": "cold start", "image_s_batch_1": "an image", "image_s_batch_4": "an image of 4"}
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 def measure(engine: str, bundle: Path, control: bool, steps: int) -> dict[str, float]:
     """Return seconds and bytes of this process."""
     began = _process_start()
+    imported = _import_s(engine)
     draw = _draw_with_bundle(bundle, control) if engine == "onnxruntime" else _draw_with_torch(control)
     draw(1, 1)
     first = time.time()
     draw(1, 1)
-    figures = {"cold_start_s": 2 * first - began - time.time()}
+    figures = {"import_s": imported, "cold_start_s": 2 * first - began - time.time()}
     for batch in BATCHES:
-        seconds = []
+        seconds, cpu_seconds = [], []
         for _ in range(3):
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             draw(batch, steps)
             seconds.append((time.perf_counter() - start) / batch)
+            cpu_seconds.append((time.process_time() - cpu_start) / batch)
         figures[f"image_s_batch_{batch}"] = median(seconds)
+        figures[f"cpu_s_batch_{batch}"] = median(cpu_seconds)
     status = Path("/proc/self/status").read_text()
     figures["peak_bytes"] = 1024 * int(status.split("VmHWM:")[1].split()[0])
     return figures
+
+
+def _import_s(engine: str) -> float:
+    """Return how long the imports of an engine take, in seconds."""
+    start = time.perf_counter()
+    for name in IMPORTS[engine]:
+        importlib.import_module(name)
+    return time.perf_counter() - start
 
 
 def _draw_with_bundle(path: Path, control: bool):  # type: ignore[no-untyped-def]
@@ -109,6 +136,26 @@ def export_bundles(folder: Path) -> tuple[Path, Path]:
     return bundles
 
 
+def precision_table(control_bundle: Path, folder: Path) -> ReportTable:
+    """Return how far bundles of each precision are from torch, with the limits of an export; made from one's model."""
+    from tools.export.export import export
+    from tools.export.model_card import LABELS
+
+    said = {}
+    for precision in PRECISIONS:
+        bundle = control_bundle
+        if precision != "fp32":
+            bundle = folder / precision
+            export(str(folder / "control"), bundle, "onnx", precision=precision)
+        said[precision] = json.loads((bundle / "manifest.json").read_text())["parity"]
+    rows = [
+        [label, *(f"{one['errors'][key]:.2g} of {one['limits'][key]:.2g}" for one in said.values())]
+        for key, label in LABELS.items()
+    ]
+    title = "largest difference to torch, and what an export lets through, by precision of the weights"
+    return ReportTable(title, ("of", *PRECISIONS), rows)
+
+
 def compare(bundle: Path, control: bool, steps: int, repeats: int) -> dict[str, dict[str, float]]:
     """Return the least figures of each engine over processes that alternate."""
     runs: dict[str, list[dict[str, float]]] = {engine: [] for engine in ENGINES}
@@ -136,36 +183,50 @@ def main() -> None:
         print(json.dumps(measure(arguments.measure, arguments.bundle, arguments.control, arguments.steps)))
         return
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    tables = []
     with tempfile.TemporaryDirectory() as folder:
         bundles = {"without": arguments.bundle, "with": arguments.control_bundle}
         if arguments.bundle is None:
             bundles = dict(zip(bundles, export_bundles(Path(folder)), strict=True))
+            tables.append(precision_table(Path(folder) / "control-bundle", Path(folder)))
         figures = {
             control: compare(bundle, control == "with", arguments.steps, arguments.repeats)
             for control, bundle in bundles.items()
             if bundle is not None
         }
     rows = [
-        [control, engine, f"{cold:.2f}", f"{one:.3f}", f"{four:.3f}", f"{peak / 1e6:.0f}"]
+        [control, engine, *(f"{found[key]:.3f}" for key in TIMES), f"{found['peak_bytes'] / 1e6:.0f}"]
         for control, engines in figures.items()
-        for engine, (cold, one, four, peak) in ((engine, found.values()) for engine, found in engines.items())
+        for engine, found in engines.items()
     ]
     title = f"an image of {arguments.steps} steps with guidance, {arguments.threads} threads"
-    head = ("ControlNet", "engine", "cold start s", "image s", "of 4, image s", "peak MB")
+    head = ("ControlNet", "engine", *TIMES.values(), "peak MB")
     rounded = {
         control: {engine: {key: round(value, 4) for key, value in found.items()} for engine, found in engines.items()}
         for control, engines in figures.items()
     }
-    facts = {"threads": arguments.threads, "figures": rounded}
-    report("sampler", [ReportTable(title, head, rows)], beside(figures), facts)
+    slower = slower_than_torch(figures)
+    facts = {"threads": arguments.threads, "no slower": not slower, "slower": slower, "figures": rounded}
+    title += f"; no slower than diffusers on torch: {'yes' if not slower else 'no, ' + ', '.join(slower)}"
+    report("sampler", [ReportTable(title, head, rows), *tables], beside(figures), facts)
+
+
+def slower_than_torch(figures: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """Return what of drawing takes the sampler longer than torch, in wall or in CPU seconds."""
+    return [
+        f"{TIMES[key]} {control} ControlNet"
+        for control, engines in figures.items()
+        for key in TIMES
+        if "batch" in key and engines["onnxruntime"][key] > engines["torch"][key]
+    ]
 
 
 def beside(figures: dict[str, dict[str, dict[str, float]]]) -> list[Beside]:
-    """Return cold start, an image and peak memory of the sampler beside those of diffusers on torch."""
+    """Return the sampler's cold start, an image alone and of four, and peak memory beside those of torch."""
     found = []
     for control, engines in figures.items():
         ours, theirs = (engines[engine] for engine in ENGINES)
-        for key, said in (("cold_start_s", "cold start"), ("image_s_batch_1", "an image")):
+        for key, said in SHOWN_BESIDE.items():
             what = f"sampler, {said}, {control} ControlNet"
             theirs_said = f"diffusers on torch {theirs[key]:.2f} s"
             found.append(Beside(what, f"{ours[key]:.2f} s", theirs_said, ours[key] / theirs[key], "time"))

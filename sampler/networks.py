@@ -32,6 +32,10 @@ class Networks:
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
+    def opened(self) -> set[str]:
+        """Return the names of the graphs that are in memory."""
+        return set(self._sessions)
+
     def close(self, name: str) -> None:
         """Give back the memory of a graph until it is asked again."""
         self._sessions.pop(name, None)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.sampler import ENGINES, beside, compare, export_bundles
+from benchmarks.sampler import ENGINES, TIMES, beside, compare, export_bundles, precision_table, slower_than_torch
 
-FIGURES = {"cold_start_s", "image_s_batch_1", "image_s_batch_4", "peak_bytes"}
+FIGURES = {*TIMES, "peak_bytes"}
 
 
 @pytest.mark.slow
@@ -17,6 +17,17 @@ def test_it_draws_from_bundles_that_it_exports(tmp_path: Path) -> None:
     assert [one.what for one in beside(figures)] == [
         "sampler, cold start, with ControlNet",
         "sampler, an image, with ControlNet",
+        "sampler, an image of 4, with ControlNet",
         "sampler, peak, with ControlNet",
     ]
     assert (plain / "manifest.json").is_file()
+    table = precision_table(control, tmp_path)
+    assert len(table.rows) == 6
+    assert [cell.split(" of ")[1] for cell in table.rows[4][1:]] == ["2", "4", "24"], "grey levels"
+
+
+def test_no_slower_is_claimed_of_every_time() -> None:
+    same = dict.fromkeys(FIGURES, 1.0)
+    assert slower_than_torch({"with": {"onnxruntime": same, "torch": same}}) == []
+    slow = {**same, "image_s_batch_4": 1.1, "peak_bytes": 2.0}
+    assert slower_than_torch({"with": {"onnxruntime": slow, "torch": same}}) == ["of 4, image s with ControlNet"]

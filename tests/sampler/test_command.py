@@ -12,11 +12,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from data.encode import EncodeConfig
 from data.hints import CLASS_COLOURS
+from evaluation import generated_images
 from launch.cli import app
 from sampler import draw as drawing
+from sampler import image_set
 from sampler.command import main
 from sampler.draw import Drawer
+from sampler.noise_levels import karras_levels
+from sampler.schedule import Schedule
+from sampler.solvers import Solver, make_solver
 
 PROMPT = "simulated breast ultrasound, benign"
 FAST = ("--steps", "2", "--guidance", "1")
@@ -62,6 +68,99 @@ def test_a_labelled_set_of_every_class(bundle: Path, tmp_path: Path, capsys: pyt
     with Image.open(out / "contact_sheet.png") as sheet:
         assert np.asarray(sheet.convert("L")).max() > 100
     assert not list(out.rglob("*.partial"))
+
+
+def test_an_image_says_how_it_was_drawn(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    how = ("--negative", "fat", "--sampler", "unipc", "--steps", "3", "--guidance", "2.5", "--guidance-rescale", "0.4")
+    assert run(capsys, bundle, "--prompt", PROMPT, *how, "--out", tmp_path / "set")[0] == 0
+    with Image.open(tmp_path / "set" / "images" / "000001.png") as picture:
+        told = picture.info
+    expected = {"negative_prompt": "fat", "sampler": "unipc", "guidance": "2.5", "guidance_rescale": "0.4"}
+    assert expected.items() <= told.items()
+
+
+def test_solver_and_steps_are_the_bundles_where_nobody_says(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, list[float]]] = []
+
+    def solver(schedule: Schedule, sampler: str, steps: int) -> Solver:
+        made = make_solver(schedule, sampler, steps)
+        asked.append((type(made).__name__, karras_levels(schedule, steps)[0].tolist()))
+        assert list(made.timesteps) == [int(timestep) for timestep in asked[-1][1]], "Karras' noise levels"
+        return made
+
+    monkeypatch.setattr(drawing, "make_solver", solver)
+    assert run(capsys, bundle, "--prompt", PROMPT, "--out", tmp_path / "set")[0] == 0
+    assert [(name, len(levels)) for name, levels in asked] == [("DpmSolver", 25)]
+
+
+def test_a_set_is_what_the_downstream_experiments_read(
+    control_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert image_set.COLUMNS == generated_images.COLUMNS, "written by one, read by the other"
+    assert (image_set.LABELS, image_set.SHEET) == (generated_images.LABELS_FILE, generated_images.SHEET_FILE)
+    numbers = np.zeros((128, 128), np.uint8)
+    numbers[20:60, 30:90] = 1
+    Image.fromarray(numbers).save(tmp_path / "mask.png")
+    arguments = ("--per-class", "1", "--mask", tmp_path / "mask.png", *FAST, "--out", tmp_path / "set")
+    assert run(capsys, control_bundle, *arguments)[0] == 0
+    read = generated_images.read_generated(tmp_path / "set", EncodeConfig(), 128)
+    assert read.images_NHW.shape == (3, 128, 128)
+    assert read.labels == ("benign", "malignant", "normal")
+    assert read.databases == ("sim",) * 3
+    assert all(np.array_equal(mask, numbers) for mask in read.masks)
+
+
+def test_a_prompt_of_several_classes_has_no_label(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["prompts"].append({"prompt": PROMPT, "label": "cyst", "database": "other"})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    other = "simulated breast ultrasound, normal"
+    assert run(capsys, folder, "--prompt", PROMPT, "--prompt", other, *FAST, "--out", tmp_path / "set")[0] == 0
+    assert [(row["label"], row["database"]) for row in rows(tmp_path / "set")] == [("", ""), ("normal", "sim")]
+
+
+def test_a_zip_draws_what_its_folder_draws(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", bundle)
+    for source, name in ((bundle, "folder"), (archive, "zip")):
+        assert run(capsys, source, "--prompt", PROMPT, *FAST, "--out", tmp_path / name)[0] == 0
+    images = [(tmp_path / name / "images" / "000001.png").read_bytes() for name in ("folder", "zip")]
+    assert images[0] == images[1]
+
+
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [("pass", 0), ("open('/etc/hosts')", 8), ("import socket; socket.socket().connect(('127.0.0.1', 9))", 7)],
+)
+def test_no_network_and_nothing_outside_the_bundle(control_bundle: Path, tmp_path: Path, first: str, code: int) -> None:
+    """A drawing under an audit hook, which sees every socket and every file that Python opens, and which works."""
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.zeros((128, 128), np.uint8)).save(mask)
+    out = tmp_path / "set"
+    script = f"""
+import os, sys
+allowed = [{str(control_bundle)!r}, {str(tmp_path)!r}, {str(Path(__file__).parents[2] / "sampler")!r}]
+allowed += [sys.prefix, sys.base_prefix, "/usr/lib", "/lib", "/proc", "/sys", "/dev/null", "/etc/os-release"]
+def hook(event, arguments):
+    if event.startswith("socket."):
+        os.write(2, f"network: {{event}}".encode()); os._exit(7)
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        path = os.path.abspath(os.fsdecode(arguments[0]))
+        if not any(path == one or path.startswith(one + os.sep) for one in allowed):
+            os.write(2, f"outside: {{path}}".encode()); os._exit(8)
+sys.addaudithook(hook)
+{first}
+from sampler.command import main
+sys.exit(main({[str(control_bundle), "--prompt", PROMPT, "--mask", str(mask), *FAST, "--out", str(out)]!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == code, done.stderr
+    assert (out / "images" / "000001.png").is_file() == (code == 0)
 
 
 def test_masks_in_turn_lie_beside_their_images(

@@ -5,8 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import (
+    ControlNetModel,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
+from PIL import Image
 
+from data.hints import CLASS_COLOURS
 from models import sampling
 from models.base import ModelConfig
 from models.sampling import Sampler, sample
@@ -51,6 +60,44 @@ def test_images_are_those_of_torch_from_the_same_noise(
     assert ours.dtype == np.uint8
     assert np.abs(ours - theirs).max() <= 2
     assert ours.std() > 10, "an image, not a grey square"
+
+
+@pytest.mark.parametrize("solver", ["unipc", "dpmsolver++", "ddim"])
+def test_images_are_those_of_diffusers_own_pipeline(
+    control_drawer: Drawer, trained: Path, pipeline: StableDiffusionPipeline, solver: str
+) -> None:
+    """With a negative prompt, with and without a mask: nothing of this project draws the other image."""
+    config = {**pipeline.scheduler.config, "use_karras_sigmas": True}
+    schedulers = {
+        "unipc": UniPCMultistepScheduler,
+        "dpmsolver++": DPMSolverMultistepScheduler,
+        "ddim": DDIMScheduler,
+    }
+    scheduler = schedulers[solver].from_config(config, clip_sample=False, steps_offset=1)
+    controlnet = ControlNetModel.from_pretrained(trained / "control" / "controlnet", local_files_only=True)
+    parts = {**pipeline.components, "scheduler": scheduler}
+    with_mask = StableDiffusionControlNetPipeline(**parts, controlnet=controlnet, requires_safety_checker=False)
+    without_mask = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    mask = np.zeros((128, 128), np.uint8)
+    mask[30:70, 40:110] = 1
+    latents = torch.from_numpy(noise(SEEDS[0], (4, 16, 16)))[None]
+    for numbers in (mask, None):
+        asked = {} if numbers is None else {"image": Image.fromarray(np.array(CLASS_COLOURS, np.uint8)[numbers])}
+        draw = without_mask if numbers is None else with_mask
+        draw.set_progress_bar_config(disable=True)
+        theirs = draw(
+            PROMPTS[0],
+            negative_prompt="malignant",
+            num_inference_steps=6,
+            guidance_scale=4.0,
+            latents=latents,
+            output_type="np",
+            **asked,
+        ).images[0]
+        wish = Wish(PROMPTS[0], "malignant", SEEDS[0], numbers)
+        ours = control_drawer.draw([wish], Settings(solver, 6, 4.0, 0.0))[0]
+        assert np.abs(ours.astype(int) - np.rint(255 * theirs).astype(int)).max() <= 2
+        assert ours.std() > 10, "an image, not a grey square"
 
 
 def test_picture_of_a_seed_does_not_depend_on_its_batch(drawer: Drawer) -> None:

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.hints import CLASS_COLOURS
 from sampler.bundle import open_bundle
+from sampler.command import main
 from sampler.draw import Settings, Wish
 from sampler.serve import MAX_BODY_BYTES, PageServer
-from tests.browser import running_browser
+from tests.browser import Browser, running_browser
 
 ASKED: dict[str, Any] = {
     "prompt": "simulated breast ultrasound, benign",
@@ -76,6 +78,27 @@ def test_images_are_those_of_the_command_and_say_what_they_are(server: PageServe
         assert np.array_equal(np.asarray(picture), expected)
         assert picture.info["generated"].endswith("Not for diagnosis.")
     assert request(server, "GET", f"/image/{state['job']}/2")[0] == 404
+
+
+def test_the_command_serves_this_computer_alone(
+    control_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bound: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(PageServer, "serve_forever", lambda self: bound.append(self.socket.getsockname()))
+    assert main([str(control_bundle), "--serve", "--port", "0"]) == 0
+    assert [address[0] for address in bound] == ["127.0.0.1"]
+    assert "no password" not in capsys.readouterr().err
+
+
+def test_one_unet_is_open_at_a_time_and_no_text_encoder(server: PageServer) -> None:
+    mask = io.BytesIO()
+    Image.fromarray(np.zeros((128, 128), np.uint8)).save(mask, "PNG")
+    networks = server.desk.drawer.networks
+    for painted, unet in ((base64.b64encode(mask.getvalue()).decode(), "unet_with_control"), (None, "unet")):
+        asked = {**ASKED, "count": 1, "mask": painted}
+        assert finished(server, json.loads(request(server, "POST", "/draw", asked)[2])["job"])["state"] == "done"
+        steered = {"controlnet", "hint_embedding"} if painted else set()
+        assert networks.opened() == {unet, "vae_decoder", *steered}
 
 
 def test_one_drawing_at_a_time_and_it_can_be_stopped(server: PageServer) -> None:
@@ -143,6 +166,23 @@ def test_the_page_allows_nothing_from_elsewhere(server: PageServer) -> None:
     assert request(server, "GET", "/")[1]["Content-Security-Policy"] != policy, "a nonce is used once"
 
 
+def levels_shown(tab: Browser) -> np.ndarray:
+    """Return the pixels of the first image that the page shows, uint8 [128, 128, 3]."""
+    levels = tab.evaluate(
+        "(() => { const image = document.querySelector('.tile img'), canvas = document.createElement('canvas');"
+        " canvas.width = canvas.height = 128; const context = canvas.getContext('2d'); context.drawImage(image, 0, 0);"
+        " return [...context.getImageData(0, 0, 128, 128).data] })()"
+    )
+    return np.array(levels, np.uint8).reshape(128, 128, 4)[..., :3]
+
+
+def drawn(server: PageServer, numbers_HW: np.ndarray | None) -> np.ndarray:
+    """Return the image that the page asked for, drawn directly."""
+    guidance = server.manifest.values["sampling"]["guidance"]
+    wish = Wish(ASKED["prompt"], "", 4, numbers_HW)
+    return np.asarray(server.desk.drawer.draw([wish], Settings("dpmsolver++", 2, guidance, 0))[0])
+
+
 @pytest.mark.slow
 def test_the_page_in_a_browser(server: PageServer, tmp_path: Path) -> None:
     with running_browser(tmp_path) as tab:
@@ -151,6 +191,8 @@ def test_the_page_in_a_browser(server: PageServer, tmp_path: Path) -> None:
         warning = tab.evaluate("document.querySelector('#banner').innerText")
         assert "Generated images. Not for diagnosis." in warning
         assert "simulated images only" in warning
+        data = tab.evaluate("document.querySelector('#data').innerText")
+        assert data == "sim: 200 simulated images\nApache-2.0"
         # an ellipse of the second class, painted and taken back and painted again
         x, y, width = tab.evaluate("(() => { const b = pad.getBoundingClientRect(); return [b.x, b.y, b.width] })()")
         tab.evaluate(
@@ -173,7 +215,23 @@ def test_the_page_in_a_browser(server: PageServer, tmp_path: Path) -> None:
         tab.wait_until("shown.length === 2 && !job && document.querySelectorAll('.tile img').length === 2")
         assert tab.evaluate("document.querySelector('.tile img').naturalWidth") == 128
         assert tab.evaluate("document.querySelector('#error').textContent") == ""
-        tab.evaluate("document.querySelector('.tile button').click()")
+        # what was painted is what steered the image, and only the switch says whether it counts
+        numbers = np.array(tab.evaluate("[...numbers]"), np.uint8).reshape(128, 128)
+        assert np.array_equal(levels_shown(tab), drawn(server, numbers))
+        # a mask that is loaded through the page's own field replaces what was painted
+        other = np.zeros((128, 128), np.uint8)
+        other[10:60, 20:90] = 1
+        Image.fromarray(np.array(CLASS_COLOURS, np.uint8)[other]).save(tmp_path / "mask.png")
+        field = tab.call("DOM.querySelector", nodeId=tab.call("DOM.getDocument")["root"]["nodeId"], selector="#file")
+        tab.call("DOM.setFileInputFiles", nodeId=field["nodeId"], files=[str(tmp_path / "mask.png")])
+        tab.wait_until("numbers.some(number => number === 1)")
+        assert np.array_equal(np.array(tab.evaluate("[...numbers]"), np.uint8).reshape(128, 128), other)
+        assert tab.evaluate("use.checked")
+        tab.evaluate("use.click(); count.value = 1")
+        tab.evaluate("document.querySelector('#draw').click()")
+        tab.wait_until("shown.length === 3 && !job")
+        assert np.array_equal(levels_shown(tab), drawn(server, None))
+        tab.evaluate("document.querySelectorAll('.run')[1].querySelector('.tile button').click()")
         assert tab.evaluate("document.querySelector('#dialog').open")
         assert "seed 4" in tab.evaluate("told.textContent")
         tab.press("ArrowRight")
