@@ -109,7 +109,7 @@ def test_a_set_is_what_the_downstream_experiments_read(
     assert read.images_NHW.shape == (3, 128, 128)
     assert read.labels == ("benign", "malignant", "normal")
     assert read.databases == ("sim",) * 3
-    assert all(np.array_equal(mask, numbers) for mask in read.masks)
+    assert all(mask is not None and np.array_equal(mask, numbers) for mask in read.masks)
 
 
 def test_a_prompt_of_several_classes_has_no_label(

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from launch.training_data import training_of
 from models.schedule import NoiseSchedule
-from tools.export.bundle_check import MANIFEST, file_sha256
+from sampler.manifest import NAME as MANIFEST_FILE
+from tools.export.bundle_check import file_sha256
 from tools.export.graph_file import write_graph
 from tools.export.manifest import bundle_schedule, described, manifest
 from tools.export.masks import mask_palette
@@ -70,7 +71,7 @@ def _told(path: Path) -> dict[str, Any]:
 
 def _write_manifest(folder: Path, said: dict[str, Any]) -> None:
     said["files"] = dict(sorted(said["files"].items()))
-    (folder / MANIFEST).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class Written(NamedTuple):
