@@ -14,11 +14,11 @@ export HF_HUB_OFFLINE := 1
 demo: $(VENV)/.installed
 	$(BIN)/sonoshard demo $(ARGS)
 
-# The jobs on the Slurm cluster by themselves: they have two ranks, and a time limit. All else side by side.
+# Jobs on the Slurm cluster and the demo by themselves, as they have two ranks for minutes. All else side by side.
+ALONE := tests/slurm tests/tools/test_demo.py
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests/slurm $(ARGS)
-	$(BIN)/python -m pytest --ignore=tests/slurm --numprocesses=auto --maxprocesses=4 --dist=loadfile \
-	    --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest $(ALONE) $(ARGS)
+	$(BIN)/python -m pytest $(ALONE:%=--ignore=%) --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 drill: $(VENV)/.installed-test
 	$(BIN)/python -m tests.drill $(ARGS)

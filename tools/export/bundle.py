@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 
 from launch.training_data import training_of
 from models.schedule import NoiseSchedule
+<<<<<<< HEAD
 from sampler.manifest import NAME as MANIFEST
+=======
+from sampler.manifest import NAME as MANIFEST_FILE
+>>>>>>> wt-7b
 from tools.export.bundle_check import file_sha256
 from tools.export.graph_file import write_graph
 from tools.export.manifest import bundle_schedule, described, manifest
@@ -71,7 +75,7 @@ def _told(path: Path) -> dict[str, Any]:
 
 def _write_manifest(folder: Path, said: dict[str, Any]) -> None:
     said["files"] = dict(sorted(said["files"].items()))
-    (folder / MANIFEST).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_text(json.dumps(said, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class Written(NamedTuple):

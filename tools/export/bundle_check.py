@@ -10,25 +10,25 @@ from typing import Any
 
 from data.shard_check import Checked
 from sampler.manifest import FORMAT
-from sampler.manifest import NAME as MANIFEST
+from sampler.manifest import NAME as MANIFEST_FILE
 
 AGAIN = "copy the bundle again, or export it again"
 
 
 def holds_bundle(folder: Path) -> bool:
     """Return whether a folder is a bundle's: a checkpoint's manifest.json is another."""
-    return (folder / MANIFEST).is_file() and (folder / "sampler").is_dir()
+    return (folder / MANIFEST_FILE).is_file() and (folder / "sampler").is_dir()
 
 
 def check_bundle(folder: Path) -> Iterator[Checked]:
     """Yield each file that a bundle's manifest names, in their order, and what is wrong with it."""
     try:
-        said = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        said = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
         is_one = said["format"] == FORMAT
         files: dict[str, dict[str, Any]] = said["files"]
     except (ValueError, KeyError, TypeError):
         is_one, files = False, {}
-    yield Checked(folder / MANIFEST, None if is_one else f"{folder / MANIFEST} is not of a bundle: {AGAIN}")
+    yield Checked(folder / MANIFEST_FILE, None if is_one else f"{folder / MANIFEST_FILE} is not of a bundle: {AGAIN}")
     for name, told in files.items():
         yield Checked(folder / name, _problem(folder / name, told))
 
