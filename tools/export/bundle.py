@@ -15,11 +15,7 @@ from numpy.typing import NDArray
 
 from launch.training_data import training_of
 from models.schedule import NoiseSchedule
-<<<<<<< HEAD
-from sampler.manifest import NAME as MANIFEST
-=======
 from sampler.manifest import NAME as MANIFEST_FILE
->>>>>>> wt-7b
 from tools.export.bundle_check import file_sha256
 from tools.export.graph_file import write_graph
 from tools.export.manifest import bundle_schedule, described, manifest
