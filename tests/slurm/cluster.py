@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.slurm.cluster_config import ClusterConfig
-from tests.slurm.machine import Machine, command_lines, pending_signals
+from tests.slurm.machine import Machine, command_lines
 
 SCRIPTS = Path(__file__).parent
 # A name, its value up to the next name: values may hold blanks and equal signs.
@@ -205,14 +205,19 @@ class Cluster:
         nodes = command_lines({node.pid_namespace for node in self._nodes.values()})
         return {pid: line for pid, line in nodes.items() if "/node.sh " not in line and not line.startswith("slurmd ")}
 
-    def hold_until_signalled(self, pid: int, timeout_s: float = 120) -> None:
-        """Let a process stand still until somebody sends it a signal; return when it runs on, the signal with it."""
-        try:
-            os.kill(pid, signal.SIGSTOP)
-            self.wait_until(lambda: bool(pending_signals(pid)), f"a signal to process {pid}", timeout_s)
-            os.kill(pid, signal.SIGCONT)
-        except ProcessLookupError:  # it was told to end just before
-            return
+    def slow_down(self, pid: int, timeout_s: float = 120) -> None:
+        """Let a process run a tenth of the time until it has ended. Raises: RuntimeError as `wait_until` does."""
+
+        def has_ended() -> bool:
+            try:
+                os.kill(pid, signal.SIGSTOP)
+                time.sleep(0.9)
+                os.kill(pid, signal.SIGCONT)
+            except ProcessLookupError:
+                return True
+            return False
+
+        self.wait_until(has_ended, f"the end of process {pid}", timeout_s)
 
     def cancel_all(self) -> None:
         """Cancel all jobs; return when none is left in the queue."""

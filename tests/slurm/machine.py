@@ -1,6 +1,5 @@
 """A machine of the test cluster: a shell in namespaces of its own, and all that it starts."""
 
-import signal
 import subprocess
 from pathlib import Path
 
@@ -71,16 +70,3 @@ def command_lines(pid_namespaces: set[str]) -> dict[int, str]:
         except OSError:  # it ended meanwhile, or is a zombie
             continue
     return found
-
-
-def pending_signals(pid: int) -> set[signal.Signals]:
-    """Return the signals that were sent to a process that stands still, and that wait until it runs on.
-
-    Raises: ProcessLookupError if there is no such process.
-    """
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except FileNotFoundError:
-        raise ProcessLookupError(pid) from None
-    (mask,) = (int(line.split()[1], base=16) for line in lines if line.startswith("ShdPnd:"))
-    return {number for number in signal.Signals if mask >> (number - 1) & 1} - {signal.SIGSTOP}
