@@ -11,7 +11,7 @@ from tests.curriculum_drill import drill
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the ranks through /proc")
 def test_a_curriculum_that_is_killed_twice_ends_the_same(tmp_path: Path) -> None:
-    steps = {"breast": 4, "cardiac": 6, "fetal": 2, "cardiac_alone": 2, "fetal_alone": 2, "control": 6}
+    steps = {"breast": 4, "cardiac": 6, "fetal": 2, "cardiac_alone": 2, "fetal_alone": 2, "few": 2, "control": 6}
     drill(
         tmp_path,
         [

@@ -62,8 +62,8 @@ def test_a_killed_rank_and_a_pulled_cable(cluster: Cluster, disturbed: Training,
 
 
 def test_the_time_limit(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
-    # SLURM looks every 30 s whose time is up: the signal comes after 15 to 45 s of the one minute. A rank is slowed down
-    # until then, so that the run has not ended before on a fast machine; a slow one is told while it starts.
+    # SLURM looks every 30 s whose time is up: the signal comes after 15 to 45 s of the one minute. A rank is slowed
+    # down until then, so that the run has not ended before on a fast machine; a slow one is told while it starts.
     job = disturbed.submit("train.sh", "configs/busi.yaml", options=("--nodes=2", "--time=1", "--signal=USR1@45"))
     disturbed.wait_for_steps(1)
     disturbed.wait_for_restart(job, lambda: cluster.slow_down(disturbed.rank_pid()))
