@@ -26,8 +26,8 @@ from evaluation.reconstruction import reconstructed
 from evaluation.report import evaluate_run
 from evaluation.segmenter import SegmenterConfig, train_segmenter
 from launch.cli import app
-from launch.config import RunConfig, load_config
-from launch.prepare import prepare_databases
+from launch.config import RunConfig
+from tests.evaluation.prepared_run import prepared_run
 
 SIZE, NUM_GENERATED = 64, 60
 CONFIG = """\
@@ -44,11 +44,7 @@ CLASSIFIER, SEGMENTER = ClassifierConfig(steps=100), SegmenterConfig(steps=80, w
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    folder = tmp_path_factory.mktemp("report")
-    (folder / "config.yaml").write_text(CONFIG.format(folder=folder), encoding="utf-8")
-    config = load_config(folder / "config.yaml")
-    prepare_databases(config)
-    return config
+    return prepared_run(tmp_path_factory.mktemp("report"), CONFIG)
 
 
 @pytest.fixture(scope="module")

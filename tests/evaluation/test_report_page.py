@@ -21,10 +21,10 @@ from evaluation.measures import MEASURES
 from evaluation.real_images import RealImages
 from evaluation.report import evaluate_run
 from evaluation.segmenter import SegmenterConfig
-from launch.config import RunConfig, load_config
-from launch.prepare import prepare_databases
+from launch.config import RunConfig
 from models.base import resolution_of
 from tests.browser import running_browser
+from tests.evaluation.prepared_run import prepared_run
 
 SIZE, NUM_GENERATED = 64, 24
 # Of the palette: background, lesion, and what a heart has.
@@ -43,11 +43,7 @@ stages:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    folder = tmp_path_factory.mktemp("page")
-    (folder / "config.yaml").write_text(CONFIG.format(folder=folder), encoding="utf-8")
-    config = load_config(folder / "config.yaml")
-    prepare_databases(config)
-    return config
+    return prepared_run(tmp_path_factory.mktemp("page"), CONFIG)
 
 
 @pytest.fixture(scope="module")
