@@ -67,6 +67,8 @@ def test_the_time_limit(cluster: Cluster, disturbed: Training, undisturbed: Trai
     job = disturbed.submit("train.sh", "configs/busi.yaml", options=("--nodes=2", "--time=1", "--signal=USR1@45"))
     disturbed.wait_for_steps(1)
     disturbed.wait_for_restart(job, lambda: cluster.slow_down(disturbed.rank_pid()))
+    # A minute would be up again, time after time, when the ranks have hardly started.
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
     disturbed.wait_for_end(job)
     assert disturbed.stops()
     assert_same(disturbed, undisturbed)
