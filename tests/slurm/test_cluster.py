@@ -107,7 +107,8 @@ def test_an_urgent_job_makes_one_save_and_wait_for_its_turn(cluster: Cluster, tm
     (tmp_path / "rank.py").write_text(RANK)
     (tmp_path / "job.sh").write_text(REQUEUING)
     output = tmp_path / "out.txt"
-    job = cluster.sbatch("--nodes=2", "--exclusive", f"--output={output}", "--open-mode=append", "job.sh", cwd=tmp_path)
+    arguments = ("--requeue", "--nodes=2", "--exclusive", f"--output={output}", "--open-mode=append", "job.sh")
+    job = cluster.sbatch(*arguments, cwd=tmp_path)
     cluster.wait_until(lambda: read(output).count("rank runs") == 2, "two ranks")
 
     urgent = cluster.sbatch("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep infinity")
@@ -124,7 +125,7 @@ def test_an_urgent_job_makes_one_save_and_wait_for_its_turn(cluster: Cluster, tm
 def test_a_job_of_a_dead_node_runs_again_when_it_is_back(cluster: Cluster, tmp_path: Path) -> None:
     output = tmp_path / "out.txt"
     again = '--wrap=echo restarts: $SLURM_RESTART_COUNT; [ -n "$SLURM_RESTART_COUNT" ] || srun sleep infinity'
-    job = cluster.sbatch("--nodes=2", f"--output={output}", again)
+    job = cluster.sbatch("--requeue", "--nodes=2", f"--output={output}", again)
     # The tasks, not srun: a launch that fails half-way is a failed job, and is not put back.
     cluster.wait_until(lambda: num_tasks(cluster) == 2, "a task on each node")
     cluster.kill_node("n2")
