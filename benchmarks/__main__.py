@@ -61,7 +61,7 @@ PARTS = (
     Part("activations", "Activations"),
     Part("loader", "Loader", ("--samples", "2000"), ("--samples", "50", "--resolution", "64")),
     Part("start", "Start and resume", ("--repeats", "2"), ("--repeats", "1")),
-    Part("merge", "Merge", ("--rounds", "1", "--methods", "soup"), ("--unet", "tiny", "--rounds", "1")),
+    Part("merge", "Merge", ("--rounds", "2", "--methods", "soup"), ("--unet", "tiny", "--rounds", "1")),
     Part("sampler", "Sampler", ("--steps", "10", "--repeats", "2"), ("--steps", "2", "--repeats", "1")),
     Part(
         "matrix",
@@ -183,6 +183,13 @@ def page(outcomes: Sequence[Outcome], about: dict[str, str], command: str) -> st
     if beside:
         cells = [[one.what, one.ours, one.alternative, one.said] for one in beside]
         lines += ["## Side by side", "", markdown_table(["", "ours", "beside it", "ratio"], cells), ""]
+    limits = [
+        [limit["what"], f"{limit['figure']:.3f}", f"{limit['limit']:.3f}", "yes" if limit["is_kept"] else "**no**"]
+        for outcome in outcomes
+        for limit in (outcome.result or {}).get("limits", ())
+    ]
+    if limits:
+        lines += ["## Limits", "", markdown_table(["", "measured", "at most", "kept"], limits), ""]
     for outcome in outcomes:
         lines += [f"## {outcome.part.heading}", "", *section(outcome)]
     return "\n".join(lines).rstrip("\n") + "\n"

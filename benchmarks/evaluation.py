@@ -2,8 +2,8 @@
 
 `python -m benchmarks.evaluation [--images 1000] [--size 128] [--threads 2]` prints a table and one JSON line. Judged
 are simulated images of another seed, with masks and labels, against a run of `--real` simulated ones, with the default
-features, classifier and segmenter: how long that takes does not depend on what the images show. It must take less than
-five minutes for 1,000 images of 128 pixels on two cores, and the table says whether it does. Drawing is measured apart,
+features, classifier and segmenter: how long that takes does not depend on what the images show. Limit, and exit code 1
+where it is not kept: five minutes for 1,000 images of 128 pixels on two cores. Drawing is measured apart,
 on `--drawn` images of the built-in model at its own settings, and told for all of them. Beside it: the Frechet distance
 by scipy's matrix square root, as FID is mostly computed, of the same features.
 """
@@ -11,6 +11,7 @@ by scipy's matrix square root, as FID is mostly computed, of the same features.
 import argparse
 import csv
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.linalg import sqrtm
 
-from benchmarks.report import Beside, ReportTable, report
+from benchmarks.report import Beside, Limit, ReportTable, report
 from data.simulate import simulate
 from evaluation.classifier import ClassifierConfig
 from evaluation.feature_distance import frechet_distance
@@ -37,6 +38,7 @@ from models.sampling import sample
 from models.stable_diffusion import load_pipeline
 
 LIMIT_S = 300.0
+LIMITED = (1000, 128, 2, None)  # images, pixels a side, threads, steps: the defaults
 PRESET, PROMPT = "breast", "breast ultrasound, benign lesion"
 CONFIG = """\
 run: {folder}/run
@@ -136,8 +138,8 @@ def frechet_beside(num_images: int) -> Beside:
     return Beside(what, f"{1000 * ours:.1f} ms", f"scipy's sqrtm {1000 * theirs:.1f} ms", ours / theirs, "time")
 
 
-def main() -> None:
-    """Print the table and the JSON line."""
+def main() -> int:
+    """Print the table and the JSON line; return the exit code."""
     parser = argparse.ArgumentParser(description="How long images are drawn and judged.")
     parser.add_argument("--images", type=int, default=1000, help="that are judged")
     parser.add_argument("--size", type=int, default=128, help="height and width in pixels")
@@ -153,12 +155,10 @@ def main() -> None:
         images = write_images(folder / "images", options.images, options.size)
         parts, judging_s = judging_seconds(config, images, options.images, options.steps)
         drawing_s = drawing_seconds(config, options.drawn)
-    holds = judging_s < LIMIT_S
     of_all_s = drawing_s / options.drawn * options.images
     rows = [[text, f"{seconds:.1f}"] for text, seconds in parts.items()]
     rows += [
         ["judging, in all", f"{judging_s:.1f}"],
-        [f"judging takes less than {LIMIT_S:.0f} s", "holds" if holds else "DOES NOT HOLD"],
         [f"drawing {options.drawn} images", f"{drawing_s:.1f}"],
         [f"drawing {options.images} at that rate", f"{of_all_s:.0f}"],
     ]
@@ -171,17 +171,17 @@ def main() -> None:
         "omp_num_threads": os.environ["OMP_NUM_THREADS"],
         "judging_s": round(judging_s, 1),
         "parts_s": {text: round(seconds, 1) for text, seconds in parts.items()},
-        "limit_s": LIMIT_S,
-        "holds": holds,
         "drawing_s_per_image": round(drawing_s / options.drawn, 3),
     }
-    report(
-        "evaluation",
-        [ReportTable(title, ("part", "s"), rows)],
-        [frechet_beside(options.images)],
-        figures,
-    )
+    table = ReportTable(title, ("part", "s"), rows)
+    return report("evaluation", [table], [frechet_beside(options.images)], figures, limits_of(options, judging_s))
+
+
+def limits_of(options: argparse.Namespace, judging_s: float) -> list[Limit]:
+    """Return that judging ends in time, if it was of as many images and steps as the limit is for."""
+    is_limited = (options.images, options.size, options.threads, options.steps) == LIMITED
+    return [Limit("s of judging", judging_s, LIMIT_S)] if is_limited else []
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,13 +4,17 @@
 UNets of random weights are written to a folder that is removed afterwards. A mean of them and TIES are made twice,
 each in a process of its own: `pieces`, as `sonoshard merge` does, and `load all`, with the same formulas on what the
 safetensors library loads. Both write a file, put it on the disk, and hash it and its parents. They take turns
-`--rounds` times, and the quickest one of each counts. Anonymous memory is what no file backs; RSS has pages of mapped
-files in it too.
+`--rounds` times, in an order that alternates, and the quickest one of each counts. Anonymous memory is what no file
+backs; RSS has pages of mapped files in it too.
+
+Limits, and exit code 1 where one is not kept: a mean in pieces takes no longer than with all models in memory (judged
+from two rounds on), and anonymous memory is at most twice the largest tensor, as float32, and 200 MB.
 """
 
 import argparse
 import hashlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -23,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.report import Beside, ReportTable, report
+from benchmarks.report import Beside, Limit, ReportTable, report
 from models.durable import flush
 from models.merging.formulas import Trim, elected_mean, num_kept, weighted_sum
 from models.merging.merged import Merged
@@ -36,6 +41,9 @@ from models.merging.writer import write_pieces
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 NUM_SOURCES = 3
+MIN_JUDGED_ROUNDS = 2
+TIME_LIMIT = 1.0
+MEMORY_LIMIT_TENSORS, MEMORY_LIMIT_MB = 2, 200
 # Stable Diffusion 1.5, as diffusers describes it: 860 million parameters.
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
 
@@ -139,8 +147,8 @@ def measure(way: str, method: str, folder: Path) -> dict[str, Any]:
     return found
 
 
-def main() -> None:
-    """Print the table and the JSON line."""
+def main() -> int:
+    """Print the table and the JSON line; return the exit code."""
     parser = argparse.ArgumentParser(description="Merging in pieces against loading everything.")
     parser.add_argument("--unet", choices=("sd15", "tiny"), default="sd15", help="architecture; sd15: 860M parameters")
     parser.add_argument("--dtype", choices=DTYPES, default="fp16", help="of the files: 1.7 GB each, or 3.4 with fp32")
@@ -152,14 +160,17 @@ def main() -> None:
     if arguments.measure:
         way, method = arguments.measure
         print(json.dumps(measure_here(way, method, arguments.folder)))
-        return
+        return 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
         files = write_unets(folder, arguments.unet, DTYPES[arguments.dtype])
         size_gb = files[0].stat().st_size / 1e9
+        with safe_open(files[0], framework="pt") as opened:
+            largest = max(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
         figures: dict[str, dict[str, Any]] = {}
         for method in arguments.methods:
-            rounds = [{way: measure(way, method, folder) for way in WAYS} for _ in range(arguments.rounds)]
+            orders = [list(WAYS)[:: 1 if number % 2 == 0 else -1] for number in range(arguments.rounds)]
+            rounds = [{way: measure(way, method, folder) for way in order} for order in orders]
             best = {way: min((found[way] for found in rounds), key=lambda one: one["seconds"]) for way in WAYS}
             values = {found.pop("values") for found in best.values()}
             assert len(values) == 1, f"{method}: both ways must give the same values"
@@ -172,7 +183,21 @@ def main() -> None:
     ]
     table = ReportTable(title, ("method", "way", "s", "anonymous MB", "peak RSS MB"), rows)
     facts = {"unet": arguments.unet, "dtype": arguments.dtype, "omp_num_threads": os.environ.get("OMP_NUM_THREADS")}
-    report("merge", [table], beside(figures), {"figures": figures} | facts)
+    limits = limits_of(figures, largest, arguments.rounds)
+    return report("merge", [table], beside(figures), {"figures": figures} | facts, limits)
+
+
+def limits_of(figures: dict[str, dict[str, Any]], largest_numel: int, num_rounds: int) -> list[Limit]:
+    """Return what must hold of methods by their names."""
+    most_mb = MEMORY_LIMIT_TENSORS * 4 * largest_numel / 1e6 + MEMORY_LIMIT_MB
+    limits = [
+        Limit(f"merge by {method}, anonymous MB", ways["pieces"]["anonymous_mb"], most_mb)
+        for method, ways in figures.items()
+    ]
+    if num_rounds >= MIN_JUDGED_ROUNDS and (ways := figures.get("soup")):
+        ratio = ways["pieces"]["seconds"] / ways["load all"]["seconds"]
+        limits.append(Limit("merge by soup, time over that of loading all", ratio, TIME_LIMIT))
+    return limits
 
 
 def beside(figures: dict[str, dict[str, Any]]) -> list[Beside]:
@@ -202,4 +227,4 @@ def beside(figures: dict[str, dict[str, Any]]) -> list[Beside]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

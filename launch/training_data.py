@@ -22,6 +22,8 @@ MAX_PROMPTS = 2000
 class Training:
     """databases: "database", "kind", "title", "licence", "simulated" and "images" of each.
 
+    They have "mask_classes", names, too where a ControlNet was shown them, as far as the run's manifest was there.
+
     prompts: "prompt", "label" and "database" of each distinct one, as far as they were kept. num_prompts: of all.
     palette: names of the mask classes by number. unrecorded: earlier models whose record does not say all this.
     bases: what the first training started from: models that nothing of SonoShard trained.
@@ -59,17 +61,18 @@ def stage_training(config: RunConfig, stage: StageConfig, shards: ShardSet) -> T
             for number in entry.prompts:
                 one = {"prompt": shards.prompts[number], "label": entry.label, "database": name}
                 prompts[tuple(one.values())] = one
-        licences, is_simulated = told.get(name, (set(), False))
-        databases.append(
-            {
-                "database": name,
-                "kind": settings.kind,
-                "title": settings.about.title,
-                "licence": "; ".join(sorted(licences)) or settings.about.licence,
-                "simulated": is_simulated or settings.kind == "simulated",
-                "images": len(numbers),
-            }
-        )
+        by_manifest = told.get(name, _Told())
+        database = {
+            "database": name,
+            "kind": settings.kind,
+            "title": settings.about.title,
+            "licence": "; ".join(sorted(by_manifest.licences)) or settings.about.licence,
+            "simulated": by_manifest.is_simulated or settings.kind == "simulated",
+            "images": len(numbers),
+        }
+        if stage.has_hints and name in told:
+            database["mask_classes"] = sorted(by_manifest.mask_classes)
+        databases.append(database)
     distinct = list(prompts.values())
     return Training(databases, bounded(distinct), len(distinct), list(shards.palette))
 
@@ -90,13 +93,19 @@ def training_of(record: Mapping[str, Any] | None, name: str) -> Training:
 
 
 def united(trainings: Iterable[Training]) -> Training:
-    """Return several together; a database that several saw stands there once, with the most images of it."""
+    """Return several together.
+
+    A database that several saw stands there once, with the most images of it and the mask classes of all.
+    """
     several = list(trainings)
     databases: dict[tuple[str, str], dict[str, Any]] = {}
     for database in (one for training in several for one in training.databases):
         key = database["database"], database["kind"]
         known = databases.get(key)
-        databases[key] = database if known is None or known["images"] < database["images"] else known
+        of_both = [one for one in (known, database) if one is not None]
+        databases[key] = dict(max(of_both, key=lambda one: one["images"]))
+        if classes := [one["mask_classes"] for one in of_both if "mask_classes" in one]:
+            databases[key]["mask_classes"] = sorted(set().union(*classes))
     prompts = {tuple(one.values()): one for training in several for one in training.prompts}
     left_out = sum(training.num_prompts - len(training.prompts) for training in several)
     return Training(
@@ -123,18 +132,26 @@ def bounded(prompts: list[dict[str, str]]) -> list[dict[str, str]]:
     return [prompts[number] for number in sorted(kept)]
 
 
-def _told_by_manifest(config: RunConfig) -> dict[str, tuple[set[str], bool]]:
-    """Return the licences of each database's images, and whether all of them are simulated, as the manifest says.
+@dataclass
+class _Told:
+    """What the manifest says of a database's images. is_simulated: all of them are."""
 
-    Nothing where the shards came without it.
-    """
+    licences: set[str] = field(default_factory=set)
+    is_simulated: bool = False
+    mask_classes: set[str] = field(default_factory=set)
+
+
+def _told_by_manifest(config: RunConfig) -> dict[str, _Told]:
+    """Return what is told of each database; nothing where the shards came without the manifest."""
     import pyarrow.parquet as pq
 
     if not config.manifest_path.is_file():
         return {}
-    table = pq.read_table(config.manifest_path, columns=["database", "licence", "flags"])
-    told: dict[str, tuple[set[str], bool]] = {}
-    for database, licence, flags in zip(*(column.to_pylist() for column in table.columns), strict=True):
-        licences, is_simulated = told.get(database, (set(), True))
-        told[database] = licences | ({licence} if licence else set()), is_simulated and "simulated" in (flags or ())
+    table = pq.read_table(config.manifest_path, columns=["database", "licence", "flags", "mask_classes"])
+    told: dict[str, _Told] = {}
+    for database, licence, flags, classes in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        of_database = told.setdefault(database, _Told(is_simulated=True))
+        of_database.licences |= {licence} if licence else set()
+        of_database.is_simulated &= "simulated" in (flags or ())
+        of_database.mask_classes |= {name for _, name in classes}
     return told

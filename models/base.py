@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.errors import ModelError
 from models.schedule import NoiseSchedule, PredictionType
+from models.single_file import told_prediction
 
 BUILT_IN = Path(__file__).parent
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -134,12 +135,16 @@ def text_shape(config: ModelConfig) -> tuple[int, int]:
 
 
 def noise_schedule(config: ModelConfig) -> NoiseSchedule:
-    """Return the schedule and prediction type that the base was trained with, or that the config sets."""
+    """Return the schedule and prediction type that the base was trained with, or that the config sets.
+
+    A single file that says what it predicts goes before the folder that its architecture is taken from.
+    """
     base = open_base(config)
+    said = told_prediction(base.single_file) if base.single_file is not None else None
     return NoiseSchedule.from_scheduler_config(
         base.part_config("scheduler"),
         scaling_factor=base.part_config("vae").get("scaling_factor", 0.18215),  # AutoencoderKL's default
-        prediction_type=config.prediction_type,
+        prediction_type=config.prediction_type or said,
         zero_terminal_snr=config.zero_terminal_snr,
     )
 

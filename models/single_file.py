@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from models.errors import ModelError
 from models.original_names import NAMES, PREFIXES
+from models.schedule import PredictionType
 from models.weights import weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# The names of https://github.com/Stability-AI/ModelSpec; the layout itself says nothing of the prediction.
+PREDICTION_KEY = "modelspec.prediction_type"
+PREDICTIONS: dict[PredictionType, str] = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
 def save_single_file(folder: Path, file: Path) -> Path:
@@ -39,9 +44,19 @@ def save_single_file(folder: Path, file: Path) -> Path:
     tensors["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(width)[None]
     scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
     tensors |= {"betas": scheduler.betas, "alphas_cumprod": scheduler.alphas_cumprod}
-    prediction = {"epsilon": "epsilon", "v_prediction": "v"}[scheduler.config.prediction_type]
-    # The names of https://github.com/Stability-AI/ModelSpec; the layout itself says nothing of the prediction.
-    return _write(file, tensors, {"format": "pt", "modelspec.prediction_type": prediction})
+    return _write(file, tensors, {"format": "pt", PREDICTION_KEY: PREDICTIONS[scheduler.config.prediction_type]})
+
+
+def told_prediction(file: Path) -> PredictionType | None:
+    """Return what the model of a single file predicts, or None where the file does not say it, or cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as stored:
+            said = (stored.metadata() or {}).get(PREDICTION_KEY)
+    except SafetensorError:
+        return None  # what is wrong with it is said when its weights are read
+    return {spoken: prediction for prediction, spoken in PREDICTIONS.items()}.get(said)
 
 
 def save_controlnet_file(folder: Path, file: Path) -> Path:

@@ -45,11 +45,15 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True)
 class PaletteClass:
-    """A class that a mask can hold: its number, its name, and its colour as red, green and blue, 0 to 255."""
+    """A class that a mask can hold: its number, its name, and its colour as red, green and blue, 0 to 255.
+
+    trained: whether a mask that the model learnt from had it, as far as that is known. Others are drawn at a venture.
+    """
 
     number: int
     name: str
     colour: tuple[int, int, int]
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,12 @@ class Manifest:
     def palette(self) -> list[PaletteClass]:
         """The classes of a mask; none without a ControlNet."""
         return [
-            PaletteClass(int(one["number"]), str(one["name"]), (one["colour"][0], one["colour"][1], one["colour"][2]))
+            PaletteClass(
+                int(one["number"]),
+                str(one["name"]),
+                (one["colour"][0], one["colour"][1], one["colour"][2]),
+                bool(one.get("trained", True)),
+            )
             for one in self.values["mask_palette"]
         ]
 

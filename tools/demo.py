@@ -33,7 +33,9 @@ QUICK = (
     "optimizer.warmup_steps=5",
     "validation.every_steps=null",
     "validation.num_samples=16",
+    "validation.timesteps_per_sample=2",
     "preview.every_steps=null",
+    "preview.sampling.steps=10",
 )
 # Columns of the sheet by label: the first held-out images of each, in the manifest's order.
 COLUMNS = {"normal": 2, "benign": 3, "malignant": 3}
@@ -77,11 +79,11 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     _say("7 of 9", "are they of use? classifiers with and without them, tested on new patients")
     experiments = worth(config, quick=quick)
     _say("8 of 9", "merge the stages, in shares chosen by their loss on every database")
-    merged = merged_stages(config)
+    merged = merged_stages(config, quick=quick)
     print_table(merged)
     _say("9 of 9", "export, and draw a labelled set where neither torch nor this project is installed")
     exported = export_all(config, control)
-    draw_in_bare_environment(config, exported.bundle)
+    draw_in_bare_environment(config, exported.bundle, quick=quick)
     page = write_page(config, merged, report, experiments)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     print(

@@ -15,11 +15,12 @@ from launch.config import RunConfig
 from launch.stage_config import StageConfig
 from models.base import resolution_of
 from models.record import RECORD_FILE
+from sampler.image_set import LABELS
 from tools.bare_environment import bare_python
 from tools.export.export import Form, export
 
 EXPORTED, SAMPLED = "exported", "sampled"
-MASKS_PER_CLASS = 4
+MASKS_PER_CLASS, MASKS_PER_CLASS_QUICKLY = 4, 2
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,22 @@ def export_all(config: RunConfig, stage: StageConfig) -> Exported:
     return made
 
 
-def draw_in_bare_environment(config: RunConfig, bundle: Path) -> None:
-    """Draw RUN/sampled: images of each class from masks of held-out patients, by the bundle's own sample.py.
+def draw_in_bare_environment(config: RunConfig, bundle: Path, *, quick: bool) -> None:
+    """Draw RUN/sampled, where it is not there yet: each class, from masks of new patients, by the bundle's sample.py.
 
     Raises: RuntimeError if it fails.
     """
     out, masks = config.run / SAMPLED, config.run / "held-out-masks"
     if out.exists() and out.stat().st_mtime < bundle.stat().st_mtime:
         shutil.rmtree(out)
-    _write_masks(config, masks)
+    if (out / LABELS).is_file():  # which is written last
+        return
+    per_class = MASKS_PER_CLASS_QUICKLY if quick else MASKS_PER_CLASS
+    _write_masks(config, masks, per_class)
     python = bare_python(config.run / "bare-environment")
     for what in (
         ["--selftest"],
-        ["--per-class", str(MASKS_PER_CLASS), "--mask", str(masks.resolve()), "--out", str(out.resolve())],
+        ["--per-class", str(per_class), "--mask", str(masks.resolve()), "--out", str(out.resolve())],
     ):
         # No other variable, and no other folder, leads to this project.
         ended = subprocess.run([python.absolute(), "sample.py", *what], cwd=bundle, env={}, check=False)
@@ -71,7 +75,7 @@ def draw_in_bare_environment(config: RunConfig, bundle: Path) -> None:
             )
 
 
-def _write_masks(config: RunConfig, folder: Path) -> None:
+def _write_masks(config: RunConfig, folder: Path, per_class: int) -> None:
     """Write the first masks of held-out patients as class PNGs, in folders by database and label.
 
     An image without masks has one of background alone, as it had in training.
@@ -81,7 +85,7 @@ def _write_masks(config: RunConfig, folder: Path) -> None:
     counts: dict[Path, int] = {}
     for row in manifest.rows:
         own = folder / row.database / row.label
-        if row.split != "test" or counts.get(own, 0) == MASKS_PER_CLASS:
+        if row.split != "test" or counts.get(own, 0) == per_class:
             continue
         counts[own] = counts.get(own, 0) + 1
         own.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,9 @@ from launch.config import RunConfig
 from launch.stage_config import StageConfig
 from models.record import RECORD_FILE
 
-NUM_JUDGED, NUM_JUDGED_QUICKLY = 160, 96
+NUM_JUDGED, NUM_JUDGED_QUICKLY = 160, 72
 SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 250, 100
+JUDGE_STEPS, JUDGE_STEPS_QUICKLY = 300, 150  # of the classifier whose features and labels judge
 # The experiments of the paper in small: their own settings take hours of drawing.
 NUM_DRAWN, NUM_DRAWN_QUICKLY = 96, 48
 NUM_SEEDS = 2
@@ -25,6 +26,7 @@ def judged(config: RunConfig, stage: StageConfig, *, quick: bool) -> Report:
         config,
         NUM_JUDGED_QUICKLY if quick else NUM_JUDGED,
         stage_name=stage.name,
+        classifier=ClassifierConfig(seed=config.seed, steps=JUDGE_STEPS_QUICKLY if quick else JUDGE_STEPS),
         segmenter=SegmenterConfig(steps=SEGMENTER_STEPS_QUICKLY if quick else SEGMENTER_STEPS),
     )
     report.print()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.base import PARTS, BaseFiles, ModelConfig, open_base
+from models.base import PARTS, BaseFiles, ModelConfig, noise_schedule, open_base
 from models.durable import flush
 from models.errors import ModelError
 from models.merging.merged import Merged
@@ -165,6 +165,10 @@ def copy_parts(config: ModelConfig, target: Path, parts: Sequence[str], without_
             shutil.copytree(base.folder / part, target / part, ignore=shutil.ignore_patterns(*PICKLES, *weights))
     for part in packed:
         _unpack(config, base, part, target / part)
+    if packed:
+        scheduler = target / "scheduler" / "scheduler_config.json"
+        said = {"prediction_type": noise_schedule(config).prediction_type}
+        scheduler.write_text(json.dumps(base.part_config("scheduler") | said, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(base.folder / INDEX, target / INDEX)
 
 

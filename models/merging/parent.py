@@ -82,7 +82,7 @@ def _open_file(label: str, file: Path, single_file_config: str | None) -> Parent
         label=label,
         config=config if "unet" in parts else folder,
         networks=networks,
-        prediction_type=noise_schedule(folder).prediction_type,
+        prediction_type=noise_schedule(config if "unet" in parts else folder).prediction_type,
         lineage=label if "unet" in parts else folder.base,
         record=None,
         network_configs=configs,

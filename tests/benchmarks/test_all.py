@@ -17,7 +17,9 @@ import json, sys
 print("as it goes")
 table = {"title": "a title", "head": ["name", "figure"], "rows": [["one", " ".join(sys.argv[1:])]]}
 beside = {"what": "a step", "ours": "1 ms", "alternative": "plain 2 ms", "ratio": 0.5, "kind": "time"}
-print(json.dumps({"benchmark": "good", "tables": [table], "beside": [beside]}))
+kept = {"what": "MB", "figure": 1.5, "limit": 2.0, "is_kept": True}
+limits = [kept, {"what": "s", "figure": 3, "limit": 2.0, "is_kept": False}]
+print(json.dumps({"benchmark": "good", "tables": [table], "beside": [beside], "limits": limits}))
 """
 
 
@@ -61,12 +63,13 @@ def test_every_program_is_a_part() -> None:
 def test_one_that_fails_is_told_and_the_others_go_on(fakes: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 1
     page = (fakes / "all.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## (.+)$", page, re.MULTILINE) == ["Side by side", "Good", "Bad", "Silent", "Late"]
+    assert re.findall(r"^## (.+)$", page, re.MULTILINE) == ["Side by side", "Limits", "Good", "Bad", "Silent", "Late"]
     assert "**bad, silent failed**" in page
     assert "**It ended with exit code 3.**" in page
     assert "**It reported nothing.**" in page
     assert page.count("| a step | 1 ms | plain 2 ms | 0.50 of the time |") == 2
     assert page.count("| one | --full a b |") == 2
+    assert page.count("| MB | 1.500 | 2.000 | yes |\n| s | 3.000 | 2.000 | **no** |\n") == 2
     assert "    python -m late --full 'a b'\n" in page
     assert "Written by `make bench`" in page
     assert "bad: ended with exit code 3" in capfd.readouterr().out

@@ -16,8 +16,10 @@ from launch.forgetting_report import MATRIX_FILE, PICTURE_FILE
 from launch.job import read_job
 from launch.spawn import run_ranks
 from launch.step_log import VALIDATION_FILE, read_steps
+from models.merging.recipe import make_recipe
 from models.trained_part import LORA_FILE
 from tools.average import write_average
+from tools.merge.command import write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -135,6 +137,24 @@ def test_the_last_validation_compares_the_kept_lengths(runs: Path) -> None:
         assert of_other.value != last.value
         assert of_other.value == pytest.approx(last.value, rel=0.1), "other weights, but not far from it"
     assert "validation/loss@0.1" not in read_events(runs / "micro-4-2").Tags()["scalars"], "one length: no choice"
+
+
+def test_a_merge_takes_the_engines_checkpoints_averaged_or_raw(runs: Path, tmp_path: Path) -> None:
+    stage = runs / "two-stages-2" / "stages" / "first"
+    checkpoint = max((stage / "checkpoints").glob("step-*"))
+    states = {}
+    for which in ("", "@ema=0.05", "@raw"):
+        recipe = make_recipe(sources=[f"{checkpoint}{which}"], part="unet")
+        write_recipe(recipe, tmp_path / f"out{which}")
+        states[which] = load_file(tmp_path / f"out{which}" / "unet" / "diffusion_pytorch_model.safetensors")
+    trained = load_file(stage / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, value in trained.items():
+        assert torch.equal(states[""][name], value), "the average that is kept first is the stage's model"
+    assert (tmp_path / "out" / "vae" / "config.json").exists(), "the rest is the base's"
+    name = "conv_in.weight"
+    # The shorter its memory, the nearer an average is to what the optimizer left.
+    distances = [float((states[which][name] - states["@raw"][name]).norm()) for which in ("", "@ema=0.05")]
+    assert distances[0] > distances[1] > 0
 
 
 def test_the_model_changed_and_loads_as_a_pipeline(runs: Path, prepared: Path) -> None:

@@ -41,6 +41,16 @@ def test_stages_add_up_and_a_database_stands_there_once() -> None:
     assert not both.is_simulated
 
 
+def test_mask_classes_add_up_where_a_controlnet_was_trained() -> None:
+    plain, *masked = (training("camus", images) for images in (40, 30, 20))
+    for one, classes in zip(masked, (["myocardium"], ["left atrium", "myocardium"]), strict=True):
+        one.databases[0]["mask_classes"] = classes
+    (database,) = united([plain, *masked]).databases
+    assert (database["images"], database["mask_classes"]) == (40, ["left atrium", "myocardium"])
+    assert masked[0].databases[0]["mask_classes"] == ["myocardium"], "what it was made of is as it was"
+    assert "mask_classes" not in united([plain, plain]).databases[0]
+
+
 def test_a_stage_tells_its_databases_licences_and_prompts(prepared: Path) -> None:
     config = load_config(prepared)
     stage, shards = config.stages[0], open_shards(config)
@@ -62,6 +72,8 @@ def test_a_stage_tells_its_databases_licences_and_prompts(prepared: Path) -> Non
     }
     assert len(found.prompts) == found.num_prompts
     assert found.palette[:2] == ["background", "lesion"]
+    masked = stage.model_copy(update={"kind": "controlnet"})
+    assert stage_training(config, masked, shards).databases == [{**found.databases[0], "mask_classes": ["lesion"]}]
     whole = training_until(config, stage, shards, config.model.base)
     assert (whole.databases, whole.bases) == (found.databases, [config.model.base])
     moved = config.model_copy(update={"run": prepared.parent / "elsewhere", "shards": config.shards_path})

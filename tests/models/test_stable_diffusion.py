@@ -264,6 +264,12 @@ def test_v_prediction_comes_from_the_base_or_the_setting(tmp_path: Path, config:
     assert noise_schedule(changed).prediction_type == "v_prediction"
     pipeline = load_pipeline(changed, "cpu", torch.float32)
     assert pipeline.scheduler.config.prediction_type == "v_prediction", "what is exported must say so"
+    # A single file says it of itself, and knows better than the folder that its architecture is taken from.
+    file = save_single_file(tmp_path / "v", tmp_path / "v.safetensors")
+    packed = ModelConfig(base=str(file), single_file_config=config.base)
+    assert noise_schedule(packed).prediction_type == "v_prediction"
+    assert load_pipeline(packed, "cpu", torch.float32).scheduler.config.prediction_type == "v_prediction"
+    assert noise_schedule(packed.model_copy(update={"prediction_type": "epsilon"})).prediction_type == "epsilon"
 
 
 def test_scaling_factor_is_the_vaes(config: ModelConfig, broken: Path) -> None:

@@ -30,6 +30,7 @@ TRAINING = Training(
             "licence": "Apache-2.0",
             "simulated": True,
             "images": 200,
+            "mask_classes": ["left ventricle", "lesion"],
         }
     ],
     prompts=[

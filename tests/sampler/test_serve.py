@@ -193,6 +193,8 @@ def test_the_page_in_a_browser(server: PageServer, tmp_path: Path) -> None:
         assert "simulated images only" in warning
         data = tab.evaluate("document.querySelector('#data').innerText")
         assert data == "sim: 200 simulated images\nApache-2.0"
+        offered = tab.evaluate("[...document.querySelectorAll('#classes button')].map(button => button.innerText)")
+        assert offered == ["lesion", "left ventricle"], "what no mask of the training had is not offered"
         # an ellipse of the second class, painted and taken back and painted again
         x, y, width = tab.evaluate("(() => { const b = pad.getBoundingClientRect(); return [b.x, b.y, b.width] })()")
         tab.evaluate(

@@ -35,8 +35,9 @@ def hints_of(mask: NDArray[np.uint8], palette: Sequence[Mapping[str, Any]]) -> N
 
 
 def mask_palette(source: Source, training: Training) -> list[dict[str, Any]]:
-    """Return number, name and colour of each class that a mask may hold; none without a ControlNet.
+    """Return number, name and colour of each class that a mask may hold, and whether it was trained; none otherwise.
 
+    A class counts as trained where nobody wrote down which ones were.
     Raises: ModelError if nobody wrote down what the colours of the ControlNet's hints mean.
     """
     if not source.has_controlnet:
@@ -50,7 +51,9 @@ def mask_palette(source: Source, training: Training) -> list[dict[str, Any]]:
             f"{source.name} has a ControlNet, and no sonoshard.json that says what the colours of its masks mean "
             "(hint_colours); a bundle would not know how to draw a mask: export another form, or write that file"
         )
+    shown = [one["mask_classes"] for one in training.databases if "mask_classes" in one]
+    trained = set().union(*shown, [next(iter(colours))]) if shown and not training.unrecorded else set(colours)
     return [
-        {"number": number, "name": name, "colour": list(colour)}
+        {"number": number, "name": name, "colour": list(colour), "trained": name in trained}
         for number, (name, colour) in enumerate(colours.items())
     ]

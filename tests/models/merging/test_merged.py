@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,7 +14,7 @@ from torch import Tensor
 from models.errors import ModelError
 from models.merging import merged as merged_module
 from models.merging.blocks import block_of, names_for
-from models.merging.formulas import Drop, Trim, elected_mean, num_kept, slerp_shares
+from models.merging.formulas import Trim, elected_mean, num_kept, slerp_shares
 from models.merging.merged import Merged
 from models.merging.recipe import make_recipe
 from models.merging.source import FileSource
@@ -121,18 +122,26 @@ def test_ties_trims_elects_and_averages_every_tensor(tmp_path: Path) -> None:
     assert_same(whole, states[0])
 
 
+def plain_drop(task: Tensor, density: float, *keys: str) -> Tensor:
+    """The paper's formula in numpy, on the random numbers of the keys."""
+    seed = int.from_bytes(hashlib.blake2b("\n".join(keys).encode(), digest_size=16).digest())
+    drawn = np.random.Generator(np.random.PCG64(seed)).random(task.numel(), dtype=np.float32).reshape(task.shape)
+    return torch.from_numpy(np.where(drawn < density, task.numpy() / density, 0))
+
+
 def test_dare_drops_by_seed_model_and_tensor(tmp_path: Path) -> None:
     *states, base = STATES
-    found = merge(tmp_path, states, base, method="dare", density=0.4, seed=5)
+    shares = [0.25, 0.25, 0.5]
+    found = merge(tmp_path, states, base, method="dare", density=0.4, scale=0.7, seed=5, weights=[1, 1, 2])
     expected = {}
-    for name, shape in SHAPES.items():
-        tasks = [
-            Drop(0.4, 5, str(number), name)((state[name] - base[name]).flatten()) for number, state in enumerate(states)
-        ]
-        expected[name] = base[name] + torch.stack(tasks).mean(0).view(shape)
+    for name in SHAPES:
+        tasks = [plain_drop(state[name] - base[name], 0.4, "5", str(n), name) for n, state in enumerate(states)]
+        changes = sum(share * task for share, task in zip(shares, tasks, strict=True))
+        expected[name] = base[name] + 0.7 * changes
     assert_same(found, expected)
-    assert_same(merge(tmp_path, states, base, method="dare", density=0.4, seed=5), found)
-    other = merge(tmp_path, states, base, method="dare", density=0.4)
+    again = merge(tmp_path, states, base, method="dare", density=0.4, scale=0.7, seed=5, weights=[1, 1, 2])
+    assert all(torch.equal(again[name], found[name]) for name in SHAPES)
+    other = merge(tmp_path, states, base, method="dare", density=0.4, scale=0.7, seed=6, weights=[1, 1, 2])
     assert not torch.equal(other["conv_in.weight"], found["conv_in.weight"])
 
 
@@ -152,13 +161,18 @@ def test_every_tensor_of_a_unet_is_in_a_known_block() -> None:
     assert names_for("up_blocks.1.attentions.0.norm.weight")[:2] == ["up.1.attention", "up.attention"]
 
 
-def test_dtypes_are_kept_or_asked_for_and_sums_are_of_float32(tmp_path: Path) -> None:
-    halves = [random_state(seed, torch.float16) for seed in range(3)]
-    found = merge(tmp_path, halves, method="soup")
-    for name, value in found.items():
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sums_are_of_float32_and_rounded_once(tmp_path: Path, dtype: torch.dtype) -> None:
+    halves = [random_state(seed, dtype) for seed in range(3)]
+    for name, value in merge(tmp_path, halves, method="soup").items():
+        assert value.dtype == dtype
         expected = torch.stack([state[name].double() for state in halves]).mean(0)
-        # Rounded to float16 once, half a unit in its last place; sums in float16 would be rounded three times.
-        torch.testing.assert_close(value.double(), expected, rtol=1.01 * 2**-11, atol=1e-7)
+        # Half a unit in its last place; sums of the dtype itself would be rounded three times.
+        torch.testing.assert_close(value.double(), expected, rtol=0.505 * torch.finfo(dtype).eps, atol=1e-7)
+
+
+def test_dtypes_are_kept_or_asked_for(tmp_path: Path) -> None:
+    halves = [random_state(seed, torch.float16) for seed in range(3)]
     mixed = merge(tmp_path, [halves[0], STATES[1]], method="soup", dtype="bf16")
     assert {value.dtype for value in mixed.values()} == {torch.bfloat16}
     odd = {**halves[0], "conv_in.weight": halves[0]["conv_in.weight"].float()}

@@ -20,6 +20,7 @@ TRAINING = Training(
             "licence": "Apache-2.0",
             "simulated": True,
             "images": 20,
+            "mask_classes": ["lesion"],
         }
     ],
     prompts=[{"prompt": f"breast tumor, {label}", "label": label, "database": "sim"} for label in ("benign", "other")],

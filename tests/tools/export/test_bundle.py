@@ -59,7 +59,8 @@ def test_manifest_says_what_the_model_is(bundle: Path) -> None:
     assert said["prompts"] == TRAINING.prompts
     assert said["training_data"] == TRAINING.databases
     assert [one["name"] for one in said["mask_palette"]] == PALETTE
-    assert said["mask_palette"][1] == {"number": 1, "name": "lesion", "colour": [230, 25, 75]}
+    assert said["mask_palette"][1] == {"number": 1, "name": "lesion", "colour": [230, 25, 75], "trained": True}
+    assert [one["trained"] for one in said["mask_palette"]] == [True, True, False]
     assert said["parents"][0]["validation_loss"] == 0.25
     assert set(said["graphs"]) == {
         *("text_encoder", "unet", "vae_decoder"),

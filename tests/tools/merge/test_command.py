@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -143,21 +144,36 @@ def test_a_model_without_a_controlnet_and_one_part_alone(folders: list[Path], tm
     assert f"{folders[2]} has no controlnet: leave it out, or merge another part" in line
 
 
-def test_a_recipe_file_is_the_same_as_the_flags(folders: list[Path], tmp_path: Path) -> None:
-    base = str(folders[2])
-    flags = ["--method", "dare", "--base", base, "--density", "0.4", "--scale", "0.5", "--seed", "3", "--part", "unet"]
-    merge(tmp_path / "flags", *folders[:2], *flags, "--weights", "1,2")
-    recipe: dict[str, Any] = {
-        "method": "dare",
-        "sources": [str(folder) for folder in folders[:2]],
-        "weights": [1, 2],
-        "base": base,
-    }
-    recipe |= {"density": 0.4, "scale": 0.5, "seed": 3, "part": "unet"}
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        (
+            {"method": "dare", "density": 0.4, "scale": 0.5, "seed": 3, "part": "unet", "weights": [1, 2]},
+            ["--density", "0.4", "--scale", "0.5", "--seed", "3", "--part", "unet", "--weights", "1,2"],
+        ),
+        (
+            {"method": "blocks", "blocks": {"mid": [0.2, 0.8], "attention": [1, 0]}, "dtype": "bf16"},
+            ["--block", "mid=0.2,0.8", "--block", "attention=1,0", "--dtype", "bf16"],
+        ),
+    ],
+)
+def test_a_recipe_file_is_the_same_as_the_flags(
+    folders: list[Path], tmp_path: Path, settings: dict[str, Any], flags: list[str]
+) -> None:
+    recipe = {"sources": [str(folder) for folder in folders[:2]], **settings}
+    if settings["method"] == "dare":
+        recipe["base"] = str(folders[2])
+        flags = [*flags, "--base", str(folders[2])]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     merge(tmp_path / "file", "--recipe", tmp_path / "recipe.yaml")
+    merge(tmp_path / "flags", *folders[:2], "--method", settings["method"], *flags)
     name = f"unet/{WEIGHTS}"
     assert (tmp_path / "flags" / name).read_bytes() == (tmp_path / "file" / name).read_bytes()
+    record = read_record(tmp_path / "file")
+    assert record is not None
+    told = {key: value for key, value in record["merge"].items() if key in settings}
+    assert told == {key: value for key, value in settings.items() if key in told}
+    assert {"seed", "blocks"} & told.keys(), "what its result depends on is recorded"
 
 
 def plain(method: str, a: Any, b: Any, base: Any) -> Any:
@@ -230,6 +246,17 @@ def test_a_single_file_is_a_source_and_may_be_the_first(folders: list[Path], tmp
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "out", local_files_only=True)
     vae = load_file(folders[1] / "vae" / WEIGHTS)
     assert all(torch.equal(value, vae[name]) for name, value in pipeline.vae.state_dict().items())
+
+
+def test_what_a_single_file_says_that_it_predicts_counts(folders: list[Path], tmp_path: Path) -> None:
+    velocity = write_tiny_random_model(tmp_path / "velocity", prediction_type="v_prediction")
+    file = save_single_file(velocity, tmp_path / "velocity.safetensors")
+    flags = ("--single-file-config", folders[0])  # whose own scheduler says epsilon
+    assert "predicts v_prediction" in refusal(tmp_path / "out", folders[1], file, *flags)
+    merge(tmp_path / "out", file, velocity, *flags)
+    said = json.loads((tmp_path / "out" / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    other = json.loads((folders[0] / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    assert said == {**other, "prediction_type": "v_prediction"}
 
 
 def test_a_single_file_is_unpacked_as_it_is_stored(folders: list[Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from data.loader import BatchSlicing, validation_batches
 from launch.cli import app
 from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
-from launch.prepare import open_shards
+from launch.prepare import encode_databases, open_shards, prepare_databases
 from launch.step import Objective
 from models.base import ModelConfig, noise_schedule
 from models.record import RECORD_FILE, read_record
@@ -100,12 +100,15 @@ def test_shares_are_tried_to_two_digits() -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A run of two stages that are finished as far as anyone can see: their models are random."""
+    """A run of two databases and two stages that are finished as far as anyone can see: their models are random."""
     path = prepare_run(tmp_path_factory.mktemp("soup"))
-    stages = "\n".join(f"  - {{name: {name}, databases: [busi], steps: 2}}" for name in ("one", "two"))
     lines = path.read_text(encoding="utf-8").split("stages:")[0]
+    lines = lines.replace("prepare:", "  head: {kind: simulated, preset: fetal, size: 64, count: 20}\nprepare:")
+    stages = "\n".join(f"  - {{name: {name}, databases: [busi, head], steps: 2}}" for name in ("one", "two"))
     path.write_text(f"{lines}stages:\n{stages}\n", encoding="utf-8")
     config = load_config(path)
+    prepare_databases(config)
+    encode_databases(config)
     for seed, stage in enumerate(config.stages):
         write_tiny_random_model(config.stage_model(stage), seed + 1)
         (config.stage_model(stage) / RECORD_FILE).write_text(json.dumps({"steps": 2}), encoding="utf-8")
@@ -113,12 +116,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 
 @pytest.mark.slow
-def test_a_search_over_a_run_writes_a_merge_and_the_table_that_proves_it(run: RunConfig, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["search", "greedy-soup"])
+def test_a_choice_writes_a_merge_and_the_table_that_proves_it(run: RunConfig, tmp_path: Path, way: str) -> None:
     extra = write_tiny_random_model(tmp_path / "extra", 9)
     config = run.run.parent / "config.yaml"
+    budget = ["--budget", "4"] if way == "search" else []
     outputs = []
     for name in ("out", "again"):
-        command = ["merge", str(tmp_path / name), str(extra), "--search", str(config), "--budget", "4"]
+        command = ["merge", str(tmp_path / name), str(extra), f"--{way}", str(config), *budget]
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 0, result.stderr
         outputs.append(json.loads((tmp_path / name / "merge.json").read_text(encoding="utf-8")))
@@ -131,26 +136,31 @@ def test_a_search_over_a_run_writes_a_merge_and_the_table_that_proves_it(run: Ru
         # Written weights are those that were tried: the folder has the loss that the table says.
         models = [run.stage_model(run.stages[0]), run.stage_model(run.stages[1]), extra, tmp_path / "out"]
         for row, model in zip(rows, models, strict=True):
-            assert row["losses"]["busi"] == pytest.approx(plain_loss(run, model, split), rel=1e-5)
+            losses = {database: plain_loss(run, model, database, split) for database in run.databases}
+            assert row["losses"] == pytest.approx(losses, rel=1e-5)
+            assert row["mean"] == pytest.approx(np.mean([*losses.values()]), rel=1e-5)
+        lowest = {database: min(row["losses"][database] for row in rows[:-1]) for database in run.databases}
+        for row in rows:
+            relative = np.mean([row["losses"][database] / lowest[database] for database in run.databases])
+            assert row["relative"] == pytest.approx(relative, rel=1e-5)
     rows = table["splits"]["validation"]
     assert rows[-1]["relative"] <= min(row["relative"] for row in rows[:-1])
-    assert min(row["relative"] for row in rows[:-1]) == 1
     record = read_record(tmp_path / "out")
     assert record is not None
-    assert record["chosen_by"]["how"] == "search"
+    assert record["chosen_by"]["how"] == way.replace("-", " ")
     chosen = {name: weight for name, weight in table["weights"].items() if weight > 0}
     total = sum(chosen.values())
     assert [source["weight"] for source in record["merge"]["sources"]] == [w / total for w in chosen.values()]
 
 
-def plain_loss(config: RunConfig, model: Path, split: str) -> float:
-    """Return the mean over a split's samples of the run's validation loss, one sample at a time."""
+def plain_loss(config: RunConfig, model: Path, database: str, split: str) -> float:
+    """Return the mean over the samples of a database's split of the run's validation loss, one sample at a time."""
     schedule = noise_schedule(config.model)
     objective = Objective(schedule, config.objective.for_validation, torch.device("cpu"))
     unet = load_unet(ModelConfig(base=str(model)), torch.float32).eval()
     batches = validation_batches(
         open_shards(config),
-        "busi",
+        database,
         config.seed,
         num_samples=config.validation.num_samples,
         timesteps_per_sample=config.validation.timesteps_per_sample,
