@@ -30,8 +30,6 @@ ELEMENT_BYTES = 2  # bf16 weights and gradients
 
 # Assumed: Stable Diffusion 1.5's UNet on one H100 at 512 pixels, micro batch 8, bf16, without checkpointing.
 IMAGES_PER_S = 15.0
-# Counted by torch.utils.flop_counter (torch 2.13): one image of 512 pixels, forward and backward, in 10^12 operations.
-TERA_OPERATIONS = {"diffusion": 2.029, "controlnet": 1.839}
 # Assumed: GB/s one way out of a node (or a GPU, of NVLink), and the share of it that collectives reach.
 LINKS_GB_PER_S = {
     "25 Gbit/s": 3.125,

@@ -64,19 +64,17 @@ def label_score(
     seed: int,
 ) -> LabelScore:
     """Return how the classifier's choice among a database's labels agrees with those given, each of which it knows."""
-    from sklearn.metrics import recall_score
-
     known = labels_of(classifier, database)
     places = [classifier.classes.index(class_name(database, label)) for label in known]
     found_NK = classifier.probabilities(images_NHW)[:, places]
     found_NK = found_NK / found_NK.sum(1, keepdims=True)
     numbers_N = np.array([known.index(label) for label in labels])
-    said_N = found_NK.argmax(1)
+    is_right_N = found_NK.argmax(1) == numbers_N
 
     def balanced_accuracy(drawn: NDArray[np.intp]) -> float:
-        # sklearn's balanced_accuracy_score, without its warning of labels that are said and not there.
-        wanted = numbers_N[drawn]
-        return float(recall_score(wanted, said_N[drawn], labels=np.unique(wanted), average="macro"))
+        # sklearn's balanced_accuracy_score, which takes a hundred times as long: a minute for all resamples.
+        right, there = (np.bincount(numbers_N[drawn], weights) for weights in (is_right_N[drawn], None))
+        return float((right[there > 0] / there[there > 0]).mean())
 
     def auc(drawn: NDArray[np.intp]) -> float:
         return auc_or_chance(found_NK[drawn], numbers_N[drawn])

@@ -32,6 +32,14 @@ def score_of(says: list[int]) -> LabelScore:
 ALWAYS, RIGHT = score_of([0] * 60), score_of([0] * 54 + [1] * 6)
 
 
+def test_balanced_accuracy_is_sklearns() -> None:
+    from sklearn.metrics import balanced_accuracy_score
+
+    says = np.random.default_rng(0).integers(0, 2, 60).tolist()
+    numbers = [int(label == "malignant") for label in LABELS]
+    assert score_of(says).balanced_accuracy.value == pytest.approx(balanced_accuracy_score(numbers, says))
+
+
 def agreement(generated: LabelScore, real: LabelScore) -> LabelAgreement:
     return LabelAgreement(labels=("benign", "malignant"), chance=0.5, generated=generated, real=real)
 

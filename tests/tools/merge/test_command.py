@@ -164,7 +164,7 @@ def test_a_recipe_file_is_the_same_as_the_flags(
     if settings["method"] == "dare":
         recipe["base"] = str(folders[2])
         flags = [*flags, "--base", str(folders[2])]
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     merge(tmp_path / "file", "--recipe", tmp_path / "recipe.yaml")
     merge(tmp_path / "flags", *folders[:2], "--method", settings["method"], *flags)
     name = f"unet/{WEIGHTS}"
