@@ -11,11 +11,11 @@ from launch.config import RunConfig
 from launch.stage_config import StageConfig
 from models.record import RECORD_FILE
 
-NUM_JUDGED, NUM_JUDGED_QUICKLY = 160, 72
-SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 250, 80
+NUM_JUDGED, NUM_JUDGED_QUICKLY = 160, 96
+SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 250, 100
 JUDGE_STEPS, JUDGE_STEPS_QUICKLY = 300, 150  # of the classifier whose features and labels judge
 # The experiments of the paper in small: their own settings take hours of drawing.
-NUM_DRAWN, NUM_DRAWN_QUICKLY = 96, 32
+NUM_DRAWN, NUM_DRAWN_QUICKLY = 96, 48
 NUM_SEEDS = 2
 CLASSIFIER_STEPS, CLASSIFIER_STEPS_QUICKLY = 150, 60
 
