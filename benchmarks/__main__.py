@@ -110,6 +110,8 @@ class Outcome:
     @property
     def problem(self) -> str | None:
         """What is wrong with it, if anything."""
+        if self.result is not None and any(not limit["is_kept"] for limit in self.result.get("limits", ())):
+            return "does not keep a limit"
         if self.code != 0:
             return f"ended with exit code {self.code}"
         return "reported nothing" if self.result is None else None
@@ -178,7 +180,7 @@ def page(outcomes: Sequence[Outcome], about: dict[str, str], command: str) -> st
         "",
     ]
     if failed := [outcome for outcome in outcomes if outcome.problem]:
-        lines += [f"**{', '.join(outcome.part.module for outcome in failed)} failed**: figures are missing.", ""]
+        lines += [f"**{', '.join(outcome.part.module for outcome in failed)} failed**: see there.", ""]
     beside = [Beside(**one) for outcome in outcomes for one in (outcome.result or {}).get("beside", ())]
     if beside:
         cells = [[one.what, one.ours, one.alternative, one.said] for one in beside]

@@ -15,7 +15,7 @@ def demo(
     out: Annotated[
         Path | None, typer.Option(help="Folder for everything. Default: runs/demo, or runs/demo-quick.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer images and steps: about seven minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer images and steps: less than half the time.")] = False,
     nproc: Annotated[int, typer.Option(min=1, help="Ranks to train with.")] = 2,
 ) -> None:
     """Run the whole main job on built-in data; ends with images."""
