@@ -56,7 +56,7 @@ def told_prediction(file: Path) -> PredictionType | None:
             said = (stored.metadata() or {}).get(PREDICTION_KEY)
     except SafetensorError:
         return None  # what is wrong with it is said when its weights are read
-    return {spoken: prediction for prediction, spoken in PREDICTIONS.items()}.get(said)
+    return next((prediction for prediction, spoken in PREDICTIONS.items() if spoken == said), None)
 
 
 def save_controlnet_file(folder: Path, file: Path) -> Path:

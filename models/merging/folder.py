@@ -17,7 +17,7 @@ from models.errors import ModelError
 from models.merging.merged import Merged
 from models.merging.parent import Parent
 from models.merging.recipe import Recipe, make_recipe
-from models.merging.single_file_source import is_open_clip, part_source
+from models.merging.single_file_source import part_source
 from models.merging.source import sha256_of_all
 from models.merging.writer import write_pieces
 from models.record import RECORD_FILE
@@ -175,22 +175,9 @@ def copy_parts(config: ModelConfig, target: Path, parts: Sequence[str], without_
 def _unpack(config: ModelConfig, base: BaseFiles, part: str, home: Path) -> None:
     """Write a part of a single file beside its configuration, in the dtype that it is stored in."""
     assert base.single_file is not None
-    if part == "text_encoder" and is_open_clip(base.single_file):
-        _unpack_open_clip(base, home)
-        return
     source = part_source(config.base, base.single_file, part, ModelConfig(base=base.name))
     whole = Merged(make_recipe(sources=[config.base]), [source])
     write_pieces(home / f"{STEMS[part]}.safetensors", whole.tensors, whole.all_pieces(), {"format": "pt"})
-
-
-def _unpack_open_clip(base: BaseFiles, home: Path) -> None:
-    """Write the text encoder of Stable Diffusion 2, which diffusers takes apart; it is in memory as a whole."""
-    import torch
-    from transformers import CLIPTextModel
-
-    from models.stable_diffusion import load_part
-
-    load_part(base, "text_encoder", CLIPTextModel, torch.float32).save_pretrained(home)
 
 
 def _complete_index(folder: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from models.base import ModelConfig, open_base
 from models.controlnet import empty_controlnet
 from models.errors import ModelError
+from models.merging.open_clip import OpenClipSource, is_open_clip
 from models.merging.partly_trained import PartlyTrained, low_rank_names
 from models.merging.source import FileSource, Source
 from models.original_names import NAMES, PREFIXES
@@ -19,7 +20,6 @@ from models.trained_part import LoraConfig
 
 # What begins the names in a LoRA's file, as diffusers and `models.trained_part` write it.
 LORA_PREFIX = "unet."
-OPEN_CLIP_PREFIX = "cond_stage_model.model."
 
 
 def parts_of(file: Path) -> list[str]:
@@ -35,12 +35,7 @@ def parts_of(file: Path) -> list[str]:
     )
 
 
-def is_open_clip(file: Path) -> bool:
-    """Return whether a file's text encoder is that of Stable Diffusion 2."""
-    return any(key.startswith(OPEN_CLIP_PREFIX) for key in FileSource(str(file), [file]).tensors)
-
-
-def part_source(label: str, file: Path, part: str, folder: ModelConfig) -> FileSource:
+def part_source(label: str, file: Path, part: str, folder: ModelConfig) -> Source:
     """Return one part of a file. folder: the model that has the part's architecture.
 
     Raises: ModelError if the file has not all of its tensors.
@@ -48,6 +43,9 @@ def part_source(label: str, file: Path, part: str, folder: ModelConfig) -> FileS
     network = empty_part(folder, part)
     config: Mapping[str, Any] = {} if part == "text_encoder" else network.config
     wanted = network.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    if part == "text_encoder" and is_open_clip(file):
+        return OpenClipSource(label, file, shapes)
     keys = {name: PREFIXES[part] + NAMES[part](name, config) for name in wanted}
     stored = FileSource(label, [file]).tensors
     if wrong := [key for name, key in keys.items() if key not in stored or stored[key].numel != wanted[name].numel()]:
@@ -57,8 +55,7 @@ def part_source(label: str, file: Path, part: str, folder: ModelConfig) -> FileS
             f" another size (the first, {wrong[0]}: {found}); give with --single-file-config the model that the file"
             " was made from"
         )
-    # Some matrices are 1x1 convolutions in the original.
-    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    # Some matrices are 1x1 convolutions in the original: their shapes are those that are wanted.
     return FileSource(label, [file], {key: name for name, key in keys.items()}, shapes)
 
 

@@ -44,8 +44,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command makes, with as many threads as a user has."""
     folder = tmp_path_factory.mktemp("demo")
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    command = [Path(sys.executable).with_name("sonoshard"), "demo", "--quick", "--nproc", "2", "--out", folder]
-    subprocess.run(command, check=True, env=environment)
+    command = str(Path(sys.executable).with_name("sonoshard"))
+    subprocess.run([command, "demo", "--quick", "--nproc", "2", "--out", str(folder)], check=True, env=environment)
     return folder
 
 

@@ -25,7 +25,7 @@ from models.merging.merged import Merged
 from models.merging.recipe import make_recipe
 from models.record import RECORD_FILE, read_record
 from models.single_file import save_controlnet_file, save_single_file
-from models.stable_diffusion import load_unet
+from models.stable_diffusion import load_text_encoder, load_unet
 from models.trained_part import LoraConfig, lora_files, train_only, whole_weights
 from tests.tiny_random_model import write_tiny_random_model
 from tests.tools.merge.written_checkpoint import write_checkpoint
@@ -296,17 +296,27 @@ def test_a_single_file_without_a_part_is_refused(folders: list[Path], tmp_path: 
 
 
 def test_the_text_encoder_of_stable_diffusion_2_in_a_single_file(folders: list[Path], tmp_path: Path) -> None:
-    """Its original stacks the projections and names them otherwise; diffusers' own reader says what is right."""
+    """Its original stacks the projections, names them otherwise, and has a last layer that is not used."""
     file = save_single_file(folders[1], tmp_path / "model.safetensors")
     tensors, ours = load_file(file), load_file(folders[1] / "text_encoder" / "model.safetensors")
     prefix = "cond_stage_model.model."
     stored = {key: value for key, value in tensors.items() if not key.startswith("cond_stage_model.")}
-    stored |= {f"{prefix}{key}": value for key, value in as_open_clip(ours).items()}
+    stored |= {f"{prefix}{key}": value.half() for key, value in as_open_clip(ours).items()}
+    last = f"{prefix}transformer.resblocks.0."
+    stored |= {key.replace("blocks.0", "blocks.99"): 2 * value for key, value in stored.items() if key.startswith(last)}
     save_file(stored, file)
     merge(tmp_path / "out", file, folders[2], "--single-file-config", folders[0])
     found = load_file(tmp_path / "out" / "text_encoder" / "model.safetensors")
     assert found.keys() == ours.keys()
-    assert all(torch.equal(found[key], ours[key]) for key in ours)
+    assert all(torch.equal(found[key], ours[key].half()) for key in ours), "as it is stored"
+    # Diffusers' own reader says what is right.
+    config = ModelConfig(base=str(file), single_file_config=str(folders[0]))
+    theirs = load_text_encoder(config, "cpu", torch.float32)[1].state_dict()
+    assert all(torch.equal(value.float(), theirs[key]) for key, value in found.items())
+    del stored[f"{prefix}ln_final.bias"]
+    save_file(stored, file)
+    line = refusal(tmp_path / "other", file, folders[2], "--single-file-config", folders[0])
+    assert f"{file} has nothing where {prefix}ln_final.bias of an OpenCLIP text encoder is wanted" in line
 
 
 def as_open_clip(state: State) -> State:
