@@ -36,7 +36,7 @@ def test_signals_and_pre_emption(cluster: Cluster, disturbed: Training, undistur
         ("sbatch", *urgent),
     )
     for command in disturbances:
-        disturbed.wait_for_steps(4)
+        disturbed.wait_for_steps(5)
         disturbed.wait_for_restart(job, partial(cluster.run, *command))
     disturbed.wait_for_steps(1)
     told = cluster.run(str(Path(sys.executable).parent / "sonoshard"), "status", str(disturbed.run))
@@ -49,9 +49,9 @@ def test_signals_and_pre_emption(cluster: Cluster, disturbed: Training, undistur
 
 def test_a_killed_rank_and_a_pulled_cable(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
     job = disturbed.submit("train.sh", "configs/busi.yaml")
-    disturbed.wait_for_steps(9)  # beyond a checkpoint, so that there is something to go on from
+    disturbed.wait_for_steps(15)  # beyond a checkpoint, so that there is something to go on from
     disturbed.wait_for_restart(job, lambda: os.kill(disturbed.rank_pid(), signal.SIGKILL))
-    disturbed.wait_for_steps(9)
+    disturbed.wait_for_steps(15)
     cluster.pull_cable("n2")
     # SLURM misses the node, or the ranks each other, whichever is first.
     cluster.wait_until(lambda: cluster.job(job)["Restarts"] == "2", "the job to be queued again", 120)
@@ -77,7 +77,7 @@ def test_the_time_limit(cluster: Cluster, disturbed: Training, undisturbed: Trai
 def test_a_dead_node(cluster: Cluster, disturbed: Training, undisturbed: Training) -> None:
     """The job goes on with one rank where it had two: the same samples, and the same weights to rounding."""
     job = disturbed.submit("train.sh", "configs/busi.yaml", options=("--nodes=1-2",))
-    disturbed.wait_for_steps(9)
+    disturbed.wait_for_steps(15)
     disturbed.wait_for_restart(job, lambda: cluster.kill_node("n2"))
     disturbed.wait_for_end(job)
     cluster.start_node("n2")
@@ -107,10 +107,10 @@ def test_controlnet_busi_goes_on_where_finetune_busi_ended(
     cluster: Cluster, folder: Path, undisturbed: Training
 ) -> None:
     before = undisturbed.weights()
-    control = training(cluster, folder, "undisturbed", "stages.1.steps=5")
+    control = training(cluster, folder, "undisturbed", "stages.1.steps=10")
     control.wait_for_end(control.submit("controlnet_busi.sh"))
     assert undisturbed.weights() == before
-    assert control.num_steps("control") == 5
+    assert control.num_steps("control") == 10
     assert control.weights("control", "controlnet")
 
 

@@ -34,7 +34,7 @@ def test_a_chain_whose_first_job_is_interrupted(cluster: Cluster, disturbed: Tra
     assert [cluster.job(later)["Dependency"].partition("(")[0] for later in ids[1:]] == [
         f"afterok:{earlier}" for earlier in ids[:-1]
     ]
-    disturbed.wait_for_steps(9)
+    disturbed.wait_for_steps(15)
     jobs[0]._interrupt()  # TERM and USR2 to every task
     cluster.wait_until(lambda: cluster.job(ids[0])["Restarts"] == "1", "the job to be queued again")
     for number in ids:
@@ -57,7 +57,7 @@ def test_a_cancelled_chain_leaves_nothing_waiting(cluster: Cluster, disturbed: T
     assert told.exit_code == 0, told.stderr
     jobs = [int(number) for number in re.findall(r"^job (\d+), its log: ", told.stdout, re.MULTILINE)]
     assert f"sonoshard status {disturbed.run}" in told.stdout
-    disturbed.wait_for_steps(4)
+    disturbed.wait_for_steps(5)
     job = cluster.job(jobs[0])
     assert (job["Partition"], job["NumNodes"], job["TimeLimit"]) == ("debug", "2", "00:10:00")
     assert job["TresPerNode"].endswith("gpu:1")

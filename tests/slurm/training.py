@@ -11,9 +11,9 @@ from launch.step_log import STEPS_FILE, read_steps
 from tests.slurm.cluster import Cluster
 
 CHECKOUT = Path(__file__).parent.parent.parent
-NUM_STEPS = 48
+NUM_STEPS = 60
 # Of a chain: the first is that of configs/busi.yaml, which all other runs here have alone.
-STAGES = {"busi": NUM_STEPS, "two": 5, "three": 5}
+STAGES = {"busi": NUM_STEPS, "two": 10, "three": 10}
 
 
 def training(cluster: Cluster, folder: Path, name: str, *settings: str) -> "Training":
@@ -23,7 +23,7 @@ def training(cluster: Cluster, folder: Path, name: str, *settings: str) -> "Trai
         "model.resolution=64",
         "prepare.validation_fraction=0.25",
         f"stages.0.steps={NUM_STEPS}",
-        "checkpoint.save_every_steps=6",
+        "checkpoint.save_every_steps=10",
         "preview.every_steps=null",
     )
     return Training(cluster, folder / "runs" / name, folder / "data", (*small, *settings))
