@@ -1,6 +1,6 @@
 """Run all benchmarks one after another and write docs/benchmarks.md: `python -m benchmarks`, which `make bench` calls.
 
-Each is a process of its own, with sizes that take some half an hour together on 2 slow cores. One that fails is told, and
+Each is a process of its own, with sizes that take half an hour together on 2 slow cores. One that fails is told, and
 the others go on; the exit code is then 1. `--only NAME` runs some, and `--quick` all with the smallest sizes, to see
 that they work; neither writes the page unless `--page FILE` says where. Figures count on a machine that does nothing
 else: the page tells the load before the first one and after the last, of which one or two are the benchmarks' own.
