@@ -108,9 +108,14 @@ class Outcome:
     result: dict[str, Any] | None
 
     @property
+    def has_broken_limit(self) -> bool:
+        """Whether it measured all, and a figure is beyond its limit."""
+        return any(not limit["is_kept"] for limit in (self.result or {}).get("limits", ()))
+
+    @property
     def problem(self) -> str | None:
         """What is wrong with it, if anything."""
-        if self.result is not None and any(not limit["is_kept"] for limit in self.result.get("limits", ())):
+        if self.has_broken_limit:
             return "does not keep a limit"
         if self.code != 0:
             return f"ended with exit code {self.code}"
@@ -179,8 +184,10 @@ def page(outcomes: Sequence[Outcome], about: dict[str, str], command: str) -> st
         markdown_table(["", ""], [[name, said] for name, said in about.items()]),
         "",
     ]
-    if failed := [outcome for outcome in outcomes if outcome.problem]:
-        lines += [f"**{', '.join(outcome.part.module for outcome in failed)} failed**: see there.", ""]
+    if failed := [outcome for outcome in outcomes if outcome.problem and not outcome.has_broken_limit]:
+        lines += [f"**{', '.join(outcome.part.module for outcome in failed)} failed**: figures are missing.", ""]
+    if beyond := [outcome for outcome in outcomes if outcome.has_broken_limit]:
+        lines += [f"**{', '.join(outcome.part.module for outcome in beyond)}**: a limit is not kept, see below.", ""]
     beside = [Beside(**one) for outcome in outcomes for one in (outcome.result or {}).get("beside", ())]
     if beside:
         cells = [[one.what, one.ours, one.alternative, one.said] for one in beside]

@@ -5,6 +5,7 @@ Layout: `open_clip/transformer.py`, github.com/mlfoundations/open_clip.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ class OpenClipSource:
         self._places = {name: _place(name) for name in shapes}
         stored = self._file.tensors
         for name, (key, third) in self._places.items():
-            wanted = Stored("", shapes[name]).numel * (1 if third is None else len(_STACKED))
+            wanted = math.prod(shapes[name]) * (1 if third is None else len(_STACKED))
             if key not in stored or stored[key].numel != wanted:
                 found = f"shape {list(stored[key].shape)}" if key in stored else "nothing"
                 raise ModelError(

@@ -65,7 +65,8 @@ def test_one_that_fails_is_told_and_the_others_go_on(fakes: Path, capfd: pytest.
     assert main([]) == 1
     page = (fakes / "all.md").read_text(encoding="utf-8")
     assert re.findall(r"^## (.+)$", page, re.MULTILINE) == ["Side by side", "Limits", "Good", "Bad", "Silent", "Late"]
-    assert "**bad, silent, late failed**" in page
+    assert "**bad, silent failed**" in page
+    assert "**late**: a limit is not kept, see below." in page
     assert "**It does not keep a limit.**" in page
     assert "**It ended with exit code 3.**" in page
     assert "**It reported nothing.**" in page
