@@ -18,7 +18,7 @@ from torch import nn
 from benchmarks.gpu_table import KINDS, configuration, state_bytes
 from benchmarks.written_table import markdown_table, write_into
 from distributed.config import OptimizerConfig, ZeroConfig
-from distributed.optimizer import parameter_groups
+from distributed.optimizer import bucket_elements, parameter_groups
 from distributed.zero.deepspeed import PERSISTENT_ELEMENTS
 from launch.networks import empty_trained
 
@@ -82,7 +82,7 @@ def collectives(module: nn.Module, zero: ZeroConfig) -> list[Collective]:
     sizes = [p.numel() for p in module.parameters()]
     whole = ELEMENT_BYTES * sum(sizes)
     groups = len(parameter_groups(module, OptimizerConfig()))
-    buckets = num_buckets(sizes[::-1], zero.reduce_bucket_elements)
+    buckets = num_buckets(sizes[::-1], bucket_elements(module, zero))
     if zero.stage == 0:
         return [Collective("all-reduce", groups, whole, every_micro_batch=False)]
     if zero.stage < 3:

@@ -11,7 +11,7 @@ from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.ema import ShardedEma
 from distributed.engine import Engine
 from distributed.layout import QUANTISATION_BLOCK, GroupLayout, each_layout, whole_layout
-from distributed.optimizer import parameter_groups
+from distributed.optimizer import bucket_elements, parameter_groups
 from distributed.placement import bytes_by_kind
 from distributed.zero.deepspeed import PERSISTENT_ELEMENTS
 from distributed.zero.partitioning import shares_masters
@@ -73,7 +73,7 @@ def predicted_bytes(
         copies += STOCHASTIC_CHUNK_BYTES * min(GPU_CHUNK_ELEMENTS if on_gpu else CPU_CHUNK_ELEMENTS, largest_slice)
     # ZeRO-3, and offloading, take each gradient's norm in float64.
     norm = 8 * largest_gradient if zero.stage == 3 or is_offloaded else 0
-    kinds["buckets"] = max(size * _bucket_elements(layouts, zero), copies, norm)
+    kinds["buckets"] = max(size * _buffer_elements(bucket_elements(module, zero), layouts, zero), copies, norm)
     return kinds
 
 
@@ -92,13 +92,13 @@ def _copy_bytes(layout: GroupLayout, zero: ZeroConfig, size: int, master_size: i
     return layout.slice_numel * (size * is_joined + master_size)
 
 
-def _bucket_elements(layouts: Sequence[GroupLayout], zero: ZeroConfig) -> int:
+def _buffer_elements(bucket: int, layouts: Sequence[GroupLayout], zero: ZeroConfig) -> int:
     """Return the elements of the buffers in which gradients are summed."""
     if zero.stage == 0:
         return 0
-    joined = min(zero.reduce_bucket_elements, sum(member.numel for layout in layouts for member in layout.members))
+    joined = min(bucket, sum(member.numel for layout in layouts for member in layout.members))
     # ZeRO-3, and offloading, fill a buffer that is there from the start; ZeRO-1 and 2 join what there is.
-    kept = zero.reduce_bucket_elements if zero.stage == 3 or zero.offload == "optimizer" else 0
+    kept = bucket if zero.stage == 3 or zero.offload == "optimizer" else 0
     return kept + (joined if zero.stage < 3 else 0)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distributed.optimizer import bucket_elements
 from distributed.zero.partitioning import Setting, StepResult
 
 # ZeRO-3 keeps parameters of up to so many elements gathered: fetching norms and biases costs more than they weigh.
@@ -30,8 +31,8 @@ class SteppedByDeepSpeed:
         return StepResult(float(self._engine.get_global_grad_norm()), is_skipped=bool(self._zero.overflow))
 
 
-def deepspeed_config(setting: Setting) -> dict[str, Any]:
-    """Return DeepSpeed's configuration. The optimizer is not in it: a client optimizer compiles nothing."""
+def deepspeed_config(module: nn.Module, setting: Setting) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for `module`. The optimizer is the client's, which compiles nothing."""
     is_stochastic = setting.optimizer.master == "stochastic"
     return {
         "train_micro_batch_size_per_gpu": setting.micro_size,
@@ -47,7 +48,7 @@ def deepspeed_config(setting: Setting) -> dict[str, Any]:
             "bf16_optimizer_states": is_stochastic,
         },
         "steps_per_print": 2**31,
-        "zero_optimization": _zero_section(setting),
+        "zero_optimization": _zero_section(module, setting),
     }
 
 
@@ -65,11 +66,11 @@ def take_names(groups: list[dict[str, Any]]) -> None:
         del group["param_names"]
 
 
-def _zero_section(setting: Setting) -> dict[str, Any]:
+def _zero_section(module: nn.Module, setting: Setting) -> dict[str, Any]:
     zero = setting.zero
     section: dict[str, Any] = {
         "stage": zero.stage,
-        "reduce_bucket_size": zero.reduce_bucket_elements,
+        "reduce_bucket_size": bucket_elements(module, zero),
         "allgather_bucket_size": zero.allgather_bucket_elements,
         # Overlap needs a second bucket of gradients; memory comes first here.
         "overlap_comm": False,

@@ -59,7 +59,7 @@ class PartitionedOptimizer(FrozenWhole, SteppedByDeepSpeed):
             padded.pad(group, layout.numel)
         take_names(groups)
         self.optimizer = build_optimizer(groups, setting.optimizer)
-        self._engine, self._zero = initialize(padded, self.optimizer, deepspeed_config(setting))
+        self._engine, self._zero = initialize(padded, self.optimizer, deepspeed_config(module, setting))
         self._zero.get_grad_norm_direct = self._gradient_norm
         self._bucket_bytes = 0
         self._joined = self._zero.flatten

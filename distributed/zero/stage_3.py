@@ -24,7 +24,7 @@ class PartitionedParameters(SteppedByDeepSpeed):
         layouts = [each_layout(group, world_size) for group in groups]
         take_names(groups)
         self.optimizer = build_optimizer(groups, setting.optimizer)
-        self._engine, self._zero = initialize(module, self.optimizer, deepspeed_config(setting))
+        self._engine, self._zero = initialize(module, self.optimizer, deepspeed_config(module, setting))
         self.network: nn.Module = self._engine
         self._parts = self._zero.fp16_partitioned_groups_flat
         masters = self._zero.fp32_partitioned_groups_flat
