@@ -25,12 +25,12 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from benchmarks.report import Beside, ReportTable, report
+from benchmarks.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_diffusion_config
+from benchmarks.tensor_bytes import allocated_bytes
 from launch.activations import activation_bytes, gradients_dropped
 from models.base import ModelConfig, latent_shape, noise_schedule, open_base, text_shape
 from models.objective import ObjectiveConfig, denoising_loss
 from models.stable_diffusion import apply_settings, empty_unet
-from tests.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_diffusion_config
-from tests.tensor_bytes import allocated_bytes
 
 SEED = 0
 NUM_STEPS = 5

@@ -12,8 +12,8 @@ import torch
 from bitsandbytes.optim import AdamW8bit
 from torch import nn
 
+from benchmarks.tensor_bytes import allocated_bytes
 from distributed.blockwise import BlockwiseAdamW
-from tests.tensor_bytes import allocated_bytes
 
 NUM_ELEMENTS = 10_000_000
 

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from benchmarks.activations import hardware
 from benchmarks.report import Beside, ReportTable, report
+from benchmarks.stable_diffusion_config import write_stable_diffusion_config
 from distributed.engine import Engine
 from distributed.optimizer import parameter_groups
 from distributed.placement import training_device
@@ -45,7 +46,6 @@ from models.base import latent_shape, noise_schedule, resolution_of, text_shape
 from models.controlnet import empty_controlnet
 from models.objective import ObjectiveConfig, denoising_loss
 from models.stable_diffusion import apply_settings, empty_unet
-from tests.stable_diffusion_config import write_stable_diffusion_config
 
 Kind = Literal["diffusion", "controlnet"]
 Way = Literal["plain", "zero0", "zero2", "zero3"]

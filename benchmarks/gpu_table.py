@@ -12,13 +12,13 @@ from typing import Literal
 
 import torch
 
+from benchmarks.stable_diffusion_config import write_stable_diffusion_config
 from benchmarks.written_table import markdown_table, write_into
 from distributed.config import ZeroConfig
 from distributed.memory import predicted_bytes
 from launch.config import RunConfig, load_config
 from launch.memory import predict
 from launch.networks import empty_trained
-from tests.stable_diffusion_config import write_stable_diffusion_config
 
 PAGE = Path("docs/which-gpu.md")
 KINDS: dict[str, str] = {"diffusion": "Stable Diffusion 1.5", "controlnet": "ControlNet"}

@@ -28,11 +28,11 @@ import torch
 from torch import nn
 
 from benchmarks.report import Beside, Limit, ReportTable, report
+from benchmarks.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_diffusion_config
+from benchmarks.tensor_bytes import live_bytes
 from launch.config import RunConfig
 from launch.failure import end_at_once
 from launch.spawn import run_ranks
-from tests.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_diffusion_config
-from tests.tensor_bytes import live_bytes
 
 # Of a prediction, either way; of what is measured above the formula.
 PREDICTION_LIMIT, REACH_LIMIT = 1.10, 1.03

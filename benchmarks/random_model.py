@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from benchmarks.stable_diffusion_config import UNET, write_stable_diffusion_config
 from models.base import locate
-from tests.stable_diffusion_config import UNET, write_stable_diffusion_config
 
 NUM_TOKENS = 77
 

@@ -127,9 +127,9 @@ def _process_start() -> float:
 
 def export_bundles(folder: Path) -> tuple[Path, Path]:
     """Write the built-in model as a bundle, alone and with a ControlNet, and return both."""
+    from benchmarks.controlled_model import write_controlled_model
     from data.hints import hint_colours
     from data.manifest import PALETTE
-    from tests.controlled_model import write_controlled_model
     from tools.export.export import export
 
     control = write_controlled_model("tiny", folder / "control", {"hint_colours": hint_colours(PALETTE)})

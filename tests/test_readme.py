@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks.controlled_model import write_controlled_model
 from data.hints import hint_colours
 from launch.cli import app
-from tests.controlled_model import write_controlled_model
 from tests.data.busi_fixture import write_busi
 from tests.tiny_random_model import write_tiny_random_model
 from tests.tools.export.conftest import PALETTE, TRAINING

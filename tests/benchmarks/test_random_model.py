@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from benchmarks.random_model import NUM_TOKENS, write_random_model
+from benchmarks.stable_diffusion_config import UNET
 from models.base import ModelConfig, resolution_of
 from models.stable_diffusion import load_encoder, load_unet
-from tests.stable_diffusion_config import UNET
 
 
 @pytest.mark.slow

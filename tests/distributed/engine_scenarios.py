@@ -26,6 +26,7 @@ import torch.distributed as dist
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from benchmarks.tensor_bytes import live_bytes
 from distributed.checkpoint import find_checkpoint, named_checkpoint
 from distributed.checkpoint_state import load_checkpoint, slices_of
 from distributed.checkpoint_writer import CheckpointWriter
@@ -36,7 +37,6 @@ from distributed.placement import training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.failure import end_at_once
 from models.trained_part import LoraConfig, TrainedPart, train_only
-from tests.tensor_bytes import live_bytes
 
 GLOBAL_SIZE = 12  # divisible by 1, 2, 3 and 4 ranks
 LENGTHS = (0.1, 0.05)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from benchmarks.stable_diffusion_config import SMALLER_UNET, UNET
 from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.memory import predicted_bytes
-from tests.stable_diffusion_config import SMALLER_UNET, UNET
 
 # What padding, scales, copies in passing and buckets may add.
 REACH_LIMIT = 1.03

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.controlled_model import write_controlled_model
 from launch.cli import app
 from launch.config import load_config
 from launch.prepare import encode_databases, prepare_databases
 from models.record import RECORD_FILE
-from tests.controlled_model import write_controlled_model
 from tests.data.busi_fixture import write_busi
 from tests.tiny_random_model import write_tiny_random_model
 

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.stable_diffusion_config import write_stable_diffusion_config
+from benchmarks.tensor_bytes import allocated_bytes
 from launch.activations import activation_bytes, peak_bytes
 from models.base import ModelConfig, latent_shape, noise_schedule, text_shape
 from models.stable_diffusion import empty_unet, load_unet
 from models.trained_part import TrainedPart, train_only
-from tests.stable_diffusion_config import write_stable_diffusion_config
-from tests.tensor_bytes import allocated_bytes
 from tests.tiny_random_model import write_tiny_random_model
 
 MB = 10**6

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.controlled_model import write_controlled_model
 from data.hints import hint_colours
 from data.manifest import PALETTE
 from launch.training_data import Training
@@ -17,7 +18,6 @@ from models.saving import save_pipeline
 from models.stable_diffusion import load_unet
 from sampler.bundle import Bundle, open_bundle
 from sampler.draw import Drawer
-from tests.controlled_model import write_controlled_model
 from tools.export.export import export
 
 Changed = Callable[[Callable[[Path], None]], Path]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+from benchmarks.tensor_bytes import allocated_bytes
 from distributed.checkpoint import find_checkpoint
 from distributed.stored_state import StoredState
 from launch.cli import app
@@ -18,7 +19,6 @@ from launch.config import load_config
 from launch.spawn import run_ranks
 from models.record import read_record
 from tests.launch.conftest import prepare_run
-from tests.tensor_bytes import allocated_bytes
 from tools.average import Part, summed_weights
 
 pytestmark = pytest.mark.slow

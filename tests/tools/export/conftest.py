@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.controlled_model import write_controlled_model
 from data.hints import hint_colours
 from launch.training_data import Training
-from tests.controlled_model import write_controlled_model
 from tests.tiny_random_model import write_tiny_random_model
 from tools.export.export import export
 
