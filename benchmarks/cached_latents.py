@@ -34,8 +34,9 @@ from distributed.rank import Rank, join_process_group, leave_process_group, rank
 from launch.config import RunConfig
 from launch.facts import stage_order, stage_seed
 from launch.networks import Networks
-from launch.prepare import encode_databases, open_shards, prepare_databases
+from launch.prepare import encode_databases, prepare_databases
 from launch.quiet import quiet_libraries
+from launch.run_shards import open_shards
 from launch.step import Objective, train_step
 from models.base import ModelConfig, noise_schedule, resolution_of
 

@@ -25,20 +25,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.optim import AdamW, AdamW8bit
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.activations import hardware
 from benchmarks.blockwise import NUM_ELEMENTS, compare_steps
+from benchmarks.plain_loop import OfStep, engine_step, plain_step
 from benchmarks.report import Beside, Limit, ReportTable, report
 from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.engine import Engine
-from distributed.optimizer import parameter_groups
 from distributed.placement import training_device, training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.spawn import run_ranks
@@ -80,10 +80,10 @@ class Task:
 
 @dataclass
 class Contender:
-    """One way to train, and what it took. train: takes the number of a step and returns its loss."""
+    """One way to train, and what it took."""
 
     name: str
-    train: Callable[[int], Tensor]
+    train: OfStep
     # ZeRO-3 puts DeepSpeed's own in the place of torch's for good, and the others must not compute with it.
     linear: Callable[..., Tensor]
     losses: list[Tensor] = field(default_factory=list)
@@ -109,19 +109,7 @@ def theirs(config: OptimizerConfig, rank: Rank, task: Task, *, is_fused: bool = 
     device = training_device(rank)
     unet = load_unet(BASE, torch.float32).to(device)
     network = unet if rank.world_size == 1 else DistributedDataParallel(unet)
-    groups = [{key: group[key] for key in ("params", "weight_decay")} for group in parameter_groups(unet, config)]
-    kind = AdamW8bit if config.matrix_bits == 8 else AdamW
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True) if is_fused else kind(groups, lr=config.lr)
-
-    def train(step: int) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = task.loss(network, step)
-        loss.backward()
-        nn.utils.clip_grad_norm_(unet.parameters(), config.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.detach()
-
+    train = plain_step(unet, config, partial(task.loss, network), is_fused=is_fused, is_bf16=device.type == "cuda")
     name = "plain torch" if rank.world_size == 1 else "torch DDP"
     return Contender(f"{name}, fused" if is_fused else name, train, nn.functional.linear)
 
@@ -132,12 +120,7 @@ def ours(config: OptimizerConfig, stage: int, rank: Rank, task: Task, micro_size
     unet, plain_linear = load_unet(BASE, training_dtype("auto")), nn.functional.linear
     engine = Engine(unet, config, zero, rank, precision="auto", micro_size=micro_size, accumulation_steps=1)
 
-    def train(step: int) -> Tensor:
-        loss = task.loss(engine.network, step)
-        engine.accumulate(loss)
-        engine.finish_micro_batch(config.lr)
-        return loss.detach()
-
+    train = engine_step(engine, config, partial(task.loss, engine.network))
     contender = Contender(f"ZeRO-{stage}", train, nn.functional.linear)
     nn.functional.linear = plain_linear
     return contender

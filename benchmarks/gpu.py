@@ -21,9 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -32,10 +33,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.activations import hardware
+from benchmarks.plain_loop import OfStep, engine_step, plain_step
 from benchmarks.report import Beside, ReportTable, report
 from benchmarks.stable_diffusion_config import write_stable_diffusion_config
 from distributed.engine import Engine
-from distributed.optimizer import parameter_groups
 from distributed.placement import training_device
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import RunConfig
@@ -53,7 +54,6 @@ OptimizerOfCell = Literal["adamw", "adamw8bit"]
 KINDS: tuple[Kind, ...] = ("diffusion", "controlnet")
 WAYS: tuple[Way, ...] = ("plain", "zero0", "zero2", "zero3")
 OPTIMIZERS: tuple[OptimizerOfCell, ...] = ("adamw", "adamw8bit")
-LEARNING_RATE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -152,39 +152,16 @@ class Task:
         )
         self._batch = (latents_BCHW, noise_BCHW, timesteps_B, text_BLD, *hint)
 
-    def loss(self, denoiser: nn.Module) -> Tensor:
-        """Return the mean loss."""
+    def loss(self, denoiser: nn.Module, _step: int) -> Tensor:
+        """Return the mean loss, of the same micro batch at every step."""
         return denoising_loss(denoiser, self._schedule, ObjectiveConfig(), *self._batch).mean()
 
 
-def plain_step(config: RunConfig, networks: Networks, task: Task, device: torch.device) -> Callable[[], Tensor]:
-    """Return a step of a plain loop."""
-    groups = [
-        {key: group[key] for key in ("params", "weight_decay")}
-        for group in parameter_groups(networks.trained, config.optimizer)
-    ]
-    if config.optimizer.matrix_bits == 8:
-        from bitsandbytes.optim import AdamW8bit
-
-        optimizer = AdamW8bit(groups, lr=LEARNING_RATE)
-    else:
-        optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, fused=True)
-    denoiser = networks.denoiser(networks.trained)
-
-    def step() -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = task.loss(denoiser)
-        loss.backward()
-        nn.utils.clip_grad_norm_(networks.trained.parameters(), config.optimizer.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.detach()
-
-    return step
-
-
-def our_step(config: RunConfig, networks: Networks, task: Task, rank: Rank) -> Callable[[], Tensor]:
-    """Return a step of the engine."""
+def training_step(cell: Cell, config: RunConfig, networks: Networks, task: Task, rank: Rank) -> OfStep:
+    """Return a step of one way to train."""
+    if cell.way == "plain":
+        loss = partial(task.loss, networks.denoiser(networks.trained))
+        return plain_step(networks.trained, config.optimizer, loss, is_fused=True, is_bf16=True)
     engine = Engine(
         networks.trained,
         config.optimizer,
@@ -194,15 +171,7 @@ def our_step(config: RunConfig, networks: Networks, task: Task, rank: Rank) -> C
         micro_size=config.batch.micro_size,
         accumulation_steps=1,
     )
-    denoiser = networks.denoiser(engine.network)
-
-    def step() -> Tensor:
-        loss = task.loss(denoiser)
-        engine.accumulate(loss)
-        engine.finish_micro_batch(LEARNING_RATE)
-        return loss.detach()
-
-    return step
+    return engine_step(engine, config.optimizer, partial(task.loss, networks.denoiser(engine.network)))
 
 
 def measure(cell: Cell, config: RunConfig, num_steps: int) -> dict[str, Any]:
@@ -227,11 +196,10 @@ def measure(cell: Cell, config: RunConfig, num_steps: int) -> dict[str, Any]:
 def step_seconds(cell: Cell, config: RunConfig, rank: Rank, device: torch.device, num_steps: int) -> Iterator[float]:
     """Yield the seconds of each step that counts, and make sure of its loss."""
     networks, task = make_networks(cell, config, device), Task(cell, config, device)
-    is_plain = cell.way == "plain"
-    step = plain_step(config, networks, task, device) if is_plain else our_step(config, networks, task, rank)
+    step = training_step(cell, config, networks, task, rank)
     for number in range(2 + num_steps):
         began_s = time.perf_counter()
-        loss = float(step())  # it waits for the device
+        loss = float(step(number))  # it waits for the device
         if device.type == "cuda":
             torch.cuda.synchronize()
         if not loss < float("inf"):

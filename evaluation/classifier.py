@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.errors import DataError
-from evaluation.fit import fit
+from evaluation.fit import fit, network_input
 from evaluation.jitter import MIDDLE_GREY, jittered
 
 # As the segmenter: the coarsest level has about this many pixels a side, so that a unit sees all of an image.
@@ -156,7 +156,7 @@ def train_classifier(
         images_BHW = images[chosen].float() / 255
         if config.augment:
             images_BHW, _ = jittered(images_BHW, torch.zeros_like(images_BHW), generator)
-        logits_BK: Tensor = network(_to_network(images_BHW))
+        logits_BK: Tensor = network(network_input(images_BHW))
         return functional.cross_entropy(logits_BK, numbers[chosen], label_smoothing=config.label_smoothing)
 
     fit(network, len(images), loss_of, config, name="classifier", show_progress=show_progress)
@@ -172,8 +172,4 @@ def _network(num_classes: int, side: int, config: ClassifierConfig) -> _Network:
 
 def _batches(images_NHW: NDArray[np.uint8]) -> list[Tensor]:
     starts = range(0, len(images_NHW), PREDICTED_AT_ONCE)
-    return [_to_network(torch.from_numpy(images_NHW[at : at + PREDICTED_AT_ONCE]).float() / 255) for at in starts]
-
-
-def _to_network(images_BHW: Tensor) -> Tensor:
-    return images_BHW[:, None].to(memory_format=torch.channels_last)
+    return [network_input(torch.from_numpy(images_NHW[at : at + PREDICTED_AT_ONCE]).float() / 255) for at in starts]

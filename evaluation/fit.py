@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import trange
 
+# B images of a batch, H W height and width in pixels
+
 # Share of the steps in which the learning rate rises; then it falls.
 WARMUP_SHARE = 0.15
 
@@ -24,6 +26,11 @@ class FitSettings(Protocol):
     def weight_decay(self) -> float: ...  # noqa: D102
     @property
     def seed(self) -> int: ...  # noqa: D102
+
+
+def network_input(images_BHW: Tensor) -> Tensor:
+    """Return grey images as the networks take them: [B, 1, H, W], channels last."""
+    return images_BHW[:, None].to(memory_format=torch.channels_last)
 
 
 def fit(

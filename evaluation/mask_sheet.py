@@ -14,12 +14,8 @@ from data.hints import LEVELS, coloured
 from evaluation.mask_agreement import dice
 from evaluation.masked_images import MaskedImages
 from evaluation.pictures import enlarged
+from evaluation.sheet import BACKGROUND, FAINT, GAP, INK, LINE_HEIGHT, MARGIN, TITLE_WIDTH, wrapped
 
-MARGIN = 16
-GAP = 6
-TITLE_WIDTH = 150
-LINE_HEIGHT = 17
-BACKGROUND, INK, FAINT = (250, 250, 250), (20, 20, 20), (110, 110, 110)
 # Images are enlarged by a whole number until they have this many pixels a side, so that an outline is finer than them.
 MIN_SIDE = 192
 OUTLINE_PIXELS = 2
@@ -73,7 +69,8 @@ def mask_sheet(
     )
     for row, (y, (title, note), images) in enumerate(zip(tops, TITLES, rows, strict=True)):
         draw.text((MARGIN, y + shown_height // 2 - 22), title, INK, normal)
-        draw.multiline_text((MARGIN, y + shown_height // 2 - 2), _wrapped(note, small), FAINT, small, spacing=3)
+        lines = "\n".join(wrapped(note, small, TITLE_WIDTH - GAP))
+        draw.multiline_text((MARGIN, y + shown_height // 2 - 2), lines, FAINT, small, spacing=3)
         for column, image in enumerate(images):
             left = MARGIN + TITLE_WIDTH + column * (shown_width + GAP)
             sheet.paste(image, (left, y))
@@ -138,15 +135,3 @@ def _cut(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: i
     while text and font.getlength(f"{text}...") > width:
         text = text[:-1]
     return f"{text}..."
-
-
-def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """Return a text in lines that fit the column of titles."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) > TITLE_WIDTH - GAP and lines[-1]:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return "\n".join(lines)

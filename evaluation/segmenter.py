@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.errors import DataError
-from evaluation.fit import fit
+from evaluation.fit import fit, network_input
 from evaluation.jitter import MIDDLE_GREY, jittered
 
 # The coarsest level of the network has about this many pixels a side, whatever the images' size: it sees all of one.
@@ -133,7 +133,7 @@ class Segmenter:
         predicted_NHW = np.empty_like(images_NHW)
         for start in range(0, len(images_NHW), PREDICTED_AT_ONCE):
             batch = slice(start, start + PREDICTED_AT_ONCE)
-            images_B1HW = _to_network(torch.from_numpy(images_NHW[batch]).float() / 255)
+            images_B1HW = network_input(torch.from_numpy(images_NHW[batch]).float() / 255)
             both = (self._network(images_B1HW), self._network(images_B1HW.flip(-1)).flip(-1))
             probabilities_BKHW = both[0].softmax(dim=1) + both[1].softmax(dim=1)
             predicted_NHW[batch] = self.numbers[probabilities_BKHW.argmax(dim=1).numpy()]
@@ -172,7 +172,7 @@ def train_segmenter(
         images_BHW, labels_BHW = images[chosen].float() / 255, labels[chosen]
         if config.augment:
             images_BHW, labels_BHW = jittered(images_BHW, labels_BHW, generator)
-        return segmentation_loss(network(_to_network(images_BHW)), labels_BHW)
+        return segmentation_loss(network(network_input(images_BHW)), labels_BHW)
 
     fit(network, len(images), loss_of, config, name="segmenter", show_progress=show_progress)
     return Segmenter(network, classes, numbers)
@@ -183,7 +183,3 @@ def _network(num_classes: int, side: int, config: SegmenterConfig) -> _UNet:
         torch.manual_seed(config.seed)
         network = _UNet(num_classes, config.width, max(2, round(math.log2(side / COARSEST_PIXELS))))
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _to_network(images_BHW: Tensor) -> Tensor:
-    return images_BHW[:, None].to(memory_format=torch.channels_last)

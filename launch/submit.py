@@ -142,7 +142,7 @@ def submit(
     """
     import torch
 
-    from launch.prepare import check_run
+    from launch.dry_run import check_run
 
     settings = load_config(Path(config), overrides)
     # A relative path may mean something else where the job starts.

@@ -12,14 +12,15 @@ from data.shards import ShardSet
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
 from launch.config import RunConfig
+from launch.dry_run import refuse_impossible_stages, refuse_without_masks
 from launch.facts import refuse_other_facts, stage_facts, stage_steps
 from launch.forgetting_report import tell_matrix, write_matrix
 from launch.job import write_job
 from launch.lineage import refuse_leaks, write_lineage
 from launch.lock import locked
 from launch.merged_start import write_merged_start
-from launch.prepare import open_shards, refuse_impossible_stages, refuse_without_masks
 from launch.record import write_record
+from launch.run_shards import open_shards
 from launch.stage import Stage
 from models.record import read_record
 

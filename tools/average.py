@@ -23,8 +23,8 @@ from launch.errors import ConfigError
 from launch.facts import facts_of_part, refuse_other_facts
 from launch.lineage import files_of_lineage
 from launch.networks import empty_trained
-from launch.prepare import shards_folder
 from launch.record import model_record
+from launch.run_shards import shards_folder
 from launch.stage_config import StageConfig
 from launch.training_data import KEY as TRAINING
 from launch.training_data import Training, training_of, training_until

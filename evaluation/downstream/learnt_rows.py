@@ -7,7 +7,7 @@ from data.manifest import ManifestRow
 from data.shards import ShardSet
 from launch.config import RunConfig
 from launch.facts import stage_parts
-from launch.prepare import shards_folder
+from launch.run_shards import shards_folder
 from launch.stage_config import StageConfig
 
 

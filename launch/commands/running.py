@@ -20,7 +20,7 @@ def demo(
 ) -> None:
     """Run the whole main job on built-in data; ends with images."""
     with one_line_errors():
-        from tools.demo import run_demo
+        from tools.demo.run import run_demo
 
         default = Path("runs/demo-quick" if quick else "runs/demo")
         sys.exit(run_demo(out or default, quick=quick, num_ranks=nproc))
@@ -102,7 +102,7 @@ def train(
             run_rank(arguments)
         import torch
 
-        from launch.prepare import check_run
+        from launch.dry_run import check_run
 
         # Where there is none, a dry run is one of a login node.
         on_gpu = torch.cuda.is_available() or (None if dry_run else False)

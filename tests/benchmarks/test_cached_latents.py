@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.cached_latents import OPTIMIZERS, configuration
 from benchmarks.diffusers_example import Example
-from launch.prepare import encode_databases, open_shards, prepare_databases
+from launch.prepare import encode_databases, prepare_databases
+from launch.run_shards import open_shards
 from tests.tiny_random_model import RESOLUTION, write_tiny_random_model
 
 ROOT = Path(__file__).parent.parent.parent

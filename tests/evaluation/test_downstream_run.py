@@ -40,7 +40,8 @@ from evaluation.stage_images import draw_stage
 from launch.cli import app
 from launch.config import RunConfig, load_config
 from launch.facts import stage_parts
-from launch.prepare import encode_databases, prepare_databases, shards_folder
+from launch.prepare import encode_databases, prepare_databases
+from launch.run_shards import shards_folder
 from tests.tiny_random_model import write_tiny_random_model
 
 CONFIG = """\

@@ -20,7 +20,7 @@ from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
-from launch.prepare import shards_folder
+from launch.run_shards import shards_folder
 from launch.step import TrainedStep, train_step
 from launch.train import train
 from tests.launch.conftest import own_run

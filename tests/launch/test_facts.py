@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from launch.config import RunConfig, load_config
+from launch.dry_run import check_run
 from launch.errors import ConfigError
 from launch.facts import refuse_other_facts, stage_facts, stage_order
-from launch.prepare import check_run, open_shards
+from launch.run_shards import open_shards
 from launch.stage_config import StageConfig
 
 

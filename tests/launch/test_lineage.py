@@ -8,10 +8,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from launch.config import RunConfig, load_config
+from launch.dry_run import check_run
 from launch.errors import ConfigError
 from launch.facts import refuse_other_facts, stage_facts
 from launch.lineage import SIDES, Side, files_of_lineage, write_lineage
-from launch.prepare import check_run, encode_databases, open_shards, prepare_databases
+from launch.prepare import encode_databases, prepare_databases
+from launch.run_shards import open_shards
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from launch.config import RunConfig, load_config
-from launch.prepare import check_run, encode_databases, prepare_databases
+from launch.dry_run import check_run
+from launch.prepare import encode_databases, prepare_databases
 from tests.launch.test_all_databases import settings_of
 from tests.tiny_random_model import write_tiny_random_model
 

@@ -10,7 +10,7 @@ from data.loader import BatchSlicing, Loader
 from distributed.checkpoint import find_checkpoint
 from launch.config import RunConfig, load_config
 from launch.facts import stage_order, stage_seed
-from launch.prepare import open_shards, shards_folder
+from launch.run_shards import open_shards, shards_folder
 from launch.stage import listed
 from launch.step_log import read_steps
 from tests.launch.damage import nan_latents

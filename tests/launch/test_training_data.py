@@ -8,7 +8,7 @@ import pytest
 
 from launch import training_data
 from launch.config import load_config
-from launch.prepare import open_shards
+from launch.run_shards import open_shards
 from launch.training_data import Training, bounded, stage_training, training_of, training_until, united
 
 

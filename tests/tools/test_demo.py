@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tools.contact_sheet import SheetRow, contact_sheet
-from tools.demo import run_demo
+from tools.demo.contact_sheet import SheetRow, contact_sheet
+from tools.demo.run import run_demo
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from data.loader import BatchSlicing
 from distributed.placement import training_dtype
 from launch.config import RunConfig
 from launch.errors import ConfigError
-from launch.prepare import open_shards
+from launch.run_shards import open_shards
 from launch.validation import HeldOut
 from models.base import noise_schedule
 from models.merging.folder import Merge

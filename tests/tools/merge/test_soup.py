@@ -14,7 +14,8 @@ from data.loader import BatchSlicing, validation_batches
 from launch.cli import app
 from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
-from launch.prepare import encode_databases, open_shards, prepare_databases
+from launch.prepare import encode_databases, prepare_databases
+from launch.run_shards import open_shards
 from launch.step import Objective
 from models.base import ModelConfig, noise_schedule
 from models.record import RECORD_FILE, read_record

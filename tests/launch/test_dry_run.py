@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from launch.config import load_config
+from launch.dry_run import check_run
 from launch.errors import ConfigError
-from launch.prepare import check_run
 
 
 @pytest.mark.parametrize("on_gpu", [None, True])

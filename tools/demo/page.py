@@ -11,7 +11,7 @@ from evaluation.downstream.table import GOOD, TITLES
 from evaluation.report import Report, sheet_file
 from launch.config import RunConfig
 
-TEMPLATE = Path(__file__).parent / "demo.html.jinja"
+TEMPLATE = Path(__file__).parent / "page.html.jinja"
 
 
 def write_page(config: RunConfig, merged: Mapping[str, Any], report: Report, experiments: Sequence[Downstream]) -> Path:

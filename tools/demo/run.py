@@ -11,17 +11,18 @@ from PIL import Image
 from data.images import decode
 from data.manifest import Manifest, ManifestRow
 from launch.config import RunConfig, load_config
-from launch.prepare import check_run, encode_databases, prepare_databases
+from launch.dry_run import check_run
+from launch.prepare import encode_databases, prepare_databases
 from launch.spawn import run_ranks
 from models.base import ModelConfig
-from tools.contact_sheet import SheetRow, contact_sheet
-from tools.demo_export import EXPORTED, SAMPLED, draw_in_bare_environment, export_all
-from tools.demo_judgement import judged, worth
-from tools.demo_merge import MERGED, merged_stages
-from tools.demo_page import write_page
+from tools.demo.contact_sheet import SheetRow, contact_sheet
+from tools.demo.exported import EXPORTED, SAMPLED, draw_in_bare_environment, export_all
+from tools.demo.judgement import judged, worth
+from tools.demo.merged import MERGED, merged_stages
+from tools.demo.page import write_page
 from tools.merge.choice import print_table
 
-CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 QUICK = (
     "databases.breast.count=320",
     "databases.cardiac.count=160",

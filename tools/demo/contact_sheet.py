@@ -1,6 +1,5 @@
 """A labelled sheet of images: a row for each source of them, a column for each prompt."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,12 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-MARGIN = 16
-GAP = 6
-TITLE_WIDTH = 150
+from evaluation.sheet import BACKGROUND, FAINT, GAP, INK, LINE_HEIGHT, MARGIN, TITLE_WIDTH, wrapped
+
 CAPTION_LINES = 4
-LINE_HEIGHT = 17
-BACKGROUND, INK, FAINT = (250, 250, 250), (20, 20, 20), (110, 110, 110)
 
 
 @dataclass(frozen=True)
@@ -42,27 +38,15 @@ def contact_sheet(rows: Sequence[SheetRow], captions: Sequence[str], heading: st
     draw.text((MARGIN, MARGIN - 4), heading, INK, large)
     for column, caption in enumerate(captions):
         left = MARGIN + TITLE_WIDTH + column * (width + GAP)
-        lines = _wrapped(caption, small, width)
+        lines = wrapped(caption, small, width)[:CAPTION_LINES]
         below = top - LINE_HEIGHT * len(lines) - 4
         draw.multiline_text((left, below), "\n".join(lines), FAINT, small, spacing=4)
     for number, row in enumerate(rows):
         y = top + number * (height + GAP)
         draw.text((MARGIN, y + height // 2 - 22), row.title, INK, normal)
-        note = "\n".join(textwrap.wrap(row.note, 22))
+        note = "\n".join(wrapped(row.note, small, TITLE_WIDTH - GAP))
         draw.multiline_text((MARGIN, y + height // 2 - 2), note, FAINT, small, spacing=3)
         for column, image in enumerate(row.images):
             sheet.paste(Image.fromarray(image).convert("RGB"), (MARGIN + TITLE_WIDTH + column * (width + GAP), y))
     draw.text((MARGIN, top + len(rows) * (height + GAP) + 4), footer, FAINT, small)
     return sheet
-
-
-def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Return `text` in lines that fit `width` pixels, at most CAPTION_LINES of them."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return lines[:CAPTION_LINES]
