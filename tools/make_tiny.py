@@ -146,14 +146,16 @@ def prove(recipe: Recipe, held_out: SimulatedSet, out: Path, work: Path, device:
     from diffusers import AutoencoderKL
 
     from tools.tiny.proof import prove_samples, prove_vae
-    from tools.tiny.record import size_bytes, update_record, write_readme
+    from tools.tiny.record import size_bytes, update_record, write_model_record, write_readme
 
     vae = AutoencoderKL.from_pretrained(out / "vae").to(device).eval()
     vae_figures = prove_vae(vae, held_out, recipe.proof, work / "reconstructions.png")
     figures = {"vae": vae_figures, "samples": {}}
     if (out / "model_index.json").exists():
         figures["samples"] = prove_samples(out, held_out, recipe.proof, device, work)
-        write_readme(out, update_record(out, "proof", **figures))
+        record = update_record(out, "proof", **figures)
+        write_readme(out, record)
+        write_model_record(out, record)
     for name, figure in (vae_figures | figures["samples"]).items():
         print(f"proof: {name} {figure:.4f}")
     for part in sorted(path for path in out.iterdir() if path.is_dir()):

@@ -9,6 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
+from launch.training_data import training_of
+from models.record import read_record
 from tools.tiny.autoencoder import as_pixels, decode, encode, latent_statistics, new_vae, normalise_latents
 from tools.tiny.captions import TEMPLATES, paraphrases
 from tools.tiny.denoiser import min_snr_weight, stratified_timesteps
@@ -46,6 +48,9 @@ def test_all_phases_make_a_folder_that_samples(tmp_path: Path, monkeypatch: pyte
 
     assert {path.name for path in work.glob("*.png")} == {"reconstructions.png", "samples.png", "prompts.png"}
     assert "no clinical evidence" in (out / "README.md").read_text()
+    trained_on = training_of(read_record(out), "tiny")
+    assert trained_on.is_simulated
+    assert trained_on.databases[0]["images"] == 64
     assert json.loads((out / "training.json").read_text())["denoiser"]["steps"] == 3
     weights = {path.relative_to(out).parts[0] for path in out.rglob("*.safetensors")}
     assert weights == {"text_encoder", "unet", "vae"}

@@ -1,4 +1,7 @@
-"""What is known of the making of the model: training.json beside the weights, and the README made of it."""
+"""What is known of the making of the model: training.json beside the weights, and the two files made of it.
+
+README.md is for people; sonoshard.json is what every model that this project trains has, from which cards are made.
+"""
 
 import json
 import platform
@@ -10,6 +13,9 @@ import diffusers
 import torch
 import transformers
 
+from data.databases.simulated import SimulatedDatabase
+from launch.training_data import KEY, Training
+from models.record import RECORD_FILE
 from tools.tiny.pace import Pace
 from tools.tiny.recipe import Recipe
 
@@ -45,6 +51,22 @@ def training_facts(recipe: Recipe, device: str, pace: Pace) -> dict[str, Any]:
 def size_bytes(folder: Path) -> int:
     """Return the size of all files in `folder`."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def write_model_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write what the model was trained on, as a model's record has it. Its prompts are paraphrased: none is kept."""
+    images = record["vae"]["recipe"]["images"]
+    presets = ", ".join(sorted(set(images["cycle"])))
+    database = {
+        "database": "built-in",
+        "kind": "simulated",
+        "title": f"Simulated B-mode images ({presets}); no evidence of clinical realism",
+        "licence": SimulatedDatabase.about.licence,
+        "simulated": True,
+        "images": images["num_train"],
+    }
+    known = {"steps": record["denoiser"]["steps"], KEY: asdict(Training([database], bases=[folder.name]))}
+    (folder / RECORD_FILE).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
 
 
 def write_readme(folder: Path, record: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from evaluation.intervals import Interval
 from evaluation.measures import MEASURES
 from evaluation.report import VERSION
 from launch.databases import kinds
-from launch.training_data import Training
+from launch.training_data import Training, training_of
 from tests.tools.export.conftest import TRAINING
 from tools.export.model_card import is_non_commercial, is_unclear, model_card
 from tools.export.source import open_source
@@ -43,6 +43,15 @@ def test_simulated_data_of_our_own(controlled: Path) -> None:
     assert "validation loss: 0.25" in text
     assert "`breast tumor, benign` (benign)" in text
     assert "background, lesion, left ventricle" in text
+
+
+def test_the_built_in_model_says_what_it_has_seen() -> None:
+    source = open_source("tiny", None)
+    header, text = card(source.base.folder, training_of(source.record, "tiny"))
+    assert header["license"] == "apache-2.0"
+    assert "Trained on simulated images only" in text[:200]
+    assert "| base | tiny |" in text
+    assert "| 28000 | Apache-2.0 |" in text
 
 
 def test_a_mix_of_real_and_simulated_images_says_so_before_anything_else(controlled: Path) -> None:
