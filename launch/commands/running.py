@@ -91,17 +91,17 @@ def train(
     """Train all stages, each going on where it stopped."""
     with one_line_errors():
         from launch.config import load_config
+        from launch.rank_process import main as run_rank
         from launch.spawn import run_ranks, world_size_of_launcher
 
         arguments = [str(config), *(overrides or ())]
         settings = load_config(config, overrides or ())
         num_started = world_size_of_launcher()
         if num_started and nproc is None and not dry_run:
-            from launch.rank_process import main as run_rank
-
             run_rank(arguments)
         import torch
 
+        from distributed.rank import free_port, rank_variables
         from launch.dry_run import check_run
 
         # Where there is none, a dry run is one of a login node.
@@ -114,7 +114,11 @@ def train(
 
             tell_matrix(settings)
             return
-        sys.exit(run_ranks(["-m", "launch.rank_process", *arguments], nproc or 1))
+        if nproc is not None and nproc > 1:
+            sys.exit(run_ranks(["-m", "launch.rank_process", *arguments], nproc))
+        # A single rank is this process, which has imported most of what training needs.
+        os.environ.update(rank_variables(0, 1, "127.0.0.1", free_port()))
+        run_rank(arguments)
 
 
 def submit(
