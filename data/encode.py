@@ -74,8 +74,8 @@ class EncodeConfig(BaseModel):
         description="How an image becomes square: pad (black borders; keeps the geometry, which is physical), crop "
         "(the middle), stretch. Masks go the same way.",
     )
-    # What rounding does to the decoded image (benchmarks/moments.py, built-in model): float16 88 dB and at most 0.7
-    # grey levels, bfloat16 70 dB and 4.8, where the VAE itself is at 24 dB. Beyond float16's range they are refused.
+    # What rounding does to the decoded image (benchmarks/moments.py, built-in model): float16 88 dB and at most 0.5
+    # grey levels, bfloat16 70 dB and 3.5, where the VAE itself is at 24 dB. Beyond float16's range they are refused.
     moments_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         "float16", description="Stored precision of the VAE's mean and log-variance; 16 bits halve the shards."
     )

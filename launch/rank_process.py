@@ -1,6 +1,6 @@
 """One rank of a run as a process: python -m launch.rank_process CONFIG [KEY=VALUE ...].
 
-`sonoshard train` starts as many as --nproc says; srun or torchrun may start them directly.
+`sonoshard train --nproc N` starts several so, and is itself a single one; srun or torchrun may start them directly.
 """
 
 import os

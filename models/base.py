@@ -55,7 +55,8 @@ class ModelConfig(BaseModel):
         "file. None: only where base is not a single file.",
     )
     gradient_checkpointing: bool = Field(
-        False, description="Compute the UNet's activations again in the backward pass: less memory, a third more time."
+        False,
+        description="Compute the UNet's activations again in the backward pass: less memory, a quarter more time.",
     )
     attention: Attention = Field(
         "sdpa",

@@ -25,7 +25,7 @@ class SimulatedDatabase(Database):
     about: ClassVar[About] = About(
         title="Simulated B-mode images, made when they are asked for; no evidence of clinical realism",
         layout=("nothing on disk: data/simulate makes the images by preset, seed and index",),
-        labels="breast: benign, malignant, normal; cardiac and fetal: normal",
+        labels="breast: benign, malignant, normal; cardiac: end-systole, end-diastole; fetal: the plane",
         masks="breast: lesion; cardiac: left ventricle, myocardium, left atrium; fetal: head",
         patients=f"{IMAGES_PER_PATIENT} neighbouring indices count as one",
         licence="Apache-2.0",

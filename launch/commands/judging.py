@@ -127,9 +127,11 @@ def downstream(
 
 
 def verify(
-    paths: Annotated[list[Path], typer.Argument(help="Folders: shards, checkpoints, stages, runs, or above them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Folders: shards, checkpoints, models, bundles, runs, or above them.")
+    ],
 ) -> None:
-    """Check the hashes of shards and checkpoints; 1 if any is damaged."""
+    """Check the hashes of shards, checkpoints and bundles, and open models; 1 if any is damaged."""
     with one_line_errors():
         from tools.verify import verify as verify_paths
 
