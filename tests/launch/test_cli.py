@@ -236,6 +236,29 @@ def test_a_stop_by_signal_answers_75_and_the_next_calls_go_on(stopped: Stopped, 
 
 
 @pytest.mark.slow
+def test_a_single_rank_is_the_process_itself(stopped: Stopped, tmp_path: Path) -> None:
+    command = [part.replace(f"run={stopped.folder}", f"run={tmp_path}") for part in stopped.command]
+    command[command.index("--nproc") + 1] = "1"
+    with started([*command, "stages.0.steps=100000"]) as process:
+        assert process.stderr is not None
+        assert any("step 3, validation loss" in line for line in iter(process.stderr.readline, ""))
+        assert rank_pids(process.pid) == {}
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+    assert process.returncode == 75, rest
+    assert "stopped on request after step" in rest
+    failed = subprocess.run(
+        [*command, "stages.0.steps=100000", "optimizer.lr=1e30", "optimizer.max_bad_steps=2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert "RuntimeError: stage busi: the newest checkpoint is of step" in failed.stderr
+    assert "the gradient was not finite in 2 steps in a row" in failed.stderr
+
+
+@pytest.mark.slow
 def test_ranks_do_not_outlive_the_process_that_started_them(stopped: Stopped, tmp_path: Path) -> None:
     command = [part.replace(f"run={stopped.folder}", f"run={tmp_path}") for part in stopped.command]
     command.append("stages.0.steps=100000")  # far beyond the test's patience
