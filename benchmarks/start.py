@@ -2,8 +2,7 @@
 
 `python -m benchmarks.start` prints a table and one JSON line. `sonoshard train` on the built-in model beside diffusers'
 text-to-image example with accelerate's checkpoints (benchmarks/diffusers_example.py), on the same simulated images and
-the same micro batch, each a process of its own (ours starts its rank as another one). The order alternates, and the
-least of the repeats counts. Columns:
+the same micro batch, each a process of its own. The order alternates, and the least of the repeats counts. Columns:
 
     start s      to the end of step 1, from the start of the command: imports, checks, weights, the first step. Ours
                  measures a validation loss first, and draws a preview, each of one sample and one step here
