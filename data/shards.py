@@ -111,6 +111,14 @@ class Entries(Sequence[Entry]):
     def __iter__(self) -> Iterator[Entry]:
         return (self[index] for index in range(self._length))
 
+    def prompt_numbers(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return where each sample's prompts begin, [N + 1], in the numbers of all prompts, one after another."""
+        return self._first_prompt, self._prompts[self._first_prompt[0] : self._first_prompt[-1]]
+
+    def has_hints(self) -> NDArray[np.bool_]:
+        """Return of every sample whether it has a mask."""
+        return self._has_hint
+
     def num_hints(self) -> int:
         """Return how many samples have a mask."""
         return int(self._has_hint.sum())

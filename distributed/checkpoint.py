@@ -123,10 +123,25 @@ def publish(partial: Path, final: Path, manifest: Mapping[str, Any]) -> None:
     (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     _flush(partial / "manifest.json")
     _flush(partial)
-    shutil.rmtree(final, ignore_errors=True)
+    older = final.with_name(f".{final.name}.older")
+    if final.exists():  # whole, it may be all that there is: it goes when the new one stands
+        shutil.rmtree(older, ignore_errors=True)
+        final.rename(older)
     partial.rename(final)
     _flush(final.parent)
+    shutil.rmtree(older, ignore_errors=True)
     _write_label(final.parent, "LATEST", final.name)
+
+
+def restore_older(root: Path) -> None:
+    """Give a checkpoint its name back that was put aside for a newer one of the same step, which never stood.
+
+    By who holds the run's lock alone. Raises: OSError.
+    """
+    for older in root.glob(".step-*.older"):
+        final = root / older.name.removeprefix(".").removesuffix(".older")
+        if not final.exists():
+            older.rename(final)
 
 
 def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool) -> None:
@@ -144,7 +159,7 @@ def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool) -> None:
             _write_label(root, "BEST", best.name)
             kept.add(best)
     # What a killed process left of a save is never read.
-    for folder in [*(folder for folder in folders if folder not in kept), *root.glob(".step-*.partial")]:
+    for folder in [*(folder for folder in folders if folder not in kept), *root.glob(".step-*")]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -109,7 +109,10 @@ class ZeroConfig(BaseModel):
         description="optimizer: master weights and moments lie in host memory and are updated by the CPU (slower).",
     )
     reduce_bucket_elements: int = Field(
-        5_000_000, gt=0, description="Gradients are summed over the ranks in buckets of at most this many elements."
+        5_000_000,
+        gt=0,
+        description="Gradients are summed over the ranks in buckets of at most this many elements, and, beyond 2 "
+        "million, of a fortieth of what trains.",
     )
     allgather_bucket_elements: int = Field(
         5_000_000, gt=0, description="Updated weights are sent to the other ranks in buckets of this many elements."

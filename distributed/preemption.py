@@ -11,8 +11,14 @@ if TYPE_CHECKING:
     import torch
 
 
-# What SLURM, submitit and a person at the keyboard send. All mean: save at the next step, then exit with 75.
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+# What SLURM, submitit, a person at the keyboard and a terminal that is closed send. All mean: save at the next step,
+# then exit with 75.
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def heard_signals() -> list[signal.Signals]:
+    """Return those of `STOP_SIGNALS` that stop this process: a closed terminal does not where nohup started it."""
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class StoppedOnRequest(Exception):
@@ -35,7 +41,7 @@ class StopRequest:
         stop_at_once: called in a thread of its own when an INT comes after another signal; ends the process. None:
         such an INT is like the first one.
         """
-        for number in STOP_SIGNALS:
+        for number in heard_signals():
             signal.signal(number, self._remember)
         if stop_at_once is not None:
             # Python runs a handler between two instructions of the main thread, which may be waiting for another rank

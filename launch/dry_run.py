@@ -28,7 +28,7 @@ def check_run(config: RunConfig, world_size: int, on_gpu: bool | None = None) ->
     config.batch.check_ranks(world_size)
     refuse_impossible_stages(config, on_gpu)
     shards = open_shards(config)
-    lines = [_check_stage(config, stage, shards) for stage in config.stages]
+    lines = [check_stage(config, stage, shards) for stage in config.stages]
     accumulation = config.batch.global_size // (config.batch.micro_size * world_size)
     lines.append(
         f"batch {config.batch.global_size} = {world_size} rank{'s' * (world_size > 1)} x micro batch"
@@ -50,7 +50,7 @@ def refuse_impossible_stages(config: RunConfig, on_gpu: bool | None) -> None:
             raise ConfigError(str(error)) from error
 
 
-def refuse_without_masks(stage: StageConfig, shards: ShardSet) -> None:
+def _refuse_without_masks(stage: StageConfig, shards: ShardSet) -> None:
     """Raise ConfigError if a stage whose network sees masks has a database without any."""
     for name in stage.databases if stage.has_hints else ():
         if not shards.entries(name, "train").num_hints():
@@ -60,8 +60,9 @@ def refuse_without_masks(stage: StageConfig, shards: ShardSet) -> None:
             )
 
 
-def _check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str:
-    refuse_without_masks(stage, shards)
+def check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str:
+    """Return what a stage will train, for a person. Raises: the error of whatever is wrong with it."""
+    _refuse_without_masks(stage, shards)
     facts = stage_facts(config, stage, shards)
     already: dict[str, Mapping[str, object] | None] = {
         "model": read_record(config.stage_model(stage)),

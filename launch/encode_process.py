@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from distributed.preemption import STOP_SIGNALS
+from distributed.preemption import STOP_SIGNALS, heard_signals
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
 from launch.failure import end_at_once, tell_failure
 from launch.quiet import quiet_libraries
@@ -19,7 +19,7 @@ from launch.spawn import stop_with_parent
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Encode and end the process: with 0, 2, 75 when stopped or 130 when interrupted, with 1 after a failure."""
-    for number in STOP_SIGNALS:
+    for number in heard_signals():
         signal.signal(number, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     stop_with_parent()

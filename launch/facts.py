@@ -16,11 +16,17 @@ from launch.errors import ConfigError
 from launch.stage_config import StageConfig
 from models.base import noise_schedule
 from models.record import read_record
+from models.stable_diffusion import unet_sha256
 
 # The fact that says which images these are.
 IMAGES = "images_sha256"
+PROMPTS = "prompts_sha256"
+# What the shards' latents and embeddings are made of: whatever machine and libraries made them.
+SHARD_PARTS = ("resolution", "resize", "moments_dtype", "vae", "text_encoder", "tokenizer")
 # What a fact was before it was written down.
 UNWRITTEN = {"kind": "diffusion", "trains": "all"}
+# Facts of which nothing is known where they are not written down.
+WRITTEN_LATER = {PROMPTS, "base_sha256", *(f"shards.{part}" for part in SHARD_PARTS)}
 
 
 def stage_seed(config: RunConfig, stage: StageConfig) -> int:
@@ -61,6 +67,9 @@ def stage_facts(config: RunConfig, stage: StageConfig, shards: ShardSet) -> dict
         "fraction": stage.fraction,
         "samples": _training_sizes(config, stage, shards),
         IMAGES: _images_sha256(config, stage, shards),
+        PROMPTS: _prompts_sha256(stage, shards),
+        **{f"shards.{part}": shards.fingerprint.get(part) for part in SHARD_PARTS},
+        "base_sha256": None if config.starts_of(stage) else unet_sha256(config.model),
         "weights": stage.weights,
         "replay": stage.replay,
         "augment": config.stage_augment(stage).model_dump(mode="json"),
@@ -118,13 +127,37 @@ def _images_sha256(config: RunConfig, stage: StageConfig, shards: ShardSet) -> s
     return digest.hexdigest()
 
 
+def _prompts_sha256(stage: StageConfig, shards: ShardSet) -> str:
+    """Return a hash of the prompts of all training samples, in their order, and of which of these have a mask."""
+    digest = sha256()
+    for name in stage.trained_on:
+        entries = shards.entries(name, "train")
+        first, numbers = entries.prompt_numbers()
+        texts = [shards.prompts[number] for number in numbers]
+        digest.update(f"{name} {' '.join(map(str, first - first[0]))}\n{chr(10).join(texts)}\n".encode())
+        digest.update(entries.has_hints().tobytes())
+    return digest.hexdigest()
+
+
 def refuse_other_facts(found: Mapping[str, Any], expected: Mapping[str, Any], where: Path) -> None:
     """Raise ConfigError, naming the first fact, if what lies at `where` was trained with others than `expected`."""
     for name, value in expected.items():
+        if name in WRITTEN_LATER and name not in found:
+            continue
         if (saved := found.get(name, UNWRITTEN.get(name))) != value and name == IMAGES:
             raise ConfigError(
                 f"{where} was trained on other images than the shards hold now, or with other ones held out: encode the"
                 " manifest that it had, or remove that folder, or give this run another one"
+            )
+        if saved != value and name == PROMPTS:
+            raise ConfigError(
+                f"{where} was trained with other prompts, or masks of other images, than the shards hold now: encode"
+                " the manifest that it had, or remove that folder, or give this run another one"
+            )
+        if saved != value and name == "base_sha256":
+            raise ConfigError(
+                f"{where} was trained from other weights than model.base has now: set it back, or remove that"
+                " folder, or give this run another one"
             )
         if saved != value:
             raise ConfigError(

@@ -82,6 +82,16 @@ def tell_failure(error: BaseException, rank: int) -> None:
     print(f"sonoshard: rank {rank}: {trace if is_cause else _one_line(message)}", file=sys.stderr)
 
 
+def leave_mistake(error: BaseException) -> bool:
+    """Leave a person's mistake to the process that started this rank; return whether that is one of ours."""
+    if ERROR_FILE not in os.environ:
+        return False
+    content = {"message": str(error), "extraInfo": {"py_callstack": ""}}
+    with suppress(OSError):
+        Path(os.environ[ERROR_FILE]).write_text(json.dumps({"message": content}), encoding="utf-8")
+    return True
+
+
 def _is_of_lost_rank(message: str) -> bool:
     return any(sign in message for sign in _SIGNS_OF_A_LOST_RANK)
 

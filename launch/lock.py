@@ -5,7 +5,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,18 +21,23 @@ _LOCKS = Path("/proc/locks")
 def locked(run: Path) -> Iterator[None]:
     """Hold RUN/.lock, which says who trains there. The operating system lets go of it when this process ends.
 
-    Raises: ConfigError if another process holds it.
+    Raises: ConfigError if another process holds it, or nothing can be locked there.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / LOCK_FILE).open("a+", encoding="utf-8") as file:
+    with ExitStack() as opened:
         try:
+            run.mkdir(parents=True, exist_ok=True)
+            file = opened.enter_context((run / LOCK_FILE).open("a+", encoding="utf-8"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            holder = None
         except BlockingIOError:
             file.seek(0)
+            holder = file.read().strip() or "another process"
+        except OSError as error:
+            raise ConfigError(f"{run} cannot be written and locked: {error}; give this run another folder") from error
+        if holder is not None:
             raise ConfigError(
-                f"{run} is being trained by {file.read().strip() or 'another process'}: wait for it or stop it, or give"
-                " this run another folder"
-            ) from None
+                f"{run} is being trained by {holder}: wait for it or stop it, or give this run another folder"
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from distributed.errors import EngineError
 from distributed.preemption import StoppedOnRequest, StopRequest
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
-from launch.failure import end_at_once, tell_failure
+from launch.failure import end_at_once, leave_mistake, tell_failure
 from launch.quiet import quiet_libraries
 from launch.spawn import stop_with_parent
-from launch.srun import is_task
 
-# What the first rank has to tell a person's mistake before another task's end makes srun end it.
+# What the first rank has to tell a person's mistake before another one's end makes a launcher end it.
 TELLING_S = 3.0
 
 
@@ -33,7 +31,6 @@ def main(arguments: Sequence[str]) -> NoReturn:
     quiet_libraries()
     from distributed.rank import leave_process_group, rank_from_environment, wait_for_all
 
-    code = 0
     rank = rank_from_environment()
     try:
         train_as_rank(Path(arguments[0]), arguments[1:], stop)
@@ -44,19 +41,19 @@ def main(arguments: Sequence[str]) -> NoReturn:
     except USER_ERRORS as error:
         if rank.is_first:
             print(f"sonoshard: {error}", file=sys.stderr)
-        elif isinstance(error, EngineError):  # of this rank's own device; the others are the first rank's to tell
-            print(f"sonoshard: rank {rank.index}: {error}", file=sys.stderr)
-        if is_task(os.environ) and not rank.is_first:
+        elif not leave_mistake(error):
+            # Most mistakes are seen by all ranks, and are the first one's to tell: its end makes srun end the others.
             time.sleep(TELLING_S)
-        code = EXIT_USER_ERROR
+            print(f"sonoshard: rank {rank.index}: {error}", file=sys.stderr)
+        # No clean-up, here and below: leaving the process group may wait for ranks that wait for this one.
+        end_at_once(EXIT_USER_ERROR)
     except Exception as error:
         tell_failure(error, rank.index)
-        # No clean-up: leaving the process group may wait for ranks that wait for this one.
         end_at_once(EXIT_FAILED)
     leave_process_group()
     # Not by the interpreter's own end: there torch's and gloo's threads are taken down in an order that aborted one
     # process in some forty, after all of its work was done.
-    end_at_once(code)
+    end_at_once(0)
 
 
 def listen_for_stop() -> StopRequest:

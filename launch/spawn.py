@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 
-from distributed.preemption import STOP_SIGNALS
+from distributed.preemption import STOP_SIGNALS, heard_signals
 from distributed.rank import free_port, rank_variables
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR
 from launch.failure import ERROR_FILE, Failure, cause_first
@@ -36,8 +36,9 @@ def run_ranks(arguments: Sequence[str], num_ranks: int) -> int:
     and stderr tells what that rank failed of.
     """
     with tempfile.TemporaryDirectory(prefix="sonoshard-") as folder:
-        ranks = _Ranks(arguments, num_ranks, Path(folder))
+        ranks = _Ranks(Path(folder))
         try:
+            ranks.start(arguments, num_ranks)
             return ranks.wait()
         finally:
             ranks.kill()
@@ -69,31 +70,36 @@ def world_size_of_launcher() -> int | None:
 class _Ranks:
     """The processes of all ranks, and the folder in which each leaves what it failed of."""
 
-    def __init__(self, arguments: Sequence[str], num_ranks: int, folder: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._deadline = float("inf")
         self._num_interrupts = 0
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
-        for number in STOP_SIGNALS:
+
+    def start(self, arguments: Sequence[str], num_ranks: int) -> None:
+        """Start `python ARGUMENTS` as so many ranks. Raises: OSError if one cannot be started."""
+        for number in heard_signals():
             signal.signal(number, self._pass_on)
         port = free_port()
         threads = str(max(1, (os.cpu_count() or 1) // num_ranks))
         # A signal that comes meanwhile waits: here until all ranks are known, and in a rank, which inherits the mask,
         # until it listens.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        for index in range(num_ranks):
-            environment = {
-                "OMP_NUM_THREADS": threads,
-                **os.environ,
-                PARENT: str(os.getpid()),
-                ERROR_FILE: str(self._error_file(index)),
-                **rank_variables(index, num_ranks, "127.0.0.1", port),
-            }
-            # A session of its own: Ctrl-C reaches a rank once, through `_pass_on`, not from the terminal too.
-            self._processes[index] = subprocess.Popen(
-                [sys.executable, *arguments], env=environment, start_new_session=True
-            )
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        try:
+            for index in range(num_ranks):
+                environment = {
+                    "OMP_NUM_THREADS": threads,
+                    **os.environ,
+                    PARENT: str(os.getpid()),
+                    ERROR_FILE: str(self._error_file(index)),
+                    **rank_variables(index, num_ranks, "127.0.0.1", port),
+                }
+                # A session of its own: Ctrl-C reaches a rank once, through `_pass_on`, not from the terminal too.
+                self._processes[index] = subprocess.Popen(
+                    [sys.executable, *arguments], env=environment, start_new_session=True
+                )
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
     def wait(self) -> int:
         """Return the exit code for all ranks once they ended, or once one failed and its grace is over."""
@@ -144,7 +150,11 @@ class _Ranks:
         That a rank has lost another one is no news beside why; what all ranks raise together is told once.
         """
         cause, *others = cause_first(failures)
-        if cause.exit_code == EXIT_USER_ERROR:  # of which the rank has said its one line
+        if cause.exit_code == EXIT_USER_ERROR:
+            codes = {failure.rank: failure.exit_code for failure in failures}
+            # The first rank says its one line itself; another one leaves it, as it may be alone in seeing the mistake.
+            if codes.get(0) != EXIT_USER_ERROR and self._error_file(cause.rank).exists():
+                print(f"sonoshard: rank {cause.rank}: {cause.message}", file=sys.stderr)
             return EXIT_USER_ERROR
         print(cause.text(is_cause=True), file=sys.stderr)
         for failure in others:

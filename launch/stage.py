@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.loader import BatchSlicing, Loader
 from data.shards import ShardSet
-from distributed.checkpoint import find_checkpoint, labelled_checkpoint
+from distributed.checkpoint import Found, find_checkpoint, labelled_checkpoint, restore_older
 from distributed.checkpoint_state import load_checkpoint
 from distributed.checkpoint_writer import CheckpointWriter
 from distributed.ema import ShardedEma
@@ -101,14 +101,19 @@ class Stage:
         if self.tracker:
             self.tracker.begin(config_text(config), resumed)
 
-    def train(self) -> bool:
+    def train(self, *, is_first: bool = True) -> bool:
         """Train to the last step and leave the final model; return whether a stop was asked for at the last step.
 
-        Raises: StoppedOnRequest once a checkpoint is saved after a signal.
+        is_first: of the stages that this process trains. Raises: StoppedOnRequest once a checkpoint is saved after a
+        signal; in a later stage also before its first step, when there is nothing to save. In the first one a step is
+        taken first: a job whose time is always up when it has just begun gets on all the same.
         """
         if self.step == 0:  # what the base model does, to compare with
             self._validate()
             self._show_preview()
+            if not is_first and self.stop.is_agreed(self.engine.device):
+                self._say("stopped on request before its first step; run the same command again to go on")
+                raise StoppedOnRequest
         batches = TimedIterator(self.loader.batches(self.step, self.num_steps))
         is_stopping = False
         while not self._is_at_end():
@@ -177,7 +182,7 @@ class Stage:
 
     def _resume(self) -> str | None:
         """Load the newest checkpoint, if there is one; return what to tell about it."""
-        found = from_first_rank(self.rank, lambda: find_checkpoint(self.checkpoints))
+        found = from_first_rank(self.rank, self._find_checkpoint)
         if found is None:
             return None
         refuse_other_facts(found.position["facts"], self.facts, found.folder)
@@ -188,6 +193,10 @@ class Stage:
         self.saved = (self.step, found.position.get("validation_loss"))
         self._remember_saved(self.step)
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
+
+    def _find_checkpoint(self) -> Found | None:
+        restore_older(self.checkpoints)
+        return find_checkpoint(self.checkpoints)
 
     def _count_bad_steps(self, trained: TrainedStep) -> None:
         self.num_bad_steps = self.num_bad_steps + 1 if trained.result.is_skipped else 0

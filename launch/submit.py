@@ -163,6 +163,8 @@ def submit(
     executor.update_parameters(
         nodes=nodes, tasks_per_node=num_ranks, cpus_per_task=cpus_per_rank, timeout_min=time_min, name=settings.run.name
     )
+    if cluster == "local" and on_gpu:  # else submitit hides them
+        executor.update_parameters(gpus_per_node=num_ranks)
     if cluster == "slurm":
         code = snapshot(settings.run, stamp)
         executor.update_parameters(

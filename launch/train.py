@@ -9,10 +9,11 @@ import torch
 from data.errors import DataError
 from data.node_copy import copied_to_node
 from data.shards import ShardSet
+from distributed.placement import training_device
 from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
 from launch.config import RunConfig
-from launch.dry_run import refuse_impossible_stages, refuse_without_masks
+from launch.dry_run import check_stage, refuse_impossible_stages
 from launch.facts import refuse_other_facts, stage_facts, stage_steps
 from launch.forgetting_report import tell_matrix, write_matrix
 from launch.job import write_job
@@ -36,6 +37,15 @@ def train(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None = 
         _train_stages(config, rank, stop, until)
 
 
+def _checked_shards(config: RunConfig) -> ShardSet:
+    """Return the run's shards, once all that can be is checked of every stage: a late one must not fail after days."""
+    refuse_impossible_stages(config, torch.cuda.is_available())
+    shards = open_shards(config)
+    for stage in config.stages:
+        check_stage(config, stage, shards)
+    return shards
+
+
 def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
     """Return the shards, or their copy on this rank's node where the configuration wants one. Collective."""
     if config.loader.copy_to is None:
@@ -52,9 +62,9 @@ def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
 
 def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None) -> None:
     # Hashing the base model takes seconds on a slow file system: the first rank does it, the others only open files.
-    from_first_rank(rank, lambda: refuse_impossible_stages(config, torch.cuda.is_available()))
-    shards = _on_own_disk(config, from_first_rank(rank, lambda: open_shards(config)), rank)
+    shards = _on_own_disk(config, from_first_rank(rank, lambda: _checked_shards(config)), rank)
     stages = config.stages_until(until)
+    is_first = True
     for number, stage_config in enumerate(stages):
         facts = stage_facts(config, stage_config, shards)
         model_folder = config.stage_model(stage_config)
@@ -63,7 +73,6 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str |
         else:
             # A stage trains on from the averaged weights of an earlier one.
             model, optimizer = config.stage_base(stage_config), config.stage_optimizer(stage_config)
-            refuse_without_masks(stage_config, shards)
             from_first_rank(rank, partial(write_merged_start, config, stage_config))
             from_first_rank(rank, partial(refuse_leaks, config, stage_config, shards, model.base))
             started = config.model_copy(update={"model": model, "optimizer": optimizer})
@@ -74,12 +83,14 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str |
                     write_record(config)
                     num_steps = {each.name: stage_steps(config, each, shards) for each in config.stages}
                     write_job(config.run, stage_config.name, num_steps, rank.world_size)
-                is_stopping = stage.train()
+                is_stopping = stage.train(is_first=is_first)
             finally:
                 stage.close()
+            is_first = False
             del stage
             gc.collect()
             from_first_rank(rank, partial(write_matrix, config))
+            is_stopping |= stop.is_agreed(training_device(rank))  # while the model was written
             if is_stopping and number + 1 < len(stages):
                 raise StoppedOnRequest
     from_first_rank(rank, partial(tell_matrix, config))

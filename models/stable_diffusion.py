@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
     from torch import Tensor, nn
     from transformers import CLIPTextModel, CLIPTokenizer
+
+
+# By their original names: the first convolution, the keys of the prompt in the middle, the last convolution.
+KNOWN_BY = ("input_blocks.0.0.weight", "middle_block.1.transformer_blocks.0.attn2.to_k.weight", "out.2.weight")
 
 
 def load_unet(config: ModelConfig, dtype: torch.dtype) -> UNet2DConditionModel:
@@ -165,6 +169,14 @@ def encoder_fingerprint(config: ModelConfig) -> dict[str, str]:
     }
 
 
+def unet_sha256(config: ModelConfig) -> str:
+    """Return a hash by which the base's UNet is known, of the same values in another dtype or layout too.
+
+    It is of three matrices, of which any training changes one; reading all would take as long as loading them.
+    """
+    return _hash_part(open_base(config), "unet", KNOWN_BY)
+
+
 class LatentEncoder:
     """VAE and text encoder, frozen: images to the moments of their latents, prompts to embeddings."""
 
@@ -277,7 +289,8 @@ def _load_tokenizer(base: BaseFiles) -> CLIPTokenizer:
     return tokenizer
 
 
-def _hash_part(base: BaseFiles, part: str) -> str:
+def _hash_part(base: BaseFiles, part: str, only: Collection[str] = ()) -> str:
+    """Return the hash of a part's weights; only: those of these original names, if there are any."""
     prefix, part_config = PREFIXES[part], base.part_config(part)
 
     def original_name(key: str) -> str | None:
@@ -285,7 +298,9 @@ def _hash_part(base: BaseFiles, part: str) -> str:
             name = key.removeprefix(prefix) if key.startswith(prefix) else None
         else:
             name = NAMES[part](key, part_config)
-        return None if name is None or name.endswith("position_ids") else name  # they are a count, and often left out
+        if name is None or name.endswith("position_ids"):  # they are a count, and often left out
+            return None
+        return name if not only or name in only else None
 
     paths = (base.single_file,) if base.single_file is not None else weight_files(base.folder, part).paths
     return hash_weights(paths, original_name)

@@ -33,13 +33,14 @@ begin() {
     remember_position
 }
 
-# prepare_and_encode: make the latent shards; nothing in a job that was queued again after training had begun.
+# prepare_and_encode: make the latent shards; nothing in a job that was queued again after it had done so.
 prepare_and_encode() {
-    if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -d "$RUN/stages" ]; then return; fi
+    if [ -f "$RUN/.encoded-$JOB" ]; then return; fi
     # Told now, and not after hours of encoding.
     python -m launch.batch_check $((SLURM_JOB_NUM_NODES * $(tasks_per_node))) "$CONFIG" "${OVERRIDES[@]}" || finish $?
     sonoshard prepare "$CONFIG" "${OVERRIDES[@]}" || finish $?
     on_all_nodes encode
+    touch "$RUN/.encoded-$JOB"
 }
 
 # on_all_nodes COMMAND: run `sonoshard COMMAND CONFIG ...` as one task a GPU; the job ends here unless all goes well.
@@ -71,7 +72,8 @@ tasks_per_node() { echo "${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}"; }
 
 # finish CODE: end the job, after asking SLURM to run it again where it is to go on.
 finish() {
-    local again=no
+    # One task of an array has the array's own number, which would mean all tasks.
+    local again=no job=${JOB:-$SLURM_JOB_ID}
     case $1 in
         0 | 2) ;;                        # done; what the user gave is wrong, and would be again
         75 | 138 | 140) again=yes ;;     # stopped on request, or by USR1 or USR2 before it listened
@@ -79,9 +81,9 @@ finish() {
     esac
     # A job that was cancelled would come back by it: it is completing by now. So is one that SLURM itself has queued
     # again. A job that is to be pre-empted runs until its time of grace is over, and would be lost if it just ended.
-    if [ $again = yes ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
+    if [ $again = yes ] && [ "$(squeue --noheader --jobs "$job" --format=%T)" = RUNNING ]; then
         echo "== $(date '+%F %T') stopped with $1; queued again, to go on"
-        scontrol requeue "$SLURM_JOB_ID" || echo "SLURM does not queue this job again: submit it again to go on"
+        scontrol requeue "$job" || echo "SLURM does not queue this job again: submit it again to go on"
     fi
     exit "$1"
 }

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, and which is called the best."""
+"""Which checkpoints are kept, which is called the best, and how one takes the place of another."""
 
 import json
 import math
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distributed.checkpoint import named_checkpoint, prune, step_folder
+from distributed.checkpoint import named_checkpoint, prune, publish, restore_older, step_folder
 
 
 def checkpoints_with_losses(root: Path, losses: list[float | None]) -> Path:
@@ -33,3 +33,28 @@ def test_where_no_loss_is_finite_none_is_the_best(tmp_path: Path) -> None:
     prune(tmp_path, newest, keep_last=2, keep_best=True)
     assert named_checkpoint(tmp_path, "BEST") is None
     assert sorted(tmp_path.glob("step-*")) == [step_folder(tmp_path, 2), newest]
+
+
+def test_a_checkpoint_of_the_same_step_stands_until_the_new_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    final = checkpoints_with_losses(tmp_path, [0.5])
+    partial = tmp_path / ".step-00000001.partial"
+    partial.mkdir()
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        if path == partial:
+            raise OSError("killed")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(OSError, match="killed"):
+        publish(partial, final, {"position": {"step": 1, "validation_loss": 0.4}})
+    assert not final.exists()
+    monkeypatch.undo()
+    restore_older(tmp_path)
+    assert json.loads((final / "manifest.json").read_text())["position"]["validation_loss"] == 0.5
+    publish(partial, final, {"position": {"step": 1, "validation_loss": 0.4}})
+    assert json.loads((final / "manifest.json").read_text())["position"]["validation_loss"] == 0.4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", final.name]

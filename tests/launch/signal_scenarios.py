@@ -1,6 +1,6 @@
 """Small programs as the ranks of run_ranks, without training.
 
-python -m tests.launch.signal_scenarios wait|raise|both|kill [NUM_RANKS]     runs itself as so many ranks
+python -m tests.launch.signal_scenarios wait|raise|both|kill|mistake [NUM_RANKS]     runs itself as so many ranks
 """
 
 import os
@@ -9,8 +9,8 @@ import sys
 import time
 
 from distributed.preemption import StopRequest
-from launch.errors import EXIT_FAILED, EXIT_STOPPED
-from launch.failure import end_at_once, tell_failure
+from launch.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError
+from launch.failure import end_at_once, leave_mistake, tell_failure
 from launch.spawn import run_ranks, stop_with_parent
 
 
@@ -36,6 +36,9 @@ def lose_a_rank(how: str) -> int:
         dist.barrier()
         if rank == 1 and how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if rank == 1 and how == "mistake":
+            leave_mistake(ConfigError("seen by this rank alone"))
+            end_at_once(EXIT_USER_ERROR)
         if rank == 1:
             raise ArithmeticError("this rank\nalone")
         dist.all_reduce(torch.zeros(1))

@@ -54,6 +54,32 @@ def test_other_trained_parameters_are_another_stage(prepared: Path, override: di
             refuse_other_facts(expected, wider, Path("step-1"))
 
 
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        ("shards.resolution", "was trained with shards.resolution=other, this run has 64"),
+        ("shards.vae", "was trained with shards.vae=other, this run has [0-9a-f]{64}"),
+        ("prompts_sha256", "was trained with other prompts, or masks of other images"),
+        ("base_sha256", r"was trained from other weights than model\.base has now"),
+    ],
+)
+def test_other_latents_prompts_or_weights_are_another_stage(prepared: Path, fact: str, message: str) -> None:
+    config = load_config(prepared)
+    expected = stage_facts(config, config.stages[0], open_shards(config))
+    refuse_other_facts({name: value for name, value in expected.items() if name != fact}, expected, Path("step-1"))
+    with pytest.raises(ConfigError, match=message):
+        refuse_other_facts(expected | {fact: "other"}, expected, Path("step-1"))
+
+
+def test_prompts_are_known_by_their_text_and_order(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(prepared)
+    (stage,), shards = config.stages, open_shards(config)
+    found = stage_facts(config, stage, shards)["prompts_sha256"]
+    assert found == stage_facts(config, stage, open_shards(config))["prompts_sha256"]
+    monkeypatch.setattr(shards, "prompts", [f"{prompt}!" for prompt in shards.prompts])
+    assert stage_facts(config, stage, shards)["prompts_sha256"] != found
+
+
 def test_a_dry_run_tells_which_part_trains(prepared: Path) -> None:
     assert check_run(load_config(prepared, ["stages.0.trains=lora"]), 1).count("; of the UNet lora trains") == 1
     assert "trains" not in check_run(load_config(prepared), 1)

@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from distributed.checkpoint import newest_position
 from distributed.config import EmaConfig
-from distributed.preemption import STOP_SIGNALS, StoppedOnRequest, StopRequest
+from distributed.preemption import StoppedOnRequest, StopRequest, heard_signals
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
@@ -63,7 +63,7 @@ def main(config: RunConfig, folder: Path) -> None:
     train(named("micro-2", 2), rank, StopRequest())
     if rank.world_size == 2:
         stopped = named("stopped", 4)
-        for start, number in enumerate(STOP_SIGNALS):
+        for start, number in enumerate(heard_signals()):
             stop = SignalledAfter(3, rank.index == 1, number)
             stop.listen()
             try:

@@ -25,6 +25,7 @@ from models.stable_diffusion import (
     load_text_encoder,
     load_unet,
     load_vae,
+    unet_sha256,
 )
 from tests.tiny_random_model import write_tiny_random_model
 
@@ -318,7 +319,9 @@ def test_fingerprint_is_of_values(folder: Path, half_folder: Path, config: Model
     half = encoder_fingerprint(ModelConfig(base=str(half_folder)))
     assert half["vae"] != fingerprint["vae"]
     single = save_single_file(half_folder, tmp_path / "half.safetensors")
-    assert encoder_fingerprint(ModelConfig(base=str(single), single_file_config=str(folder))) == half
+    file_config = ModelConfig(base=str(single), single_file_config=str(folder))
+    assert encoder_fingerprint(file_config) == half
+    assert unet_sha256(file_config) == unet_sha256(ModelConfig(base=str(half_folder))) != unet_sha256(config)
     load_pipeline(ModelConfig(base=str(half_folder)), "cpu", torch.float32).save_pretrained(tmp_path / "wide")
     assert encoder_fingerprint(ModelConfig(base=str(tmp_path / "wide"))) == half
 
