@@ -1,6 +1,7 @@
 """ControlNet's hint: class numbers of a mask, one palette over all databases, and the colours that stand for them."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,22 @@ CLASS_COLOURS = (
 # says that there is background alone.
 NO_HINT = 255
 NO_HINT_COLOUR = (128, 128, 128)
-LEVELS = np.array([CLASS_COLOURS[number % len(CLASS_COLOURS)] for number in range(256)], dtype=np.uint8)
-LEVELS[NO_HINT] = NO_HINT_COLOUR
+# Of further classes, which databases of your own may bring: colours out of these levels.
+STEPS = (0, 51, 102, 153, 204, 229, 255)
+
+
+def _levels() -> NDArray[np.uint8]:
+    """Return the colour of every number, [256, 3]: after the named ones always that farthest from all before it."""
+    candidates = np.array(list(product(STEPS, repeat=3)), dtype=np.int64)
+    levels = [np.array(colour) for colour in (NO_HINT_COLOUR, *CLASS_COLOURS)]
+    nearest = np.min([((candidates - level) ** 2).sum(axis=1) for level in levels], axis=0)
+    while len(levels) < 256:
+        levels.append(candidates[nearest.argmax()])
+        nearest = np.minimum(nearest, ((candidates - levels[-1]) ** 2).sum(axis=1))
+    return np.array([*levels[1:], NO_HINT_COLOUR], dtype=np.uint8)
+
+
+LEVELS = _levels()
 
 
 def coloured(numbers: NDArray[np.uint8]) -> NDArray[np.uint8]:

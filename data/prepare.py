@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.databases import AnyDatabase
 from data.errors import DataError
+from data.hints import NO_HINT
 from data.inspection import Inspection, inspect
 from data.manifest import PALETTE, Drawn, Manifest, ManifestRow
 from data.quality.faults import Findings, Inspected, Remembered, find_faults
@@ -153,12 +154,12 @@ def prepare(
     findings = find_faults([_inspected(row, found) for row in found.rows.values()], config.quality, gone)
     dropped = {id_: row for id_, row in found.rows.items() if _is_dropped(findings, id_, config.quality)}
     rows = [_judged(row, found, findings, config.quality) for id_, row in found.rows.items() if id_ not in dropped]
-    rows = _with_splits(_in_order(rows, stored, config.seed), findings.groups, stored, config)
+    rows = _with_splits(_in_order(rows, stored, config.seed), list(dropped.values()), findings.groups, stored, config)
     _refuse_empty_splits(databases, rows, config)
     names = {name for row in rows for name in row.mask_classes.values()}
     palette = stored.palette + tuple(sorted(names - set(stored.palette)))
-    if len(palette) > 256:
-        raise DataError(f"the masks have {len(palette)} classes, needed at most 256 over all databases")
+    if len(palette) > NO_HINT:
+        raise DataError(f"the masks have {len(palette)} classes, needed at most {NO_HINT} over all databases")
     drawn_with = config.model_dump(include={"validation_fraction", "test_fraction", "seed"})
     if stored.rows and stored.drawn_with != drawn_with:
         was = ", ".join(f"{name}={value:g}" for name, value in stored.drawn_with.items())
@@ -221,9 +222,13 @@ def _judged(row: ManifestRow, found: Inspection, findings: Findings, config: Qua
 
 
 def _with_splits(
-    rows: Sequence[ManifestRow], groups: Mapping[str, str], stored: Manifest, config: PrepareConfig
+    rows: Sequence[ManifestRow],
+    dropped: Sequence[ManifestRow],
+    groups: Mapping[str, str],
+    stored: Manifest,
+    config: PrepareConfig,
 ) -> list[ManifestRow]:
-    """Return the rows with split and cluster."""
+    """Return the rows with split and cluster. dropped: images that are left out, but tie others to their patients."""
     drawn_before = {drawn.key: drawn.split for drawn in (*map(Drawn.of, stored.rows), *stored.absent)}
     candidates = [
         Candidate(
@@ -240,10 +245,26 @@ def _with_splits(
         Candidate(id=gone.key, database=gone.database, label=gone.label, ties=_ties(gone, groups), stored=gone.split)
         for gone in _absent({row.key for row in rows}, stored)
     ]
+    candidates = _tied_over(candidates, [_ties(row, groups) for row in dropped])
     fractions: dict[Split, float] = {"validation": config.validation_fraction, "test": config.test_fraction}
     assigned = assign(candidates, fractions, config.seed)
     _warn_of_own_splits(rows, {row.id: assigned[row.id].split for row in rows}, drawn_before)
     return [replace(row, split=assigned[row.id].split, cluster=assigned[row.id].cluster) for row in rows]
+
+
+def _tied_over(candidates: Sequence[Candidate], dropped: Sequence[tuple[str, ...]]) -> list[Candidate]:
+    """Return candidates with ties over images that are left out: what those tie together counts as one tie.
+
+    dropped: the ties of each. They are no candidates themselves, as they would take a share of the splits.
+    """
+    from scipy.cluster.hierarchy import DisjointSet
+
+    joined = DisjointSet({tie for ties in dropped for tie in ties})
+    for first, *others in dropped:
+        for other in others:
+            joined.merge(first, other)
+    roots = {tie: joined[tie] for ties in dropped for tie in ties}
+    return [replace(candidate, ties=tuple(roots.get(tie, tie) for tie in candidate.ties)) for candidate in candidates]
 
 
 def _warn_of_own_splits(

@@ -41,7 +41,7 @@ class Compared(BaseModel):
     """A distance of generated images to real ones, and of other real ones to the same: what a perfect generator has.
 
     share_above: of the halvings, those in which the generated images are farther than the real ones from the same half;
-    0.5 is as real. num_patients: that were halved.
+    0.5 is as real. num_patients: that were halved. num_generated: images; None where an older report does not say.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,6 +50,7 @@ class Compared(BaseModel):
     real: Spread
     share_above: float
     num_patients: int
+    num_generated: int | None = None
 
 
 def frechet_distance(features_ND: NDArray[np.float64], others_MD: NDArray[np.float64]) -> float:
@@ -109,13 +110,19 @@ def compare(
         of_generated, of_real = distances(drawn, half), distances(stand_in, half)
         for name, distance in of_generated.items():
             found.setdefault(name, []).append((distance, of_real[name]))
-    return {name: _compared(np.array(pairs), len(distinct)) for name, pairs in found.items()}
+    return {name: _compared(np.array(pairs), len(distinct), len(generated_ND)) for name, pairs in found.items()}
 
 
-def _compared(pairs: NDArray[np.float64], num_patients: int) -> Compared:
+def _compared(pairs: NDArray[np.float64], num_patients: int, num_generated: int) -> Compared:
     generated, real = (_spread(column) for column in pairs.T)
     share_above = float((pairs[:, 0] > pairs[:, 1]).mean())
-    return Compared(generated=generated, real=real, share_above=share_above, num_patients=num_patients)
+    return Compared(
+        generated=generated,
+        real=real,
+        share_above=share_above,
+        num_patients=num_patients,
+        num_generated=num_generated,
+    )
 
 
 def _spread(values: NDArray[np.float64]) -> Spread:

@@ -81,7 +81,13 @@ def torchscript_features(path: Path) -> Features:
     def of(images_NHW: NDArray[np.uint8]) -> NDArray[np.float64]:
         found = []
         for start in range(0, len(images_NHW), AT_ONCE):
-            output = network(_taken(torch.from_numpy(images_NHW[start : start + AT_ONCE]), taken), **flags)
+            try:
+                output = network(_taken(torch.from_numpy(images_NHW[start : start + AT_ONCE]), taken), **flags)
+            except RuntimeError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise DataError(
+                    f"{path} does not take these images ({reason}): say in {path.name}.json beside it what it takes"
+                ) from error
             if not isinstance(output, Tensor) or output.ndim not in (2, 4):
                 shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise DataError(

@@ -102,11 +102,14 @@ def _rows(folder: Path) -> list[dict[str, str]]:
         shown = [path.relative_to(folder) for path in paths if path.name != SHEET_FILE]
         names = sorted(path.as_posix() for path in shown if MASKS_FOLDER not in path.parts[:-1])
         return [{**dict.fromkeys(COLUMNS, ""), "file": name} for name in names if not name.endswith(MASK_ENDING)]
-    with table.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        if "file" not in (reader.fieldnames or ()):
-            raise DataError(f"{table} has no column `file`, needed {', '.join(COLUMNS)}; or remove it")
-        return [{name: row.get(name) or "" for name in COLUMNS} for row in reader]
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            if "file" not in (reader.fieldnames or ()):
+                raise DataError(f"{table} has no column `file`, needed {', '.join(COLUMNS)}; or remove it")
+            return [{name: row.get(name) or "" for name in COLUMNS} for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} is no CSV file in UTF-8 ({error}): save it as that, or remove it") from error
 
 
 def _opened(folder: Path, name: str) -> Image.Image:

@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,9 @@ def judge_masks(
         drawn = MaskedImages(
             generated.images_NHW[own],
             np.stack([_mask(generated, place) for place in own]),
-            *(tuple(generated.files[place] for place in own) for _ in range(2)),
+            tuple(generated.files[place] for place in own),
+            # Several images may be drawn from one mask: it is what another image's mask must differ from.
+            tuple(sha256(_mask(generated, place).tobytes()).hexdigest() for place in own),
         )
         agreement = mask_agreement(
             segmenter, real, drawn, reconstructed=real.redrawn(reconstruct(real.images_NHW)), seed=seed

@@ -48,7 +48,7 @@ class Suspects(BaseModel):
     share: of generated images, with its 95 % Wilson interval. num_copies: those that are copies by themselves, see
     `COPY_TIMES`. expected, expected_high: of the images as they are spread over databases; see `Calibration`.
     smallest_found: the smallest share that would be flagged; None: not even all of them would be. by_chance: how likely
-    as many suspects or more are of new patients.
+    as many suspects or more are of new patients, at most.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -193,7 +193,7 @@ def suspects_among(
     """Return how many images are suspects, each by the calibration of its database.
 
     Of N new images the number below the k-th of P patients is beta-binomial, (N, k, P + 1 - k); over several databases
-    the least likely of them counts.
+    the least likely of them counts, times their number (Bonferroni).
     """
     own = [calibrations[name] for name in databases]
     is_suspect_N = ratios_N < _thresholds(own)
@@ -213,7 +213,11 @@ def suspects_among(
         expected=float(np.mean([of.expected for of in own])),
         expected_high=expected_high,
         smallest_found=flagged / total if flagged <= total else None,
-        by_chance=min(_by_chance(of, is_suspect_N[[each is of for each in own]]) for of in calibrations.values()),
+        by_chance=min(
+            1.0,
+            len({id(of) for of in own})
+            * min(_by_chance(of, is_suspect_N[[each is of for each in own]]) for of in calibrations.values()),
+        ),
     )
 
 

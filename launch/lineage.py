@@ -102,22 +102,51 @@ def refuse_leaks(config: RunConfig, stage: StageConfig, shards: ShardSet, base: 
         ("trained", "held_out", "train on", "held out from"),
         ("held_out", "trained", "hold out", "trained on by"),
     ):
-        samples = list(_samples(config, stage, shards, side))
-        known = set(earlier[other].ties.tolist())
-        is_alike = alike_to(
-            [likeness for _, likeness in samples],
-            [bytes(row) for row in earlier[other].likenesses],
-            config.prepare.quality.near_duplicate_bits,
-        )
-        leaks = [
-            entry.id for (entry, _), alike in zip(samples, is_alike, strict=True) if alike or known & set(_ties(entry))
-        ]
+        leaks = _among(earlier[other], list(_samples(config, stage, shards, side)), config)
         if leaks:
             raise ConfigError(
                 f"stage {stage.name} would {would} {len(leaks)} images (such as {leaks[0]}) that were {did} the model"
                 f" it starts from, {base}, or that are copies or of patients of such: use the manifest and shards of"
                 " that run, or start from another model"
             )
+
+
+def refuse_trained_on_held_out(config: RunConfig, shards: ShardSet, name: str, lineage: str) -> None:
+    """Raise ConfigError if a model was trained on what a run holds out: there it would look better than it is.
+
+    lineage: what `read_lineage` is asked for.
+    """
+    known = read_lineage(lineage)
+    if known is None:
+        return
+    samples = [
+        sample
+        for database, splits in shards.databases.items()
+        for split in HELD_OUT
+        if split in splits
+        for sample in _with_likenesses(shards, database, split)
+    ]
+    if leaks := _among(known["trained"], samples, config):
+        raise ConfigError(
+            f"{name} was trained on {len(leaks)} images (such as {leaks[0]}) that {config.run} holds out, or on copies"
+            " or patients of such, and would look better there than it is: leave it out"
+        )
+
+
+def _among(side: Side, samples: Sequence[tuple[Entry, bytes]], config: RunConfig) -> list[str]:
+    """Return the ids of those samples that are on a side of a lineage, or are copies or of patients of such."""
+    known = set(side.ties.tolist())
+    is_alike = alike_to(
+        [likeness for _, likeness in samples],
+        [bytes(row) for row in side.likenesses],
+        config.prepare.quality.near_duplicate_bits,
+    )
+    return [entry.id for (entry, _), alike in zip(samples, is_alike, strict=True) if alike or known & set(_ties(entry))]
+
+
+def _with_likenesses(shards: ShardSet, database: str, split: str) -> Iterator[tuple[Entry, bytes]]:
+    entries = shards.entries(database, split)
+    yield from zip(entries, entries.likenesses(), strict=True)
 
 
 def _samples(config: RunConfig, stage: StageConfig, shards: ShardSet, side: str) -> Iterator[tuple[Entry, bytes]]:

@@ -158,7 +158,9 @@ def make_solver(schedule: NoiseSchedule, sampler: Sampler) -> Any:
     spacing = {"timestep_spacing": "trailing"} if schedule.has_zero_terminal_snr else {}
     config = {**schedule.scheduler_config, **spacing, "prediction_type": schedule.prediction_type}
     if sampler == "ddim":
-        return DDIMScheduler.from_config(config, clip_sample=False, steps_offset=1)  # latents are not within [-1, 1]
+        # Latents are not within [-1, 1]. The last step ends without noise, as a bundle's sampler does, whatever the
+        # base model's own scheduler says.
+        return DDIMScheduler.from_config(config, clip_sample=False, steps_offset=1, set_alpha_to_one=True)
     return DPMSolverMultistepScheduler.from_config(
         config, algorithm_type="dpmsolver++", use_karras_sigmas=not schedule.has_zero_terminal_snr
     )

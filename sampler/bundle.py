@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -105,7 +106,7 @@ def _unpacked(archive: Path, folder: Path) -> Bundle:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with opened.open(entry) as source, path.open("xb") as target:
                     _copy_checked(source, target, manifest, name, archive)  # type: ignore[arg-type]
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last where it is encrypted
         raise SamplerError(f"{archive} is damaged ({error}): copy the bundle again") from error
     return Bundle(folder, manifest)
 

@@ -29,6 +29,8 @@ from sampler.solvers import SOLVERS
 PAGE = Path(__file__).with_name("page.html")
 MAX_BODY_BYTES = 8 * 2**20
 TIMEOUT_S = 30
+HTTP_PORT = 80
+MAX_DIGITS = 12
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SAMPLER_TITLES = {"dpmsolver++": "DPM-Solver++ (2M)", "ddim": "DDIM", "unipc": "UniPC"}
 
@@ -64,7 +66,10 @@ class PageServer(ThreadingHTTPServer):
         # A page elsewhere whose name was made to point here would send its own name (DNS rebinding).
         self.is_open = host in ("0.0.0.0", "::")
         names = {*LOOPBACK, host} if host in LOOPBACK else {host}
-        self.hosts = {f"[{name}]:{self.port}" if ":" in name else f"{name}:{self.port}" for name in names}
+        shown_names = {f"[{name}]" if ":" in name else name.lower() for name in names}
+        self.hosts = {f"{name}:{self.port}" for name in shown_names}
+        if self.port == HTTP_PORT:  # which browsers leave out
+            self.hosts |= shown_names
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -86,8 +91,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif parts[0] == "job" and len(parts) == 2 and (job := self.server.desk.job(parts[1])):
             self._send_json(HTTPStatus.OK, job.told())
         elif parts[0] == "image" and len(parts) == 3 and (job := self.server.desk.job(parts[1])):
-            number = int(parts[2]) if parts[2].isascii() and parts[2].isdigit() else len(job.images)
-            if number < len(job.images):
+            number = _count(parts[2])
+            if number is not None and number < len(job.images):
                 self._send(HTTPStatus.OK, "image/png", job.images[number])
             else:
                 self._send_json(HTTPStatus.NOT_FOUND, {"error": "there is no such image"})
@@ -128,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         own_host = self.headers.get("Host", "").lower()
         is_known = self.server.is_open or own_host in self.server.hosts
-        is_own = origin is None or (urlsplit(origin).netloc.lower() == own_host)
+        is_own = origin is None or origin.lower().partition("://")[2] == own_host
         if is_known and is_own and self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin"):
             return True
         self.close_connection = True
@@ -141,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         refusal = None
         if self.headers.get_content_type() != "application/json":
             refusal = (HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "needed is application/json")
-        elif not length.isdigit():
+        elif _count(length) is None:
             refusal = (HTTPStatus.LENGTH_REQUIRED, "needed is a Content-Length")
         elif int(length) > MAX_BODY_BYTES:
             refusal = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {MAX_BODY_BYTES >> 20} MiB are not taken")
@@ -199,6 +204,11 @@ def about_page(manifest: Manifest) -> dict[str, Any]:
         "limits": {"prompt": MAX_PROMPT, "count": MAX_COUNT, "steps": MAX_STEPS, "guidance": MAX_GUIDANCE},
         "training_data": values["training_data"],
     }
+
+
+def _count(text: str) -> int | None:
+    """Return what a text of ASCII digits says; None for any other, and for one that is longer than any number here."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else None
 
 
 def _in_base64(picture: Image.Image) -> str:

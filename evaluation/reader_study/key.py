@@ -35,8 +35,11 @@ def read_key(path: Path) -> list[KeyRow]:
     """Return the rows of a key, all of one study. Raises: DataError, one line, if the file is no such key."""
     if not path.is_file():
         raise DataError(f"there is no key {path}: make the study first, by `sonoshard evaluate CONFIG --reader-study`")
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        lines = list(csv.reader(stream))
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = list(csv.reader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV file in UTF-8 ({error}): take the study's own") from error
     if not lines or tuple(lines[0]) != KeyRow._fields or any(len(line) != len(lines[0]) for line in lines):
         raise DataError(f"{path} is no key of a reader study: its columns must be {', '.join(KeyRow._fields)}")
     for study, image, kind, *_ in lines[1:]:

@@ -5,13 +5,15 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from data.hints import CLASS_COLOURS, NO_HINT, NO_HINT_COLOUR, coloured, hint_images
+from data.hints import CLASS_COLOURS, LEVELS, NO_HINT, NO_HINT_COLOUR, coloured, hint_images
 from data.manifest import PALETTE
 
 
 def test_every_class_has_a_colour_of_its_own_and_no_hint_another() -> None:
     assert len(CLASS_COLOURS) >= len(PALETTE)
     assert len({*CLASS_COLOURS, NO_HINT_COLOUR}) == len(CLASS_COLOURS) + 1
+    # Databases of your own may bring further classes.
+    assert len(np.unique(LEVELS, axis=0)) == 256
     assert coloured(np.array([0, 1, NO_HINT], dtype=np.uint8)).tolist() == [[0, 0, 0], [230, 25, 75], [128, 128, 128]]
 
 

@@ -15,6 +15,7 @@ from data.errors import DataError
 from data.images import decode
 from data.manifest import PALETTE, Manifest
 from data.prepare import PrepareConfig, PrepareReport, prepare
+from data.quality.rules import QualityConfig
 from tests.data.busi_fixture import write_busi
 from tests.data.noise_image import write_noise
 
@@ -97,6 +98,24 @@ def test_patients_of_two_databases_are_not_one(tmp_path: Path) -> None:
     run(tmp_path, one=table(tmp_path, list("pabcdefgh"), "one"), two=table(tmp_path, list("pqrstuvw"), "two"))
     rows = Manifest.read(tmp_path / "manifest.parquet").rows
     assert len({row.cluster for row in rows}) == 17
+
+
+def test_an_image_that_is_left_out_still_ties_its_copy_to_its_patient(tmp_path: Path) -> None:
+    """Databases `one` and `two` hold the same picture, of which the one without a patient is kept."""
+    ours = table(tmp_path, ["p", "p", "q", "r", "s", "t"], "one")
+    shutil.copy(tmp_path / "one0.png", tmp_path / "copy.png")
+    for number in range(8):
+        write_noise(tmp_path / f"other{number}.png", 100 + number)
+    names = ["copy.png", *(f"other{number}.png" for number in range(8))]
+    # `a` comes before `one`: its copy is the one that stays.
+    pd.DataFrame({"image": names, "prompts": "a", "label": "b"}).to_csv(tmp_path / "a.csv", index=False)
+    config = HALF.model_copy(update={"quality": QualityConfig.model_validate({"rules": {"duplicate": "drop"}})})
+    run(tmp_path, config, a=ManifestFile(path=tmp_path / "a.csv"), one=ours)
+    rows = {row.id: row for row in Manifest.read(tmp_path / "manifest.parquet").rows}
+    assert ("a/copy.png" in rows) != ("one/one0.png" in rows)
+    kept = rows.get("a/copy.png") or rows["one/one0.png"]
+    assert kept.cluster == rows["one/one1.png"].cluster
+    assert kept.split == rows["one/one1.png"].split
 
 
 def test_equal_files_share_a_split_and_are_flagged(root: Path, tmp_path: Path) -> None:

@@ -39,6 +39,25 @@ def test_near_is_by_the_same_halvings_and_far_beyond_twice_what_real_images_reac
     assert of_distance(found).level == level
 
 
+@pytest.mark.parametrize(("num_generated", "level"), [(9, "unknown"), (10, "good"), (None, "good")])
+def test_few_generated_images_say_nothing(num_generated: int | None, level: str) -> None:
+    found = Compared(
+        generated=spread(1.0, 0.2),
+        real=spread(1.0, 0.5),
+        share_above=0.5,
+        num_patients=20,
+        num_generated=num_generated,
+    )
+    assert of_distance(found).level == level
+
+
+def test_a_wide_interval_that_reaches_chance_is_no_failure() -> None:
+    few = LabelScore(num_images=6, balanced_accuracy=interval(0.75, 0.3), auc=interval(0.8, 0.2))
+    many = LabelScore(num_images=60, balanced_accuracy=interval(0.8, 0.08), auc=interval(0.9, 0.05))
+    verdict = of_labels(LabelAgreement(labels=("a", "b"), chance=0.5, generated=few, real=many))
+    assert (verdict.level, verdict.text) == ("unknown", "generated images are too few to tell")
+
+
 @pytest.mark.parametrize("num_patients", [12, 40])
 def test_a_perfect_generator_is_near_and_a_shifted_one_is_not(num_patients: int) -> None:
     levels: dict[float, list[str]] = {0.0: [], 1.0: []}

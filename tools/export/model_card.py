@@ -158,7 +158,8 @@ def _splits(model: Path, training: Training) -> list[tuple[str, list[str]]]:
         return []
     rows = Manifest.read(path).rows
     found = []
-    for name in (one["database"] for one in training.databases):
+    known = {row.database for row in rows}
+    for name in (one["database"] for one in training.databases if one["database"] in known):  # not of earlier runs
         counts = []
         for split in ("train", "validation", "test"):
             own = [row for row in rows if (row.database, row.split) == (name, split)]

@@ -9,6 +9,7 @@ from data.loader import BatchSlicing
 from distributed.placement import training_dtype
 from launch.config import RunConfig
 from launch.errors import ConfigError
+from launch.lineage import refuse_trained_on_held_out
 from launch.run_shards import open_shards
 from launch.validation import HeldOut
 from models.base import noise_schedule
@@ -63,6 +64,8 @@ class Candidates:
                     f" {schedule.prediction_type}: leave it out"
                 )
         shards = open_shards(config)
+        for label in sources:
+            refuse_trained_on_held_out(config, shards, label, parents[label].lineage)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         size = config.batch.micro_size
         held_out = HeldOut(config, schedule, shards, BatchSlicing(size, size, 0, 1), device)

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from data.loader import BatchSlicing, validation_batches
 from launch.cli import app
 from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
+from launch.lineage import LINEAGE_FILE, Side
 from launch.prepare import encode_databases, prepare_databases
 from launch.run_shards import open_shards
 from launch.step import Objective
@@ -176,6 +178,23 @@ def test_too_few_models_are_refused(run: RunConfig) -> None:
     only = run.model_copy(update={"stages": run.stages[:1]})
     with pytest.raises(ConfigError, match="from at least two finished stages, found one: train them first"):
         Candidates.open(only)
+
+
+def test_a_model_that_has_seen_what_is_held_out_is_refused(run: RunConfig, tmp_path: Path) -> None:
+    other, stage, shards = write_tiny_random_model(tmp_path / "leaky", 5), run.stages[0], open_shards(run)
+    for trained, is_leak in (("trained", False), ("held_out", True)):
+        sides = {"trained": trained, "held_out": "held_out"}
+        lineage = {
+            f"{side}.{what}": getattr(Side.of_stage(run, stage, shards, of), what)
+            for side, of in sides.items()
+            for what in ("ties", "likenesses")
+        }
+        save_file(lineage, other / LINEAGE_FILE)
+        if not is_leak:
+            assert str(other) in Candidates.open(run, [str(other)]).names
+            continue
+        with pytest.raises(ConfigError, match=rf"{other} was trained on \d+ images .* that {run.run} holds out"):
+            Candidates.open(run, [str(other)])
 
 
 def test_a_model_that_predicts_otherwise_is_refused_before_any_loss(run: RunConfig, tmp_path: Path) -> None:
