@@ -48,8 +48,7 @@ def fit(
     augmentation draws from. Every image is taken as often as any other, to one.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    # Fused: these networks have many small tensors, over which the plain loop takes a tenth of a step.
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.lr, total_steps=settings.steps, pct_start=WARMUP_SHARE, cycle_momentum=False
     )

@@ -1,7 +1,5 @@
 """As the one rank of a process group: a run whose disk is full at its second checkpoint, and that goes on afterwards.
 
-The checkpoint is written at once, and then again while training goes on.
-
 unshare --mount python -m tests.launch.full_disk CONFIG FOLDER
 FOLDER becomes a small file system in memory, which this process alone sees and which ends with it.
 """
@@ -40,16 +38,13 @@ def main(config_path: Path, disk: Path) -> None:
     rest = disk / "rest"
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     rest.write_bytes(bytes(free - num_bytes * 3 // 2))
-    for is_async in (False, True):
-        checkpoint = config.checkpoint.model_copy(update={"is_async": is_async})
-        run = own_run(config.model_copy(update={"checkpoint": checkpoint}), full)
-        with pytest.raises(RuntimeError, match=r"step-00000002: \[Errno 28\] No space left on device.* earlier ones"):
-            train(run, rank, StopRequest())
-        assert sorted(path.name for path in (full / CHECKPOINTS).iterdir()) == ["LATEST", "step-00000001"]
-        found = find_checkpoint(full / CHECKPOINTS)
-        assert found is not None
-        assert found.position["step"] == 1
-        assert found.skipped == ()
+    with pytest.raises(RuntimeError, match=r"step-00000002: \[Errno 28\] No space left on device.* earlier ones"):
+        train(own_run(config, full), rank, StopRequest())
+    assert sorted(path.name for path in (full / CHECKPOINTS).iterdir()) == ["LATEST", "step-00000001"]
+    found = find_checkpoint(full / CHECKPOINTS)
+    assert found is not None
+    assert found.position["step"] == 1
+    assert found.skipped == ()
 
     rest.unlink()
     train(own_run(config, full), rank, StopRequest())
