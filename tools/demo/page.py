@@ -32,7 +32,8 @@ def write_page(config: RunConfig, merged: Mapping[str, Any], report: Report, exp
         first=config.stages[0],
         chains=[chain for chain in matrix["chains"] if chain["forgetting"]],
         merged=merged,
-        report=report.page.relative_to(config.run).parent,
+        # A report that was there already is known by its whole path, whatever the run's folder was called by.
+        report=report.page.resolve().relative_to(config.run.resolve()).parent,
         verdicts=report.verdicts,
         masks=json.loads(report.metrics.read_text(encoding="utf-8"))["masks"],
         sheet_file=sheet_file,
