@@ -69,6 +69,12 @@ def count_generated(folder: Path) -> int:
     return num
 
 
+def generated_databases(folder: Path) -> list[str]:
+    """Return the database of each image that `read_generated` finds, "" where that is not known; reads no image."""
+    count_generated(folder)
+    return [row["database"] for row in _rows(folder)]
+
+
 def read_generated(
     folder: Path, config: EncodeConfig, resolution: int, places: Sequence[int] | None = None
 ) -> GeneratedImages:

@@ -25,8 +25,10 @@ def over_databases(
     Raises: DataError if no database could be taken.
     """
     found, left_out = [], {}
-    for database in source.databases:
-        result = of_database(database)
+    # Of all databases first: hours of training may lie before the last one.
+    without = {database: source.why_without(database) for database in source.databases}
+    for database, why in without.items():
+        result = why or of_database(database)
         if isinstance(result, str):
             left_out[database] = result
         else:
@@ -35,7 +37,7 @@ def over_databases(
         raise DataError(
             "no database fits this experiment: "
             + "; ".join(f"{name}: {why}" for name, why in left_out.items())
-            + ": add a database, or give prepare.test_fraction a share and prepare in another folder"
+            + ": mend that, or add a database; a test split needs a prepare.test_fraction, prepared in another folder"
         )
     whole = Downstream(
         experiment=experiment,

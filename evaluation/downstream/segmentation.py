@@ -7,18 +7,23 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from data.encode import fit, hint_of
+from data.errors import DataError
+from data.manifest import ManifestRow
 from evaluation.downstream.arms import ARMS, Arm, compared
 from evaluation.downstream.databases import NUM_SEEDS, over_databases
 from evaluation.downstream.labelled_images import refuse_shared_patients, refuse_test_images
 from evaluation.downstream.result import DatabaseResult, Downstream
-from evaluation.downstream.source import Say, source_of
+from evaluation.downstream.source import Say, Source, source_of
 from evaluation.generated_images import GeneratedImages
 from evaluation.mask_agreement import dice
 from evaluation.masked_images import MaskedImages, read_rows
 from evaluation.realism import MIN_CLUSTERS
 from evaluation.segmenter import SegmenterConfig, train_segmenter
 from launch.config import RunConfig
+from models.base import resolution_of
 
 
 def segmentation(
@@ -36,7 +41,8 @@ def segmentation(
     Images are those of a folder, with their masks, or a ControlNet's stage draws them (None: the last finished one)
     from the masks of training images. num_images: of each database; None: as many as it has training images. Every
     network takes `segmenter.steps` steps, whatever it is trained on.
-    Raises: ConfigError if there is no such stage; DataError if images lack masks, or no database has any.
+    Raises: ConfigError if there is no such stage; DataError if images lack masks, or were drawn from those of test
+    images, or no database has any.
     """
     segmenter = segmenter or SegmenterConfig(seed=config.seed)
     source = source_of(config, stage_name, images, num_images, say, has_hints=True)
@@ -51,6 +57,7 @@ def segmentation(
                 f" {MIN_CLUSTERS}"
             )
         generated = _masked(source.masked(training, database))
+        refuse_test_masks(generated, test, source, database)
         real, held_out = (read_rows(of, palette, config.encode, source.resolution) for of in (training, test))
         return compared_segmenters(database, real, generated, held_out, palette, segmenter, num_seeds, say=say)
 
@@ -99,6 +106,25 @@ def compared_segmenters(
     )
     numbers = np.unique(test.class_numbers_NHW)
     return DatabaseResult(name=database, classes=tuple(palette[number] for number in numbers if number), arms=results)
+
+
+def refuse_test_masks(generated: MaskedImages, test: Sequence[ManifestRow], source: Source, database: str) -> None:
+    """Raise DataError if an image was drawn from the mask of a test image: networks would be told the answers.
+
+    Those of `sonoshard evaluate` are. test: images with masks.
+    """
+    drawn_from = {
+        mask_HW.tobytes(): file for mask_HW, file in zip(generated.class_numbers_NHW, generated.ids, strict=True)
+    }
+    for row in test:
+        # At the model's resolution first, as it was drawn.
+        drawn = hint_of(row, source.manifest.palette, source.config.encode, resolution_of(source.config.model))
+        mask_HW = np.asarray(fit(drawn, source.resolution, source.config.encode.resize, Image.Resampling.NEAREST))
+        if mask_HW.any() and mask_HW.tobytes() in drawn_from:
+            raise DataError(
+                f"{drawn_from[mask_HW.tobytes()]} was drawn from the mask of {row.key}, a test image of {database},"
+                " needed masks of training images: leave --images out, or draw from those"
+            )
 
 
 def _dice(

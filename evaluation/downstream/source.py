@@ -2,12 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
-from evaluation.generated_images import GeneratedImages, read_generated
+from evaluation.generated_images import GeneratedImages, generated_databases, read_generated
 from evaluation.stage_images import draw_rows, learnt_databases, stage_to_draw
 from launch.config import RunConfig
 from launch.errors import ConfigError
@@ -53,6 +53,20 @@ class Source:
     def databases(self) -> list[str]:
         """The databases that the images may be of."""
         return list(self.config.databases) if self.stage is None else learnt_databases(self.config, self.stage)
+
+    def why_without(self, database: str) -> str | None:
+        """Return why there are too few images of a database, before any is read or drawn; None: there are enough."""
+        if self.folder is None:
+            return None
+        num = len(self._places(self.folder, database))
+        if num < MIN_GENERATED:
+            return (
+                f"{self.folder} has {num} images of it, needed {MIN_GENERATED} (draw more, or name the database of each"
+                " in labels.csv)"
+            )
+        if self.num_images is not None and num < self.num_images:
+            return f"{self.folder} has {num} images of it, --num-images asks for {self.num_images}"
+        return None
 
     def rows(self, database: str, split: str) -> list[ManifestRow]:
         """Return the real images of a split."""
@@ -109,20 +123,13 @@ class Source:
             # Images of other rows are other ones: each experiment keeps its own, and those that agree share them.
             name = f"training-{database}" if len(rows) == num_training else f"training-{database}-{len(rows)}"
             folder = draw_rows(self.config, self.stage, self.manifest.palette, rows, num_images, name, self.say)
-        found = read_generated(folder, self.config.encode, self.resolution)
+        places = self._places(folder, database)[:num_images]
+        return read_generated(folder, self.config.encode, self.resolution, places)
+
+    def _places(self, folder: Path, database: str) -> list[int]:
+        """Return which of a folder's images are of a database. One that names none is of the run's only one."""
         own = ("", database) if len(self.config.databases) == 1 else (database,)
-        places = [place for place, name in enumerate(found.databases) if name in own][:num_images]
-        if len(places) < MIN_GENERATED:
-            raise DataError(
-                f"{folder} has {len(places)} images of {database}, needed {MIN_GENERATED} or more: draw more, or name"
-                " the database of each in labels.csv"
-            )
-        if num_images is not None and len(places) < num_images:
-            raise DataError(
-                f"{folder} has {len(places)} images of {database}, --num-images asks for {num_images}: draw more, or"
-                " ask for fewer"
-            )
-        return _chosen(found, places)
+        return [place for place, name in enumerate(generated_databases(folder)) if name in own]
 
 
 def source_of(
@@ -177,14 +184,3 @@ def _refuse_shared_prompts(rows: Sequence[ManifestRow], database: str) -> None:
                 f"{database} has the prompt {prompt!r} for the labels {', '.join(sorted(of_prompt))}, needed prompts"
                 f" that tell labels apart: put {{label}} into databases.{database}.prompts, prepare, encode and train"
             )
-
-
-def _chosen(found: GeneratedImages, places: Sequence[int]) -> GeneratedImages:
-    return replace(
-        found,
-        images_NHW=found.images_NHW[list(places)],
-        files=tuple(found.files[place] for place in places),
-        labels=tuple(found.labels[place] for place in places),
-        databases=tuple(found.databases[place] for place in places),
-        masks=tuple(found.masks[place] for place in places),
-    )

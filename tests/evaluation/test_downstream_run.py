@@ -250,6 +250,29 @@ def test_a_segmenter_s_images_are_drawn_from_training_masks(config: RunConfig, d
     assert result_path(config, "segmentation").is_file()
 
 
+def test_images_that_were_drawn_from_test_masks_are_refused(
+    path: Path, config: RunConfig, drawn: list[dict[str, Any]]
+) -> None:
+    """Those that `evaluate` draws, which are of held-out images."""
+    folder = draw_stage(config, config.stages[2], 20, quiet)
+    result = CliRunner().invoke(app, ["downstream", str(path), "segmentation", "--images", str(folder)])
+    assert result.exit_code == 2
+    assert re.search(
+        r"\.png was drawn from the mask of \S+, a test image of breast, needed masks of training images", result.stderr
+    )
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_database_that_a_folder_has_nothing_of_is_left_out(
+    path: Path, config: RunConfig, drawn: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Told before the others are trained on, and their results are kept."""
+    rows = [row(0, "benign"), row(1, "malignant")]
+    found = classification(config, images=folder_of(tmp_path / "set", rows), num_seeds=1, classifier=QUICK, say=quiet)
+    assert [each.name for each in found.databases] == ["breast"]
+    assert "set has 0 images of it, needed 2" in found.left_out["few"]
+
+
 def folder_of(
     folder: Path, rows: Sequence[dict[str, str]], columns: Sequence[str] = ("file", "label", "database", "mask")
 ) -> Path:
@@ -283,12 +306,12 @@ def test_images_of_a_folder(config: RunConfig, tmp_path: Path) -> None:
         (
             [row(0, "benign"), row(1, "normal", "few")],
             [],
-            "has 1 images of breast, needed 2 or more: draw more, or name",
+            "set has 1 images of it, needed 2 (draw more, or name",
         ),
         (
             [row(0, "benign"), row(1, "normal")],
             ["--num-images", "3"],
-            "has 2 images of breast, --num-images asks for 3",
+            "set has 2 images of it, --num-images asks for 3",
         ),
         (
             [row(0, "benign"), row(1, "normal")],
