@@ -1,5 +1,6 @@
 """Trains the stages of a run one after another, each from where it stopped."""
 
+import errno
 import gc
 from contextlib import ExitStack
 from functools import partial
@@ -30,11 +31,19 @@ def train(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None = 
     """Train every stage that has no final model yet. Collective.
 
     until: name of the last stage that is trained; None: of all of them.
-    Raises: StoppedOnRequest once a checkpoint is saved after a signal; ConfigError if another process trains there.
+    Raises: StoppedOnRequest once a checkpoint is saved after a signal; ConfigError if another process trains there;
+    RuntimeError that says what to go on from if the disk is full.
     """
     with ExitStack() as held:
         from_first_rank(rank, lambda: held.enter_context(locked(config.run)))
-        _train_stages(config, rank, stop, until)
+        try:
+            _train_stages(config, rank, stop, until)
+        except OSError as error:  # of a log or a curve: what a checkpoint's writing meets is told by its writer
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise RuntimeError(
+                f"could not write its logs: {error}; {stop.newest_save}: make room, then run the same command again"
+            ) from error
 
 
 def _checked_shards(config: RunConfig) -> ShardSet:
