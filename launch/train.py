@@ -15,7 +15,7 @@ from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
 from launch.config import RunConfig
 from launch.dry_run import check_stage, refuse_impossible_stages
-from launch.facts import refuse_other_facts, stage_facts, stage_steps
+from launch.facts import stage_facts, stage_steps
 from launch.forgetting_report import tell_matrix, write_matrix
 from launch.job import write_job
 from launch.lineage import refuse_leaks, write_lineage
@@ -24,7 +24,6 @@ from launch.merged_start import write_merged_start
 from launch.record import write_record
 from launch.run_shards import open_shards
 from launch.stage import Stage
-from models.record import read_record
 
 
 def train(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None = None) -> None:
@@ -75,31 +74,29 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str |
     stages = config.stages_until(until)
     is_first = True
     for number, stage_config in enumerate(stages):
-        facts = stage_facts(config, stage_config, shards)
-        model_folder = config.stage_model(stage_config)
         if config.is_finished(stage_config):
-            refuse_other_facts(read_record(model_folder) or {}, facts, model_folder)
-        else:
-            # A stage trains on from the averaged weights of an earlier one.
-            model, optimizer = config.stage_base(stage_config), config.stage_optimizer(stage_config)
-            from_first_rank(rank, partial(write_merged_start, config, stage_config))
-            from_first_rank(rank, partial(refuse_leaks, config, stage_config, shards, model.base))
-            started = config.model_copy(update={"model": model, "optimizer": optimizer})
-            stage = Stage(started, stage_config, shards, facts, rank, stop)
-            try:
-                if rank.is_first:
-                    write_lineage(config, stage_config, shards, model.base)
-                    write_record(config)
-                    num_steps = {each.name: stage_steps(config, each, shards) for each in config.stages}
-                    write_job(config.run, stage_config.name, num_steps, rank.world_size)
-                is_stopping = stage.train(is_first=is_first)
-            finally:
-                stage.close()
-            is_first = False
-            del stage
-            gc.collect()
-            from_first_rank(rank, partial(write_matrix, config))
-            is_stopping |= stop.is_agreed(training_device(rank))  # while the model was written
-            if is_stopping and number + 1 < len(stages):
-                raise StoppedOnRequest
+            continue
+        facts = stage_facts(config, stage_config, shards)
+        # A stage trains on from the averaged weights of an earlier one.
+        model, optimizer = config.stage_base(stage_config), config.stage_optimizer(stage_config)
+        from_first_rank(rank, partial(write_merged_start, config, stage_config))
+        from_first_rank(rank, partial(refuse_leaks, config, stage_config, shards, model.base))
+        started = config.model_copy(update={"model": model, "optimizer": optimizer})
+        stage = Stage(started, stage_config, shards, facts, rank, stop)
+        try:
+            if rank.is_first:
+                write_lineage(config, stage_config, shards, model.base)
+                write_record(config)
+                num_steps = {each.name: stage_steps(config, each, shards) for each in config.stages}
+                write_job(config.run, stage_config.name, num_steps, rank.world_size)
+            is_stopping = stage.train(is_first=is_first)
+        finally:
+            stage.close()
+        is_first = False
+        del stage
+        gc.collect()
+        from_first_rank(rank, partial(write_matrix, config))
+        is_stopping |= stop.is_agreed(training_device(rank))  # while the model was written
+        if is_stopping and number + 1 < len(stages):
+            raise StoppedOnRequest
     from_first_rank(rank, partial(tell_matrix, config))
