@@ -153,4 +153,5 @@ def subjects_of(config: RunConfig, stage: StageConfig, shards: ShardSet) -> Subj
     """Return what a stage shows: masks where its network sees them, else prompts."""
     if stage.has_hints:
         return Subjects.of_masks(masked_samples(shards, stage.databases), shards)
-    return Subjects.of_prompts(config.preview.prompts or prompts_of_labels(shards, stage.databases))
+    prompts = config.preview.prompts
+    return Subjects.of_prompts(prompts_of_labels(shards, stage.databases) if prompts is None else prompts)

@@ -49,8 +49,8 @@ class PreviewConfig(BaseModel):
     )
     prompts: list[str] | None = Field(
         None,
-        description="What to draw. None: a prompt of each label, up to eight. A ControlNet stage draws held-out masks"
-        " by their own prompts instead.",
+        description="What to draw; of an empty list nothing. None: a prompt of each label, up to eight. A ControlNet"
+        " stage draws held-out masks by their own prompts instead.",
     )
     seed: int = Field(0, ge=0, description="Prompt i starts from the noise of seed + i.")
     sampling: SamplingConfig = SamplingConfig()

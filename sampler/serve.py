@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import secrets
+import signal
 import socket
 import sys
 from http import HTTPStatus
@@ -36,8 +37,9 @@ SAMPLER_TITLES = {"dpmsolver++": "DPM-Solver++ (2M)", "ddim": "DDIM", "unipc": "
 
 
 def serve(bundle: Bundle, host: str, port: int) -> None:
-    """Serve the page until Ctrl-C. Raises: OSError if the port is taken."""
+    """Serve the page until Ctrl-C or a TERM. Raises: OSError if the port is taken."""
     server = PageServer(bundle, host, port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an unpacked bundle goes by either
     print(f"open {server.address} in a browser; Ctrl-C ends it", flush=True)
     if host not in LOOPBACK:
         print(f"note: anyone who reaches {host} can draw; there is no password", file=sys.stderr)

@@ -4,6 +4,11 @@ import base64
 import http.client
 import io
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -88,6 +93,23 @@ def test_the_command_serves_this_computer_alone(
     assert main([str(control_bundle), "--serve", "--port", "0"]) == 0
     assert [address[0] for address in bound] == ["127.0.0.1"]
     assert "no password" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_that_is_ended_leaves_no_unpacked_bundle(
+    control_bundle: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    shutil.make_archive(str(tmp_path / "bundle"), "zip", control_bundle)
+    (tmp_path / "unpacked").mkdir()
+    command = [sys.executable, "-m", "launch.cli", "sample", str(tmp_path / "bundle.zip"), "--serve", "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "unpacked")}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("open http://127.0.0.1:")
+        assert list((tmp_path / "unpacked").iterdir())
+        process.send_signal(number)
+        assert process.wait(30) == 0
+    assert list((tmp_path / "unpacked").iterdir()) == []
 
 
 def test_one_unet_is_open_at_a_time_and_no_text_encoder(server: PageServer) -> None:
