@@ -94,11 +94,11 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> to
     optimizer: torch.optim.Optimizer
     match config.name:
         case "adamw8bit" | "adamw":
-            optimizer = BlockwiseAdamW(groups, betas=betas, eps=config.eps, **common)
+            optimizer = BlockwiseAdamW(groups, betas=betas, eps=config.resolved_eps, **common)
         case "lion8bit":
             optimizer = BlockwiseLion(groups, betas=betas, **common)
         case "ademamix8bit":
-            optimizer = BlockwiseAdEMAMix(groups, betas=betas, eps=config.eps, **common)
+            optimizer = BlockwiseAdEMAMix(groups, betas=betas, eps=config.resolved_eps, **common)
     return optimizer
 
 

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +26,15 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class Found:
-    """A complete checkpoint: its folder, its manifest, and what was skipped on the way to it (one line each)."""
+    """A complete checkpoint: its folder, its manifest, and what was skipped on the way to it (one line each).
+
+    damaged: the names of the folders that were skipped.
+    """
 
     folder: Path
     manifest: dict[str, Any]
     skipped: tuple[str, ...]
+    damaged: frozenset[str] = frozenset()
 
     @property
     def position(self) -> dict[str, Any]:
@@ -74,15 +78,16 @@ def find_checkpoint(root: Path) -> Found | None:
     folders = sorted(root.glob("step-*"), reverse=True)
     latest = named_checkpoint(root, "LATEST")
     folders.sort(key=lambda folder: folder != latest)  # stable: LATEST first, then the newest
-    skipped: list[str] = []
+    skipped: dict[str, str] = {}
     for folder in folders:
         try:
-            return Found(folder, verified_manifest(folder), tuple(skipped))
+            return Found(folder, verified_manifest(folder), tuple(skipped.values()), frozenset(skipped))
         except CheckpointError as damage:
-            skipped.append(str(damage))
+            skipped[folder.name] = str(damage)
     if skipped:
         raise CheckpointError(
-            f"no checkpoint in {root} is whole ({'; '.join(skipped)}): restore one, or delete the folder to start anew"
+            f"no checkpoint in {root} is whole ({'; '.join(skipped.values())}): restore one, or delete the folder to"
+            " start anew"
         )
     return None
 
@@ -144,15 +149,18 @@ def restore_older(root: Path) -> None:
             older.rename(final)
 
 
-def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool) -> None:
+def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool, damaged: Collection[str] = frozenset()) -> None:
     """Delete what is older than the last `keep_last` up to `newest`, but for the one of the lowest validation loss.
 
-    A loss that is not finite is none. Raises: OSError if BEST cannot be written; what `newest` holds is whole then.
+    A loss that is not finite is none. damaged: names of folders that count as none of either, and go with their age.
+    Raises: OSError if BEST cannot be written; what `newest` holds is whole then.
     """
     folders = sorted((path for path in root.glob("step-*") if path.name <= newest.name), reverse=True)
-    kept = set(folders[:keep_last])
+    whole = [folder for folder in folders if folder.name not in damaged]
+    last = whole[:keep_last]
+    kept = {*last, *(folder for folder in folders if folder.name in damaged and folder > last[-1])}
     if keep_best:
-        losses = {folder: (stored_position(folder) or {}).get("validation_loss") for folder in folders}
+        losses = {folder: (stored_position(folder) or {}).get("validation_loss") for folder in whole}
         validated = {folder: loss for folder, loss in losses.items() if loss is not None and math.isfinite(loss)}
         if validated:
             best = min(validated, key=lambda folder: (validated[folder], folder))

@@ -46,6 +46,7 @@ class CheckpointWriter:
         self._root, self._engine, self._config = root, engine, config
         self._pending: _Pending | None = None
         self.newest_step: int | None = None  # of the last checkpoint that was named
+        self.damaged: set[str] = set()  # names of those that were found to be, and are not to be counted on
 
     def save(self, averages: Averages, position: dict[str, Any]) -> None:
         """Write a checkpoint. An older folder of the same step, damaged or resumed from before it, is replaced.
@@ -134,6 +135,7 @@ class CheckpointWriter:
             if self._engine.rank.is_first:
                 publish(pending.partial, pending.final, pending.manifest)
         self.newest_step = int(pending.manifest["position"]["step"])
+        self.damaged.discard(pending.final.name)
         with self._failing_together(pending, _not_pruned):
             if self._engine.rank.is_first:
                 prune(
@@ -141,6 +143,7 @@ class CheckpointWriter:
                     pending.final,
                     keep_last=self._config.keep_last,
                     keep_best=self._config.keep_best,
+                    damaged=self.damaged,
                 )
 
     @contextmanager

@@ -19,6 +19,7 @@ _OWN_BETAS: dict[OptimizerName, tuple[float, ...]] = {
     "lion8bit": (0.9, 0.99),
     "ademamix8bit": (0.9, 0.999, 0.9999),
 }
+_EPS = 1e-8
 
 
 class OptimizerConfig(BaseModel):
@@ -50,7 +51,9 @@ class OptimizerConfig(BaseModel):
         description="Decays of the moments. None: the optimizer's own, (0.9, 0.999) for AdamW, (0.9, 0.99) for Lion, "
         "(0.9, 0.999, 0.9999) for AdEMAMix.",
     )
-    eps: float = Field(1e-8, gt=0, description="Added to the root of the second moment.")
+    eps: float | None = Field(
+        None, gt=0, description="Added to the root of the second moment, which Lion has not. None: 1e-8."
+    )
     weight_decay: float = Field(0.01, ge=0, description="Decoupled decay, on matrices and convolutions only.")
     l2_sp: float = Field(
         0.0,
@@ -81,6 +84,19 @@ class OptimizerConfig(BaseModel):
             raise ValueError(
                 f"optimizer.l2_sp={self.l2_sp:g} with lr={self.lr:g} pulls the weights beyond where they started:"
                 f" needed lr * l2_sp <= 1, so an l2_sp of at most {1 / self.lr:g}"
+            )
+        return self
+
+    @property
+    def resolved_eps(self) -> float:
+        """What is added to the root of the second moment."""
+        return self.eps or _EPS
+
+    @model_validator(mode="after")
+    def _eps_has_a_use(self) -> "OptimizerConfig":
+        if self.eps is not None and self.name == "lion8bit":
+            raise ValueError(
+                f"optimizer.eps={self.eps:g} has no use in lion8bit, which has no second moment: leave it out"
             )
         return self
 
@@ -115,7 +131,11 @@ class ZeroConfig(BaseModel):
         "million, of a fortieth of what trains.",
     )
     allgather_bucket_elements: int = Field(
-        5_000_000, gt=0, description="Updated weights are sent to the other ranks in buckets of this many elements."
+        5_000_000,
+        gt=0,
+        multiple_of=2,
+        description="With stage 3, how many elements of the next layers are gathered ahead of their use; twice as many"
+        " may be whole at once. The others send their updated weights group by group.",
     )
 
 

@@ -62,9 +62,16 @@ def free_port() -> int:
 
 
 def join_process_group() -> None:
-    """Join the process group of all ranks: NCCL where there is CUDA, gloo elsewhere."""
+    """Join the process group of all ranks: NCCL where there is CUDA, gloo elsewhere.
+
+    Raises: EngineError if a node has fewer GPUs than ranks.
+    """
     import torch
 
+    from distributed.placement import training_device
+
+    # NCCL's collectives of objects lie on the current GPU: it must be this rank's own before the first one.
+    training_device(rank_from_environment())
     # Whoever started this rank may have kept signals back until it listens; one that never does is to end by them.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     if not torch.cuda.is_available():

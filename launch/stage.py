@@ -191,6 +191,7 @@ class Stage:
         self.step = int(found.position["step"])
         self.validation_losses = {int(step): loss for step, loss in found.position.get("validation_losses", {}).items()}
         self.saved = (self.step, found.position.get("validation_loss"))
+        self.writer.damaged.update(found.damaged)
         self._remember_saved(self.step)
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
 

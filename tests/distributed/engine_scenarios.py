@@ -33,6 +33,7 @@ from distributed.checkpoint_writer import CheckpointWriter
 from distributed.config import CheckpointConfig, OptimizerConfig, Precision, ZeroConfig
 from distributed.ema import ShardedEma, average_name, power_function_exponent
 from distributed.engine import Engine
+from distributed.live_bytes import PeakBytes
 from distributed.placement import training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.failure import end_at_once
@@ -333,6 +334,33 @@ def check_own_gradients(rank: Rank) -> None:
     torch.testing.assert_close(*masters, rtol=0, atol=1e-6)
 
 
+def check_further_micro_batches(rank: Rank) -> None:
+    """At stage 2 a further micro batch's gradients join the sum one after another, and never lie beside it whole."""
+    torch.manual_seed(0)
+    network = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(16)))
+    engine = Engine(
+        network,
+        OptimizerConfig(name="adamw"),
+        ZeroConfig(stage=2, reduce_bucket_elements=256 * 256),
+        rank,
+        precision="fp32",
+        micro_size=1,
+        accumulation_steps=2,
+    )
+    peaks = []
+    for _ in range(2):
+        loss = engine.network(torch.ones(1, 256, device=engine.device)).square().mean()
+        with PeakBytes(engine.device) as peak:
+            engine.accumulate(loss)
+        peaks.append(peak.bytes)
+        engine.finish_micro_batch(1e-3)
+    of_layer, of_slice = 256 * 256 * 4, 16 * 256 * 256 * 4 // rank.world_size
+    assert peaks[0] > of_slice, "the first micro batch's gradients are the sum"
+    # A layer that waits, one that has just been computed, and what is sent.
+    assert peaks[1] < 4 * of_layer + 100_000 < of_slice
+    engine.close()
+
+
 def check_what_stays(run: Run) -> None:
     """Frozen weights, and those that are pulled towards, are what the model began with; a pull holds what trains."""
     began = {name: p.detach().to(run.engine.dtype) for name, p in small_unet(run.cell.trains).named_parameters()}
@@ -442,6 +470,7 @@ def save(rank: Rank, folder: Path) -> dict[str, object]:
     run.close()
     check_averages(rank)
     check_own_gradients(rank)
+    check_further_micro_batches(rank)
     return facts
 
 

@@ -35,6 +35,14 @@ def test_where_no_loss_is_finite_none_is_the_best(tmp_path: Path) -> None:
     assert sorted(tmp_path.glob("step-*")) == [step_folder(tmp_path, 2), newest]
 
 
+def test_a_damaged_one_takes_no_place_of_the_last_or_the_best_and_goes_with_its_age(tmp_path: Path) -> None:
+    newest = checkpoints_with_losses(tmp_path, [0.1, 0.5, 0.9, 0.2, 0.7])
+    damaged = {step_folder(tmp_path, step).name for step in (1, 4)}
+    prune(tmp_path, newest, keep_last=2, keep_best=True, damaged=damaged)
+    assert named_checkpoint(tmp_path, "BEST") == step_folder(tmp_path, 2)
+    assert sorted(tmp_path.glob("step-*")) == [step_folder(tmp_path, step) for step in (2, 3, 4, 5)]
+
+
 def test_a_checkpoint_of_the_same_step_stands_until_the_new_one_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

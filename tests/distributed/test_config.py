@@ -31,6 +31,13 @@ def test_what_is_not_known_on_a_login_node_is_not_refused() -> None:
     refuse_impossible(OptimizerConfig(paged=True), ZeroConfig(), is_bf16=True, has_gpu=None)
 
 
+def test_eps_is_refused_where_nothing_uses_it() -> None:
+    assert OptimizerConfig().resolved_eps == 1e-8
+    assert OptimizerConfig(eps=1e-6).resolved_eps == 1e-6
+    with pytest.raises(ValidationError, match=r"optimizer.eps=1e-06 has no use in lion8bit, which has no second"):
+        OptimizerConfig(name="lion8bit", eps=1e-6)
+
+
 def test_betas_are_the_optimizers_own_or_as_many_as_it_has() -> None:
     assert OptimizerConfig(name="lion8bit").resolved_betas == (0.9, 0.99)
     assert OptimizerConfig(name="ademamix8bit", betas=(0.8, 0.9, 0.99)).resolved_betas == (0.8, 0.9, 0.99)
