@@ -40,13 +40,15 @@ def training_device(rank: Rank) -> torch.device:
 def bytes_by_kind(kinds: Mapping[str, Iterable[Tensor]], device: torch.device) -> dict[str, int]:
     """Return the bytes of the memory that tensors lie in, by kind: those that are not on `device` as `KIND, host`.
 
-    Memory that several tensors of a kind share counts once, and whole where they are views of a part of it.
+    Memory that several tensors of a kind share counts once, and whole where they are views of a part of it. What CUDA
+    pages, which torch takes for host memory, counts as on the device.
     """
     found: dict[str, int] = {}
     for kind, tensors in kinds.items():
         found[kind] = 0
         storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors if tensor.numel() > 0}
         for tensor in storages.values():
-            name = kind if tensor.device.type == device.type else f"{kind}, host"
+            is_there = tensor.device.type == device.type or getattr(tensor, "is_paged", False)
+            name = kind if is_there else f"{kind}, host"
             found[name] = found.get(name, 0) + tensor.untyped_storage().nbytes()
     return found

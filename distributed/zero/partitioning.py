@@ -132,6 +132,8 @@ def _flat_group(layout: GroupLayout, master: Tensor, state: dict[str, Any], star
                 continue
             tensor = state[name]
             rows = {name: tensor} if tensor.ndim == 1 else {f"{name}.fast": tensor[0], f"{name}.slow": tensor[1]}
+            for row in rows.values():
+                row.is_paged = getattr(tensor, "is_paged", False)
             moments |= rows
             if tensor.dtype == torch.uint8:
                 code_values |= dict.fromkeys(rows, state[f"qmap{number}"])

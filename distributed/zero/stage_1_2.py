@@ -69,6 +69,8 @@ class PartitionedOptimizer(FrozenWhole, SteppedByDeepSpeed):
         self.network: nn.Module = self._engine
         if setting.shares_masters:
             self._share_masters()
+        if setting.zero.offload == "optimizer":
+            self._share_buffers()
         self.groups = flat_groups(layouts, self._zero.single_partition_of_fp32_groups, self.optimizer, setting)
 
     def send(self, slices: Sequence[Tensor]) -> None:
@@ -122,6 +124,15 @@ class PartitionedOptimizer(FrozenWhole, SteppedByDeepSpeed):
         squares = norm_of(mine).square() if mine else torch.zeros((), device=self._setting.device)
         dist.all_reduce(squares)
         return torch.where(squares.isfinite(), squares.sqrt(), -1.0)
+
+    def _share_buffers(self) -> None:
+        """Let the groups, which step one after another, share the buffer in which weights go back to the device.
+
+        DeepSpeed keeps one for each, 2 bytes an element in bf16.
+        """
+        buffers: list[Tensor] = self._zero.param_buffer_of_bit16_for_cpu_offload_groups
+        largest = max(buffers, key=Tensor.numel)
+        buffers[:] = [largest[: buffer.numel()] for buffer in buffers]
 
     def _share_masters(self) -> None:
         """Make each master this rank's part of the weights themselves, where they have the same dtype.

@@ -361,6 +361,13 @@ def check_further_micro_batches(rank: Rank) -> None:
     engine.close()
 
 
+def check_one_buffer_for_all_groups(run: Run) -> None:
+    """Offloaded, the weights of the groups go back to the device through the same memory, one after another."""
+    buffers = vars(run.engine._state)["_zero"].param_buffer_of_bit16_for_cpu_offload_groups
+    assert len(buffers) == len(run.engine.groups) > 1
+    assert len({buffer.data_ptr() for buffer in buffers}) == 1
+
+
 def check_what_stays(run: Run) -> None:
     """Frozen weights, and those that are pulled towards, are what the model began with; a pull holds what trains."""
     began = {name: p.detach().to(run.engine.dtype) for name, p in small_unet(run.cell.trains).named_parameters()}
@@ -457,6 +464,8 @@ def save(rank: Rank, folder: Path) -> dict[str, object]:
         run.train(0, 5)
         run.save(folder / f"first-{cell}", 5)
         check_parameters(run)
+        if cell.offload == "optimizer":
+            check_one_buffer_for_all_groups(run)
         run.train(5, 8)
         facts[str(cell)] = run.losses
         facts[f"bytes-{cell}"] = check_lent_weights(run)

@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 from benchmarks.stable_diffusion_config import SMALLER_UNET, UNET
 from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.memory import predicted_bytes
+from distributed.placement import bytes_by_kind
 
 # What padding, scales, copies in passing and buckets may add.
 REACH_LIMIT = 1.03
@@ -87,3 +88,10 @@ def test_an_offloaded_state_is_in_host_memory_where_there_is_another(unet: UNet2
     }
     assert not any(kind.endswith(", host") for kind in both[1])
     assert sum(both[0].values()) == sum(both[1].values())
+
+
+def test_what_cuda_pages_counts_as_on_the_device() -> None:
+    plain, paged = torch.zeros(10), torch.zeros(20)
+    paged.is_paged = True  # type: ignore[attr-defined]
+    found = bytes_by_kind({"optimizer": [plain, paged]}, torch.device("cuda"))
+    assert found == {"optimizer": 80, "optimizer, host": 40}
