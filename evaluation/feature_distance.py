@@ -1,6 +1,7 @@
 """How far generated images are from held-out real ones in features, beside how far real ones are from one another.
 
-FID is written here, in a few lines, since torch-fidelity needs torchvision, and takes no features but its own.
+FID is written here, in a few lines, since torch-fidelity needs torchvision, and has no distance of two sets of features
+that are there: it is asked for hundreds of halvings of them.
 """
 
 # N images, M other images, D features

@@ -75,15 +75,25 @@ def generated_databases(folder: Path) -> list[str]:
     return [row["database"] for row in _rows(folder)]
 
 
+def evenly(num: int, count: int) -> list[int]:
+    """Return `num` places of `count`, spread evenly over them; all where there are not more."""
+    num = min(num, count)
+    return [place * count // num for place in range(num)]
+
+
 def read_generated(
-    folder: Path, config: EncodeConfig, resolution: int, places: Sequence[int] | None = None
+    folder: Path,
+    config: EncodeConfig,
+    resolution: int,
+    places: Sequence[int] | None = None,
+    palette: Sequence[str] | None = None,
 ) -> GeneratedImages:
     """Return the images of a folder at a resolution in pixels, as `encode` would resize them.
 
     Those that labels.csv names, in its order; without one, all there are below the folder, by name, but for contact
     sheet and masks, and nothing is known of them. Masks are PNGs of class numbers. places: of those wanted, from 0 to
-    `count_generated` - 1; None: all.
-    Raises: DataError if there are fewer than two, or one cannot be read.
+    `count_generated` - 1; None: all. palette: the manifest's, of which masks must be.
+    Raises: DataError if there are fewer than two, or one cannot be read, or a mask has a number beyond the palette.
     """
     num, every = count_generated(folder), _rows(folder)
     rows = [every[place] for place in (range(num) if places is None else places)]
@@ -91,7 +101,7 @@ def read_generated(
     for row in rows:
         picture = _opened(folder, row["file"]).convert("L")
         images.append(np.asarray(fit(picture, resolution, config.resize)))
-        masks.append(_mask(folder, row["mask"], config, resolution) if row["mask"] else None)
+        masks.append(_mask(folder, row["mask"], config, resolution, palette) if row["mask"] else None)
     return GeneratedImages(
         np.stack(images),
         tuple(row["file"] for row in rows),
@@ -130,11 +140,19 @@ def _opened(folder: Path, name: str) -> Image.Image:
         raise DataError(f"{folder / name} cannot be read as an image ({error}): draw it again, or remove it") from error
 
 
-def _mask(folder: Path, name: str, config: EncodeConfig, resolution: int) -> NDArray[np.uint8]:
+def _mask(
+    folder: Path, name: str, config: EncodeConfig, resolution: int, palette: Sequence[str] | None
+) -> NDArray[np.uint8]:
     picture = _opened(folder, name)
     if picture.mode not in ("P", "L", "1"):
         raise DataError(
             f"{folder / name} has pixels of mode {picture.mode}, needed class numbers (P or L): write masks as `sample`"
         )
     numbers_HW = np.asarray(picture if picture.mode != "1" else picture.convert("L"))
+    if palette is not None and numbers_HW.max() >= len(palette):
+        known = ", ".join(f"{number} {of}" for number, of in enumerate(palette))
+        raise DataError(
+            f"{folder / name} has the class number {numbers_HW.max()}, needed those of the manifest ({known}): write"
+            " masks as `sample` does, or leave them out of labels.csv"
+        )
     return np.asarray(fit(Image.fromarray(numbers_HW), resolution, config.resize, Image.Resampling.NEAREST))

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from data.errors import DataError
 from evaluation.intervals import CONFIDENCE, NUM_RESAMPLES, Interval, bootstrap
 from evaluation.masked_images import MaskedImages
 from evaluation.segmenter import Segmenter
@@ -78,14 +77,15 @@ class ClassAgreement:
 
 @dataclass(frozen=True)
 class MaskAgreement:
-    """What was found, by class name."""
+    """What was found, by class name. unseen: classes that masks have and no image the segmenter was trained on."""
 
     classes: Mapping[str, ClassAgreement]
+    unseen: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it in JSON's types; a number that is not finite becomes None."""
         found: dict[str, Any] = _finite({name: asdict(agreement) for name, agreement in self.classes.items()})
-        return {"confidence": CONFIDENCE, "resamples": NUM_RESAMPLES, "classes": found}
+        return {"confidence": CONFIDENCE, "resamples": NUM_RESAMPLES, "classes": found, "unseen": list(self.unseen)}
 
 
 def mask_agreement(
@@ -99,21 +99,17 @@ def mask_agreement(
     """Return how well the segmenter's masks agree with those wanted, for each class that the wanted masks have.
 
     real: held out, with their own masks. generated: with the masks that they were drawn from. reconstructed: real after
-    the VAE. seed: of the bootstrap. Raises: DataError if a mask has a class that the segmenter was never shown.
+    the VAE. seed: of the bootstrap. Classes that the segmenter was never shown are named, and not looked for.
     """
     numbers = sorted(set(np.unique(real.class_numbers_NHW)) | set(np.unique(generated.class_numbers_NHW)))
-    if unknown := [number for number in numbers if number not in segmenter.numbers]:
-        raise DataError(
-            f"masks have class number {unknown[0]}, which no image that the segmenter was trained on has (those have "
-            f"{', '.join(segmenter.names)}): train it on the databases that it judges"
-        )
+    unseen = [int(number) for number in numbers if number not in segmenter.numbers]
     sources = {"real": real, "generated": generated}
     if reconstructed is not None:
         sources["reconstructed"] = reconstructed
     predicted = {source: segmenter.predict(images.images_NHW) for source, images in sources.items()}
     found = {}
     for number in map(int, numbers):
-        if number == 0:
+        if number == 0 or number in unseen:
             continue
         unrelated, gain = beside_unrelated(predicted["generated"], generated, number, seed)
         found[segmenter.classes[number]] = ClassAgreement(
@@ -121,7 +117,7 @@ def mask_agreement(
             unrelated_dice=unrelated,
             gain=gain,
         )
-    return MaskAgreement(found)
+    return MaskAgreement(found, tuple(segmenter.classes[number] for number in unseen))
 
 
 def score(predicted_NHW: NDArray[np.uint8], wanted: MaskedImages, number: int, seed: int) -> Score:
@@ -149,21 +145,21 @@ def beside_unrelated(
 ) -> tuple[Interval, Interval]:
     """Return the mean Dice of each image against another's mask that has the class, and what its own has above that.
 
-    The other is half of the images away, in the order of their clusters: of another patient, where none has half. NaN
-    if there is but one image.
+    The other is half of the images away, in the order of their clusters; where it is of the same one (of a patient, or
+    of images of one mask), the image is left out. NaN if there is but one cluster.
     """
     has_class = (wanted.class_numbers_NHW == number).any(axis=(1, 2))
     places = sorted(np.flatnonzero(has_class), key=lambda place: wanted.clusters[place])
-    clusters = [wanted.clusters[place] for place in places]
-    if len(places) < 2:
-        nothing = _over(np.empty(0), (), np.mean, seed)
-        return nothing, nothing
-    others = np.roll(places, len(places) // 2)
+    others = np.roll(places, len(places) // 2).tolist()
+    pairs = [
+        (place, other)
+        for place, other in zip(places, others, strict=True)
+        if wanted.clusters[place] != wanted.clusters[other]
+    ]
+    clusters = [wanted.clusters[place] for place, _ in pairs]
     own_N, unrelated_N = (
-        np.array(
-            [dice(predicted_NHW[i], wanted.class_numbers_NHW[of], number) for i, of in zip(places, masks, strict=True)]
-        )
-        for masks in (places, others)
+        np.array([dice(predicted_NHW[pair[0]], wanted.class_numbers_NHW[pair[of]], number) for pair in pairs])
+        for of in (0, 1)
     )
     return _over(unrelated_N, clusters, np.mean, seed), _over(own_N - unrelated_N, clusters, np.mean, seed)
 

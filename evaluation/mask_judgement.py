@@ -49,7 +49,8 @@ def judge_masks(
     """Return what segmenters of real images find in the generated images of each database that were drawn from masks.
 
     Of images that name no database (see `GeneratedImages.among`) one segmenter of all databases looks for the masks.
-    Left out: databases of which no real image has a mask, or no generated one has more than background.
+    Left out: databases of which no training image or no generated one has a mask with more than background, or no
+    held-out one has a mask.
     """
     resolution = generated.images_NHW.shape[1]
     found = []
@@ -62,6 +63,8 @@ def judge_masks(
             continue
         say(f"{database}: a segmenter of {len(rows)} real images, to look for the masks")
         train = read_rows(rows, palette, encode, resolution)
+        if not train.class_numbers_NHW.any():
+            continue
         segmenter = train_segmenter(train.images_NHW, train.class_numbers_NHW, palette, config)
         num = min(len(real_rows), MAX_REAL_IMAGES)
         chosen = [real_rows[place * len(real_rows) // num] for place in range(num)]

@@ -5,42 +5,44 @@ other's.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from data.durable import replacing
 from data.errors import DataError
-from data.manifest import Manifest
+from data.manifest import Manifest, ManifestRow
 from evaluation.classifier import ClassifierConfig
 from evaluation.features import torchscript_features
-from evaluation.generated_images import GeneratedImages, count_generated, read_generated
+from evaluation.generated_images import ALL, GeneratedImages, count_generated, evenly, read_generated
 from evaluation.judgement import Judgement, judge
 from evaluation.mask_judgement import MaskJudgement, judge_masks
 from evaluation.measures import MEASURES
 from evaluation.real_images import HELD_OUT, RealImages
+from evaluation.realism import MIN_CLUSTERS
 from evaluation.reconstruction import reconstructed
 from evaluation.report_figures import Figure, figures, limits
 from evaluation.report_page import NUM_WORST, REPORT_FILE, write_page
 from evaluation.segmenter import SegmenterConfig
-from evaluation.stage_images import FOLDER, draw_stage, learnt_databases, stage_to_draw
-from evaluation.verdicts import Verdict, of_copies, of_distance, of_labels, of_mask
+from evaluation.stage_images import FOLDER, FOLDERS, draw_stage, learnt_databases, stage_to_draw
+from evaluation.verdicts import Verdict, of_copies, of_distance, of_labels, of_mask, of_unseen_mask
 from launch.config import RunConfig
 from launch.run_steps import steps_before, steps_taken
 from launch.tracking import tensorboard_folder
 from models.base import resolution_of
-from models.record import RECORD_FILE
+from models.record import record_sha256
 from models.stable_diffusion import load_vae
 
 METRICS_FILE = "metrics.json"
 # Raised when a figure of metrics.json means something else.
 VERSION = 3
-FOLDERS = "folders"
+NUM_DRAWN = 256
+NOT_DRAWN = "none of the images is of it"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Report:
         if not (page.is_file() and metrics.is_file()):
             return None
         found = json.loads(metrics.read_text(encoding="utf-8"))
-        if found["version"] != VERSION or found["model_sha256"] != _hash_of(model):
+        if found["version"] != VERSION or found["model_sha256"] != record_sha256(model):
             return None
         verdicts = {of: Verdict.model_validate(verdict) for of, verdict in found["verdicts"].items()}
         return cls(page, metrics, found["num_images"], verdicts)
@@ -84,7 +86,7 @@ class Report:
 
 def evaluate_run(
     config: RunConfig,
-    num_images: int,
+    num_images: int | None = None,
     *,
     stage_name: str | None = None,
     images: Path | None = None,
@@ -96,37 +98,48 @@ def evaluate_run(
     """Judge images against the run's real ones, and write what was found.
 
     Images are those of a folder, or are drawn by a stage (None: the last that is finished) from the noise of seeds 0 to
-    `num_images` - 1, with the prompts and masks of held-out images. They are compared with the validation and test
-    splits, and with the training split, of the databases that the stage has seen; a folder's, of all databases.
+    `num_images` - 1, with the prompts and masks of held-out images. num_images: None: 256 of a stage, all of a folder;
+    of a folder they are spread evenly. They are compared with the validation and test splits, and with the training
+    split, of those databases that they are of.
     features: a TorchScript network to compare by; None: a classifier trained here.
     Raises: ConfigError if there is no such stage; DataError if there are too few images, or one cannot be read.
     """
     manifest = Manifest.read(config.manifest_path)
     resolution = resolution_of(config.model)
     of_features = torchscript_features(features) if features else None
+    if of_features is not None:
+        of_features.of(np.zeros((1, resolution, resolution), np.uint8))  # hours of drawing may lie before the first
     stage = stage_to_draw(config, stage_name) if images is None else None
+    databases = list(config.databases) if stage is None else learnt_databases(config, stage)
+    training, held_out = (
+        [row for row in manifest.rows if row.database in databases and row.split in splits]
+        for splits in (("train",), HELD_OUT)
+    )
+    _refuse_too_few(databases, training, held_out)
     if stage is not None:
-        name, databases = stage.name, learnt_databases(config, stage)
+        name = stage.name
         step = steps_before(config, stage) + steps_taken(config, stage)
+        num_images = num_images or NUM_DRAWN
         folder = draw_stage(config, stage, num_images, say)
+        places = list(range(num_images))
         subject = f"{num_images} images of stage {name}"
     else:
         assert images is not None
-        name, databases, folder = f"{FOLDERS}/{images.resolve().name}", list(config.databases), images
+        name, folder = f"{FOLDERS}/{images.resolve().name}", images
         step = sum(steps_taken(config, stage) for stage in config.stages)
-        subject = f"images of the folder {images.resolve().name}"
-    generated = read_generated(folder, config.encode, resolution, range(min(num_images, count_generated(folder))))
-    if images is not None:
-        subject = f"{len(generated)} {subject}"
-    known = [row for row in manifest.rows if row.database in databases]
-    training = [row for row in known if row.split == "train"]
-    held_out = [row for row in known if row.split in HELD_OUT]
-    if not training or not held_out:
-        raise DataError(
-            f"{', '.join(databases)} have {len(training)} training and {len(held_out)} held-out images, needed some of"
-            " both: give prepare.test_fraction a share and prepare in another folder"
-        )
+        count = count_generated(folder)
+        places = evenly(num_images or count, count)
+        of_all = "" if len(places) == count else f" of {count}"
+        subject = f"{len(places)}{of_all} images of the folder {images.resolve().name}"
+    generated = read_generated(folder, config.encode, resolution, places, manifest.palette)
     generated = generated.among(sorted({row.database for row in held_out}))
+    # Of what was not drawn nothing is said, nor is anything compared with it.
+    undrawn = (
+        {} if ALL in generated.databases else {name: NOT_DRAWN for name in databases if name not in generated.databases}
+    )
+    training, held_out = ([row for row in rows if row.database not in undrawn] for rows in (training, held_out))
+    if stage is not None and stage.has_hints:
+        held_out = [row for row in held_out if row.masks]
     say(f"{len(training)} training and {len(held_out)} held-out images, to compare with")
     real_training, real_held_out = (RealImages.read(rows, config.encode, resolution) for rows in (training, held_out))
     judgement = judge(
@@ -151,10 +164,11 @@ def evaluate_run(
         seed=config.seed,
         say=say,
     )
+    judgement = replace(judgement, left_out={**judgement.left_out, **undrawn})
     out = config.run / FOLDER / name
     verdicts = _verdicts(judgement, masks)
     metrics = _metrics(name, generated, judgement, masks, verdicts)
-    metrics["model_sha256"] = _hash_of(config.stage_model(stage)) if stage else None
+    metrics["model_sha256"] = record_sha256(config.stage_model(stage)) if stage else None
     metrics["memorisation"]["worst"] = _worst(judgement, generated, real_training)
     with replacing(out / METRICS_FILE) as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
@@ -162,16 +176,23 @@ def evaluate_run(
         with replacing(out / sheet_file(of.database)) as temporary:
             of.sheet.save(temporary, format="PNG", optimize=True)
     _write_scalars(config, name, metrics, step)
-    are_simulated = {"simulated" in row.flags for row in known}
+    are_simulated = {"simulated" in row.flags for row in [*training, *held_out]}
     write_page(
         out / REPORT_FILE, subject, generated, real_training, real_held_out, judgement, masks, verdicts, are_simulated
     )
     return Report(out / REPORT_FILE, out / METRICS_FILE, len(generated), verdicts)
 
 
-def _hash_of(model: Path) -> str:
-    """Return the SHA-256 of what stands beside a model: how it was made, and how far it was trained."""
-    return sha256((model / RECORD_FILE).read_bytes()).hexdigest()
+def _refuse_too_few(databases: Sequence[str], training: Sequence[ManifestRow], held_out: Sequence[ManifestRow]) -> None:
+    """Raise DataError if there is nothing to compare with, before anything is drawn."""
+    num_patients = max(
+        (len({row.cluster for row in held_out if row.database == name}) for name in databases), default=0
+    )
+    if not training or num_patients < MIN_CLUSTERS:
+        raise DataError(
+            f"{', '.join(databases)} have {len(training)} training images and {num_patients} held-out patients at most,"
+            f" needed some and {MIN_CLUSTERS}: give prepare.test_fraction a share and prepare in another folder"
+        )
 
 
 def sheet_file(database: str) -> str:
@@ -189,6 +210,8 @@ def _verdicts(judgement: Judgement, masks: list[MaskJudgement]) -> dict[str, Ver
     for each in masks:
         for name, agreement in each.agreement.classes.items():
             found[f"{each.database}: mask of {name}"] = of_mask(agreement)
+        for name in each.agreement.unseen:
+            found[f"{each.database}: mask of {name}"] = of_unseen_mask()
     return {**found, "copies of training images": of_copies(judgement.copies)}
 
 

@@ -29,6 +29,8 @@ from models.sampling import sample
 from models.stable_diffusion import load_pipeline
 
 FOLDER, IMAGES_FOLDER, KEY_FILE = "evaluation", "images", "drawn.json"
+# Within FOLDER, of what a person's folder of images is found to be.
+FOLDERS = "folders"
 AT_ONCE = 8
 # Raised when images would be other ones.
 VERSION = 1

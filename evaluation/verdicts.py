@@ -96,6 +96,11 @@ def of_mask(found: ClassAgreement) -> Verdict:
     return Verdict(level="good", text="the mask is followed as in real images")
 
 
+def of_unseen_mask() -> Verdict:
+    """Return what is said of a class that masks have and no training image."""
+    return Verdict(level="unknown", text="no training image has it, so that the segmenter cannot look for it")
+
+
 def of_copies(copies: Memorisation) -> Verdict:
     """Return whether training images were copied: a few images by themselves, or more suspects than chance explains.
 

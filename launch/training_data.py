@@ -95,7 +95,8 @@ def training_of(record: Mapping[str, Any] | None, name: str) -> Training:
 def united(trainings: Iterable[Training]) -> Training:
     """Return several together.
 
-    A database that several saw stands there once, with the most images of it and the mask classes of all.
+    A database that several saw stands there once, with the most images of it, the licences and mask classes of all, and
+    simulated only where it is for all.
     """
     several = list(trainings)
     databases: dict[tuple[str, str], dict[str, Any]] = {}
@@ -104,6 +105,9 @@ def united(trainings: Iterable[Training]) -> Training:
         known = databases.get(key)
         of_both = [one for one in (known, database) if one is not None]
         databases[key] = dict(max(of_both, key=lambda one: one["images"]))
+        licences = [licence for one in of_both for licence in one["licence"].split("; ")]
+        databases[key]["licence"] = "; ".join(dict.fromkeys(licences))
+        databases[key]["simulated"] = all(one["simulated"] for one in of_both)
         if classes := [one["mask_classes"] for one in of_both if "mask_classes" in one]:
             databases[key]["mask_classes"] = sorted(set().union(*classes))
     prompts = {tuple(one.values()): one for training in several for one in training.prompts}

@@ -1,6 +1,7 @@
 """How a saved model was trained: a JSON file in its folder."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,3 +16,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return record
+
+
+def record_sha256(folder: Path) -> str | None:
+    """Return the SHA-256 of what says how a model was trained, and how far; None where nothing does."""
+    file = folder / RECORD_FILE
+    return sha256(file.read_bytes()).hexdigest() if file.is_file() else None

@@ -40,7 +40,7 @@ class Camus(FolderDatabase):
         labels="view and phase: {two,four}-chamber {diastole,systole}, 500 each",
         masks="left ventricle (its cavity), myocardium, left atrium",
         patients="the folder (500)",
-        licence="on registration; cite the paper",
+        licence="on registration, for scientific research; cite the paper",
         citation="Leclerc et al. 2019, doi:10.1109/TMI.2019.2900516",
         faults=(
             "masks leak out of the sector: cut to the hull of all pixels above 0 (dark ones within it are tissue)",

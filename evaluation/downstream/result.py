@@ -1,4 +1,7 @@
-"""What an experiment found, and where it is kept: RUN/evaluation/downstream-EXPERIMENT.json."""
+"""What an experiment found, and where it is kept: downstream-EXPERIMENT.json in RUN/evaluation/STAGE of its images.
+
+Of a folder's images it is RUN/evaluation/folders/NAME.
+"""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +15,13 @@ from pydantic import BaseModel, ConfigDict
 from data.durable import replacing
 from evaluation.downstream.paired import NUM_PERMUTATIONS, Difference, Measure, compare, estimate
 from evaluation.intervals import NUM_RESAMPLES, Interval
-from evaluation.stage_images import FOLDER
+from evaluation.stage_images import FOLDER, FOLDERS
 from launch.config import RunConfig
+from models.record import record_sha256
 
 Experiment = Literal["classification", "generated-only", "segmentation"]
 # Raised when a figure means something else.
-VERSION = 1
+VERSION = 2
 
 
 class ArmResult(BaseModel):
@@ -77,7 +81,10 @@ class DatabaseResult(BaseModel):
 
 
 class Downstream(BaseModel):
-    """An experiment. images_of: what drew the generated images. left_out: databases that do not fit, and why."""
+    """An experiment. images_of: what drew the generated images. left_out: databases that do not fit, and why.
+
+    model_sha256: of the drawing stage's record; None of a folder's images.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -85,6 +92,7 @@ class Downstream(BaseModel):
     experiment: Experiment
     measure: Literal["AUC", "Dice"]
     images_of: str
+    model_sha256: str | None = None
     resolution: int
     num_seeds: int
     network: dict[str, Any]
@@ -94,29 +102,22 @@ class Downstream(BaseModel):
     left_out: dict[str, str]
 
 
-def result_path(config: RunConfig, experiment: Experiment) -> Path:
-    """Return the file of an experiment."""
-    return config.run / FOLDER / f"downstream-{experiment}.json"
+def result_path(config: RunConfig, experiment: Experiment, images_of: str) -> Path:
+    """Return the file of an experiment. images_of: `stage NAME` or `folder NAME`, as results have it."""
+    kind, _, name = images_of.partition(" ")
+    return config.run / FOLDER / (name if kind == "stage" else f"{FOLDERS}/{name}") / f"downstream-{experiment}.json"
 
 
-def read_result(config: RunConfig, experiment: Experiment) -> Downstream | None:
-    """Return what an experiment found; None where there is no file of it that this version wrote."""
-    path = result_path(config, experiment)
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return Downstream.model_validate(found) if found["version"] == VERSION else None
-
-
-def results_in(run: Path, since: Path) -> list[Downstream]:
-    """Return what the experiments of a run's folder found after a file was written, as far as this version wrote it."""
-    paths = [path for path in sorted((run / FOLDER).glob("downstream-*.json")) if since.is_file()]
-    newer = [path for path in paths if path.stat().st_mtime > since.stat().st_mtime]
-    contents = [json.loads(path.read_text(encoding="utf-8")) for path in newer]
-    return [Downstream.model_validate(content) for content in contents if content["version"] == VERSION]
+def results_of(model: Path) -> list[Downstream]:
+    """Return what the images of a stage's model, RUN/stages/NAME/model, were found to be worth, as it is now."""
+    stage = model.resolve().parent
+    paths = sorted((stage.parent.parent / FOLDER / stage.name).glob("downstream-*.json"))
+    contents = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    found = [Downstream.model_validate(content) for content in contents if content["version"] == VERSION]
+    return [result for result in found if result.model_sha256 == record_sha256(model)]
 
 
 def write_result(config: RunConfig, result: Downstream) -> None:
-    """Write an experiment's file, over an earlier one."""
-    with replacing(result_path(config, result.experiment)) as temporary:
+    """Write an experiment's file, over an earlier one of the same images."""
+    with replacing(result_path(config, result.experiment, result.images_of)) as temporary:
         temporary.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")

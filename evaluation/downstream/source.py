@@ -7,13 +7,13 @@ from pathlib import Path
 
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
-from evaluation.generated_images import GeneratedImages, generated_databases, read_generated
+from evaluation.generated_images import GeneratedImages, evenly, generated_databases, read_generated
 from evaluation.stage_images import draw_rows, learnt_databases, stage_to_draw
 from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.stage_config import StageConfig
 from models.base import resolution_of
-from models.record import read_record
+from models.record import read_record, record_sha256
 
 MIN_GENERATED = 2
 # Networks see no larger images: they are small, and classifiers of the field see 224 pixels.
@@ -48,6 +48,14 @@ class Source:
             return f"folder {self.folder.resolve().name}"
         assert self.stage is not None
         return f"stage {self.stage.name}"
+
+    @property
+    def model_sha256(self) -> str | None:
+        """Of the record of the model that draws; None where a folder has the images."""
+        if self.folder is not None:
+            return None
+        assert self.stage is not None
+        return record_sha256(self.config.stage_model(self.stage))
 
     @property
     def databases(self) -> list[str]:
@@ -123,8 +131,9 @@ class Source:
             # Images of other rows are other ones: each experiment keeps its own, and those that agree share them.
             name = f"training-{database}" if len(rows) == num_training else f"training-{database}-{len(rows)}"
             folder = draw_rows(self.config, self.stage, self.manifest.palette, rows, num_images, name, self.say)
-        places = self._places(folder, database)[:num_images]
-        return read_generated(folder, self.config.encode, self.resolution, places)
+        own = self._places(folder, database)
+        places = [own[place] for place in evenly(num_images or len(own), len(own))]
+        return read_generated(folder, self.config.encode, self.resolution, places, self.manifest.palette)
 
     def _places(self, folder: Path, database: str) -> list[int]:
         """Return which of a folder's images are of a database. One that names none is of the run's only one."""

@@ -16,7 +16,7 @@ from PIL import Image
 from data.encode import picture_of
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
-from evaluation.generated_images import count_generated, read_generated
+from evaluation.generated_images import count_generated, generated_databases, read_generated
 from evaluation.reader_study.choice import choose_rows
 from evaluation.reader_study.generated import draw, stage_to_show
 from evaluation.reader_study.key import KeyRow, Kind, read_key, write_key
@@ -75,7 +75,9 @@ def make_study(
         ]
     else:
         num = count_generated(images)
-        chosen = _choose([row for row in rows if row.database in config.databases], num_images, num, random)
+        # Real images of a database that the folder has none of would be known by their organ.
+        databases = set(config.databases) & set(generated_databases(images)) or set(config.databases)
+        chosen = _choose([row for row in rows if row.database in databases], num_images, num, random)
         places = sorted(random.permutation(num)[: len(chosen)].tolist())
         of_folder = read_generated(images, config.encode, resolution_of(config.model), places)
         generated = [

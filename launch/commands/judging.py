@@ -78,7 +78,7 @@ def evaluate(
         else:
             from evaluation.report import evaluate_run
 
-            evaluate_run(settings, num_images or 256, stage_name=stage, images=images, features=features).print()
+            evaluate_run(settings, num_images, stage_name=stage, images=images, features=features).print()
 
 
 def downstream(
@@ -123,7 +123,7 @@ def downstream(
             steps=steps,
         )
         print_downstream(result)
-        print(f"figures  {result_path(settings, experiment)}")
+        print(f"figures  {result_path(settings, experiment, result.images_of)}")
 
 
 def verify(

@@ -188,7 +188,7 @@ def test_images_are_drawn_once_and_those_for_the_report_are_others(
     assert [seed for call in drawn for seed in call["seeds"]] == [6, 7]
     assert more.databases[0].arms[2].num_generated == 8
     assert {path.name: path.read_bytes() for path in report.iterdir()} == before
-    text = result_path(config, "classification").read_text(encoding="utf-8")
+    text = result_path(config, "classification", "stage one").read_text(encoding="utf-8")
     assert Downstream.model_validate_json(text) == more, "an earlier file is written over"
 
 
@@ -247,7 +247,7 @@ def test_a_segmenter_s_images_are_drawn_from_training_masks(config: RunConfig, d
         len(rows_of(config, "train")),
         len(rows_of(config, "train")),
     ]
-    assert result_path(config, "segmentation").is_file()
+    assert result_path(config, "segmentation", "stage masks").is_file()
 
 
 def test_images_that_were_drawn_from_test_masks_are_refused(
@@ -399,10 +399,11 @@ def test_the_command(path: Path, drawn: list[dict[str, Any]], experiment: str, l
     for line in lines:
         assert sum(bool(re.match(rf"{re.escape(line)} +\d", found)) for found in table) == 1
     assert sum(found.startswith("Good: ") for found in table) == 1
-    written = json.loads((path.parent / "run" / "evaluation" / f"downstream-{experiment}.json").read_text())
+    (file,) = (path.parent / "run" / "evaluation").glob(f"*/downstream-{experiment}.json")
+    written = json.loads(file.read_text())
     assert written["network"]["steps"] == 2
     assert written["num_seeds"] == 2
-    assert table[-1] == f"figures  {path.parent / 'run' / 'evaluation' / f'downstream-{experiment}.json'}"
+    assert table[-1] == f"figures  {file}"
 
 
 @pytest.mark.parametrize("tests", [(LEARNT, "test split", "test split"), 3 * ("test split",)])

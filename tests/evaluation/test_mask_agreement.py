@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from data.errors import DataError
 from evaluation.mask_agreement import beside_unrelated, dice, hausdorff_95, mask_agreement, score
 from evaluation.masked_images import MaskedImages
 from evaluation.segmenter import Segmenter
@@ -122,6 +121,17 @@ def test_a_comparison_tells_following_a_mask_from_not_looking_at_it() -> None:
     assert heedless.generated.dice.high < 0.6
 
 
+def test_images_of_one_mask_have_no_other_to_be_compared_with() -> None:
+    masks = squares(4)[[0, 0, 0, 1]]
+    drawn = MaskedImages(200 * masks, masks, ("0", "1", "2", "3"), ("a", "a", "a", "b"))
+    unrelated, gain = beside_unrelated(masks, drawn, 1, 0)
+    expected = dice(masks[0], masks[3], 1)
+    assert unrelated.value == pytest.approx(expected), "those beside a mask of their own are left out"
+    assert gain.value == pytest.approx(1 - unrelated.value)
+    alone = MaskedImages(200 * masks[:3], masks[:3], ("0", "1", "2"), ("a", "a", "a"))
+    assert all(math.isnan(of.value) for of in beside_unrelated(masks[:3], alone, 1, 0))
+
+
 def test_what_is_missed_or_invented_is_counted() -> None:
     masks = squares(7)
     predicted = masks.copy()
@@ -150,12 +160,13 @@ def test_the_json_has_no_number_that_json_lacks() -> None:
     assert lesion["generated"]["num_missed"] == 3
 
 
-def test_a_class_that_the_segmenter_never_saw_is_refused() -> None:
-    masks = 2 * squares(3)
-    with pytest.raises(
-        DataError, match=r"masks have class number 2, which no image .* \(those have lesion\): train it"
-    ):
-        mask_agreement(ReadsBrightness(), masked(masks, masks), masked(masks, masks))
+def test_a_class_that_the_segmenter_never_saw_is_named_and_not_looked_for() -> None:
+    one = squares(4)
+    masks = np.where(one, one, 2 * np.roll(one, 14, axis=2)).astype(np.uint8)
+    real = masked(200 * one, masks)
+    agreement = mask_agreement(ReadsBrightness(), real, real)
+    assert list(agreement.classes) == ["lesion"]
+    assert agreement.unseen == (CLASSES[2],)
 
 
 class ReadsTwoLevels(Segmenter):

@@ -62,9 +62,9 @@ def test_an_experiment_runs_with_its_configuration(
             (model / RECORD_FILE).write_text(json.dumps({"steps": stage.steps}), encoding="utf-8")
     result = CliRunner().invoke(app, ["downstream", str(ROOT / file), experiment, *SMALL, *everything])
     assert result.exit_code == 0, result.stderr
-    (database,) = json.loads((config.run / "evaluation" / f"downstream-{experiment}.json").read_text(encoding="utf-8"))[
-        "databases"
-    ]
+    (database,) = json.loads(
+        next((config.run / "evaluation").glob(f"*/downstream-{experiment}.json")).read_text(encoding="utf-8")
+    )["databases"]
     assert database["name"] == "busi"
     for arm in database["arms"]:
         assert arm["num_tested"] > 0

@@ -186,6 +186,19 @@ def test_a_study_of_a_stage_from_the_command_to_the_scores(
     )
 
 
+def test_real_images_of_a_folder_s_databases_alone_are_shown(path: Path, tmp_path: Path) -> None:
+    settings = separate_run(path, tmp_path)
+    (folder := tmp_path / "hearts").mkdir()
+    for place in range(5):
+        Image.fromarray(np.full((64, 64), place, np.uint8)).save(folder / f"{place}.png")
+    rows = "".join(f"{place}.png,cardiac\n" for place in range(5))
+    (folder / "labels.csv").write_text(f"file,database\n{rows}", encoding="utf-8")
+    with pytest.warns(UserWarning, match="5 real and 5 generated images instead of 40 each: there are"):
+        evaluate(path, *settings, "--reader-study", "--images", folder)
+    key, _ = study(load_config(path, settings))
+    assert {of.database for of in key} == {"cardiac"}
+
+
 def test_images_made_elsewhere_are_made_alike(path: Path, tmp_path: Path) -> None:
     settings = separate_run(path, tmp_path)
     folder = tmp_path / "images" / "breast"

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
+from data.errors import DataError
 from data.manifest import Manifest
 from data.simulate import simulate
 from evaluation import judgement, mask_judgement, report
@@ -266,6 +267,64 @@ def test_the_page_the_command_and_the_curves(config: RunConfig, made_once: None,
     assert {"evaluation/breast/fid_generated", "evaluation/breast/dice_lesion_real", "evaluation/suspects_pixels"} <= {
         *found
     }
+
+
+def test_fewer_images_of_a_folder_are_spread_evenly_and_said_to_be_fewer(
+    config: RunConfig, made_once: None, tmp_path: Path
+) -> None:
+    """In a folder they lie class by class."""
+    images_NHW, labels, masks_NHW = others(config)
+    order = np.argsort(labels, kind="stable")
+    folder = write(tmp_path / "sorted", images_NHW[order], [labels[place] for place in order], masks_NHW[order])
+    left = evaluate_run(config, 20, images=folder, say=lambda _: None)
+    found = json.loads(left.metrics.read_text(encoding="utf-8"))
+    files = {int(Path(pair["file"]).stem) for pair in found["memorisation"]["worst"]}
+    assert files == set(range(0, NUM_GENERATED, 3)), "all twenty are among the nearest twenty"
+    assert f"20 of {NUM_GENERATED} images of the folder sorted" in left.page.read_text(encoding="utf-8")
+
+
+def test_a_class_of_masks_that_no_training_image_has_is_told(
+    config: RunConfig, made_once: None, tmp_path: Path
+) -> None:
+    images_NHW, labels, masks_NHW = others(config)
+    palette = Manifest.read(config.manifest_path).palette
+    masks_NHW[0, :8, :8] = palette.index("head")
+    found = evaluate_run(config, images=write(tmp_path / "head", images_NHW, labels, masks_NHW), say=lambda _: None)
+    assert found.verdicts["breast: mask of head"].level == "unknown"
+    assert found.verdicts[MASK].level == "good"
+
+
+def test_what_was_not_drawn_is_not_compared_with(tmp_path: Path, made_once: None) -> None:
+    two = CONFIG.replace(
+        "prepare:", "  other: {{kind: simulated, preset: fetal, size: 64, count: 40, seed: 0}}\nprepare:"
+    )
+    config = prepared_run(tmp_path, two)
+    left = evaluate_run(config, images=write(tmp_path / "one", *others(config)), say=lambda _: None)
+    page = left.page.read_text(encoding="utf-8")
+    assert "other was left out: none of the images is of it" in page
+    held_out = [row for row in Manifest.read(config.manifest_path).rows if row.split in ("validation", "test")]
+    assert f"judged against {sum(row.database == 'breast' for row in held_out)} images" in page
+
+
+def test_a_mask_of_other_numbers_is_refused_before_anything_is_trained(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judgement, "train_classifier", None)
+    images_NHW, labels, masks_NHW = others(config)
+    folder = write(tmp_path / "white", images_NHW, labels, np.where(masks_NHW, 255, 0).astype(np.uint8))
+    with pytest.raises(DataError, match=r"_mask.png has the class number 255, needed those of the manifest \(0 back"):
+        evaluate_run(config, images=folder, say=lambda _: None)
+
+
+def test_too_few_patients_are_told_before_anything_is_drawn(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = prepared_run(tmp_path, CONFIG.replace("count: 200", "count: 12"))
+    few.stage_model(few.stages[0]).mkdir(parents=True)
+    (few.stage_model(few.stages[0]) / "sonoshard.json").write_text('{"steps": 20}', encoding="utf-8")
+    monkeypatch.setattr(report, "draw_stage", None)
+    with pytest.raises(DataError, match=r"breast have \d+ training images and [0-3] held-out patients at most, needed"):
+        evaluate_run(few, say=lambda _: None)
 
 
 def test_what_cannot_be_judged_is_said_in_one_line(config: RunConfig, tmp_path: Path) -> None:

@@ -41,6 +41,14 @@ def test_stages_add_up_and_a_database_stands_there_once() -> None:
     assert not both.is_simulated
 
 
+def test_licences_add_up_so_that_none_is_lost() -> None:
+    restricted, simulated = training("own", 500, "CC BY-NC 4.0"), training("own", 100)
+    simulated.databases[0]["simulated"] = True
+    (database,) = united([training("own", 1000), restricted, simulated]).databases
+    assert (database["images"], database["licence"], database["simulated"]) == (1000, "CC BY 4.0; CC BY-NC 4.0", False)
+    assert united([simulated, simulated]).databases[0]["simulated"]
+
+
 def test_mask_classes_add_up_where_a_controlnet_was_trained() -> None:
     plain, *masked = (training("camus", images) for images in (40, 30, 20))
     for one, classes in zip(masked, (["myocardium"], ["left atrium", "myocardium"]), strict=True):

@@ -90,8 +90,8 @@ def test_the_report_finds_no_copies(demo: Path) -> None:
 
 
 def test_what_images_are_worth_is_measured_on_new_patients(demo: Path) -> None:
-    for experiment, num_arms in (("classification", 4), ("generated-only", 3)):
-        found = json.loads((demo / "evaluation" / f"downstream-{experiment}.json").read_text(encoding="utf-8"))
+    for stage, experiment, num_arms in (("breast", "classification", 4), ("few", "generated-only", 3)):
+        found = json.loads((demo / "evaluation" / stage / f"downstream-{experiment}.json").read_text(encoding="utf-8"))
         (breast,) = (database for database in found["databases"] if database["name"] == "breast")
         assert len(breast["arms"]) == num_arms
         assert {arm["num_generated"] for arm in breast["arms"]} == {0, 48}
@@ -132,7 +132,7 @@ def test_the_page_leads_to_what_there_is(demo: Path, capsys: pytest.CaptureFixtu
         "forgetting.png",
         "evaluation/control/masks-breast.png",
         "evaluation/control/report.html",
-        "evaluation/downstream-classification.json",
+        "evaluation/breast/downstream-classification.json",
         "quality/report.html",
         "sampled/contact_sheet.png",
     } <= set(links)

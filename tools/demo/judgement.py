@@ -3,13 +3,12 @@
 from evaluation.classifier import ClassifierConfig
 from evaluation.downstream.classification import classification
 from evaluation.downstream.generated_only import generated_only
-from evaluation.downstream.result import Downstream, Experiment, read_result, result_path
+from evaluation.downstream.result import Downstream, Experiment, results_of
 from evaluation.downstream.table import print_downstream
 from evaluation.report import Report, evaluate_run
 from evaluation.segmenter import SegmenterConfig
 from launch.config import RunConfig
 from launch.stage_config import StageConfig
-from models.record import RECORD_FILE
 
 NUM_JUDGED, NUM_JUDGED_QUICKLY = 160, 96
 SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 250, 100
@@ -47,9 +46,9 @@ def worth(config: RunConfig, *, quick: bool) -> list[Downstream]:
 
 
 def _experiment(config: RunConfig, stage: StageConfig, name: Experiment, *, quick: bool) -> Downstream:
-    known, model = read_result(config, name), config.stage_model(stage) / RECORD_FILE
-    if known is not None and result_path(config, name).stat().st_mtime > model.stat().st_mtime:
-        return known
+    known = [result for result in results_of(config.stage_model(stage)) if result.experiment == name]
+    if known:
+        return known[0]
     run = classification if name == "classification" else generated_only
     return run(
         config,

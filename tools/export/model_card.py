@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from data.manifest import Manifest
-from evaluation.downstream.result import results_in
+from evaluation.downstream.result import results_of
 from evaluation.report import Report
 from evaluation.report_figures import said
 from launch.lineage import LINEAGE_FILE
 from launch.training_data import Training
 from models.base import noise_schedule, resolution_of
-from models.record import RECORD_FILE
 from tools.export.masks import mask_palette
 from tools.export.parity import Parity
 from tools.export.source import Source
@@ -170,15 +169,13 @@ def _splits(model: Path, training: Training) -> list[tuple[str, list[str]]]:
 
 def _downstream(model: Path) -> list[tuple[str, str, str, str]]:
     """Return what this stage's images were found to be of use for: a row of each network, as it is now."""
-    stage = model.resolve().parent
-    record = model / RECORD_FILE
     found = []
-    for result in results_in(stage.parent.parent, since=record):
-        if result.images_of != f"stage {stage.name}":
-            continue
+    for result in results_of(model):
         for of in result.databases:
             for arm in of.arms:
-                gain = "" if arm.against is None else f"{said(arm.against.gain.model_dump())}: {arm.against.verdict}"
+                gain = ""
+                if arm.against is not None:
+                    gain = f"{said(arm.against.gain.model_dump())} over {arm.baseline}: {arm.against.verdict}"
                 what = f"{result.experiment}, {of.name}: {result.measure} on {arm.num_tested} of {arm.tested_on}"
                 found.append((what, arm.name, said(arm.reached.model_dump()), gain))
     return found

@@ -1,7 +1,6 @@
 """The card says the licence, what is simulated and what is not known before anything else."""
 
 import json
-import os
 import shutil
 from dataclasses import replace
 from hashlib import sha256
@@ -19,6 +18,7 @@ from evaluation.measures import MEASURES
 from evaluation.report import VERSION
 from launch.databases import kinds
 from launch.training_data import Training, training_of
+from models.record import record_sha256
 from tests.tools.export.conftest import TRAINING
 from tools.export.model_card import is_non_commercial, is_unclear, model_card
 from tools.export.source import open_source
@@ -127,16 +127,14 @@ def test_the_splits_and_the_figures_of_the_run_are_on_it(controlled: Path, tmp_p
         **{"name": "real + generated", "num_real": 3, "num_generated": 40, "is_augmented": False, "num_tested": 1},
         **{"tested_on": "test split", "num_patients": 1, "reached": reached, "of_seeds": (0.81,)},
     )
-    for experiment, stage in (("classification", "masks"), ("generated-only", "another")):
+    for experiment, of_model in (("classification", record_sha256(model)), ("generated-only", "of an earlier one")):
         found = Downstream(
-            **{"experiment": experiment, "measure": "AUC", "images_of": f"stage {stage}", "resolution": 64},
-            **{"num_seeds": 1, "network": {}, "left_out": {}},
+            **{"experiment": experiment, "measure": "AUC", "images_of": "stage masks", "resolution": 64},
+            **{"num_seeds": 1, "network": {}, "left_out": {}, "model_sha256": of_model},
             databases=(DatabaseResult(name="sim", classes=("a", "b"), arms=(arm,)),),
         )
-        path = evaluation / f"downstream-{experiment}.json"
+        path = evaluation / "masks" / f"downstream-{experiment}.json"
         path.write_text(found.model_dump_json(), encoding="utf-8")
-        newer = (model / "sonoshard.json").stat().st_mtime + 10
-        os.utime(path, (newer, newer))
     _, text = card(model, TRAINING)
     assert "| sim | 3 of 2 | 1 of 1 | 1 of 1 |" in text
     assert "| 0.25 (0.24 to 0.26) | 0.2 (0.19 to 0.21) | so so, sim: features |" in text
@@ -147,7 +145,7 @@ def test_the_splits_and_the_figures_of_the_run_are_on_it(controlled: Path, tmp_p
     assert "- echo was not judged: 1 held-out patient, needed 4." in text
     assert "in less than 12.5 % of what it draws" in text
     assert "| classification, sim: AUC on 1 of test split | real + generated | 0.81 (0.7 to 0.9) |" in text
-    assert "generated-only" not in text, "that was of another stage's images"
+    assert "generated-only" not in text, "that was of an earlier model of the stage"
 
 
 def test_a_non_commercial_database_makes_a_non_commercial_model(controlled: Path) -> None:
