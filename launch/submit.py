@@ -13,7 +13,8 @@ import atexit
 import os
 import shlex
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 ClusterKind = Literal["slurm", "local", "debug"]
 # Seconds that a save has before time is up.
 SAVING_S = 120
+# sbatch's own variables for what `submit` always says.
+SET_BY_SUBMIT = {"SBATCH_TIMELIMIT", "SBATCH_JOB_NAME", "SBATCH_SIGNAL", "SBATCH_REQUEUE", "SBATCH_NO_REQUEUE"}
+SET_BY_SUBMIT |= {"SBATCH_GPUS", "SBATCH_GPUS_PER_NODE", "SBATCH_GPUS_PER_TASK", "SBATCH_CPUS_PER_GPU"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,8 @@ def submit(
     """Submit a run whose shards are there, and return its jobs: one, or with `chain` one a stage, in their order.
 
     The configuration and, on SLURM, the code are those of now. gpus_per_node: as many ranks a node; 0: one rank, on
-    the CPU. cpus_per_rank: CPU cores of each. sbatch: further options, such as {"account": "lab"}.
+    the CPU. cpus_per_rank: CPU cores of each. sbatch: further options, such as {"account": "lab"}. All of them count,
+    whatever SBATCH_* variables say; those of other options count too.
     chain: a stage's job waits for the end of the one before, and is taken out of the queue if that fails.
     A job's results() are the ranks' summaries, see `summary`; it raises what a rank failed of.
 
@@ -176,14 +181,29 @@ def submit(
             **({"slurm_gpus_per_node": gpus_per_node} if gpus_per_node else {}),
         )
     jobs: list[submitit.Job[dict[str, Any]]] = []
+    # submitit writes its own options so, and the last one of a name counts.
+    options = {name.replace("-", "_"): value for name, value in (sbatch or {}).items()}
+    overruled = {*SET_BY_SUBMIT, *(f"SBATCH_{name.upper()}" for name in options)}
+    overruled |= {"SBATCH_PARTITION"} if partition else set()
     for stage in settings.stages if chain else settings.stages[-1:]:
         if cluster == "slurm":
             after = {"dependency": f"afterok:{jobs[-1].job_id}", "kill-on-invalid-dep": "yes"} if jobs else {}
-            executor.update_parameters(slurm_additional_parameters={"requeue": True, **(sbatch or {}), **after})
-        jobs.append(executor.submit(RunJob(frozen, stage.name)))
+            executor.update_parameters(slurm_additional_parameters={"requeue": True, **options, **after})
+        with _without(overruled):
+            jobs.append(executor.submit(RunJob(frozen, stage.name)))
         if chain and cluster != "slurm":
             jobs[-1].results()
     return jobs
+
+
+@contextmanager
+def _without(variables: Collection[str]) -> Iterator[None]:
+    """Take variables out of the environment meanwhile: to sbatch they mean more than what a job's script asks for."""
+    taken = {name: os.environ.pop(name) for name in variables if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 def submit_and_tell(config: Path, overrides: Sequence[str], *, sbatch: Sequence[str], **options: Any) -> None:

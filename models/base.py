@@ -56,7 +56,7 @@ class ModelConfig(BaseModel):
     )
     gradient_checkpointing: bool = Field(
         False,
-        description="Compute the UNet's activations again in the backward pass: less memory, a quarter more time.",
+        description="Compute the UNet's activations again in the backward pass: less memory, a third more time.",
     )
     attention: Attention = Field(
         "sdpa",

@@ -4,7 +4,7 @@
 #   DATA=/folder/of/databases sbatch slurm/finetune_busi.sh [KEY=VALUE ...]
 #   DATA=/folder/of/databases sbatch --nodes=2 --gpus-per-node=4 slurm/finetune_busi.sh batch.global_size=8
 #
-# Account, partition and GPUs: options of sbatch as above, SBATCH_* variables, or slurm/site.sh (see site.sh.example).
+# Account, partition and GPUs: options of sbatch as above, or SBATCH_* variables; the rest: slurm/site.sh.example.
 #SBATCH --job-name=finetune_busi
 #SBATCH --nodes=1
 #SBATCH --time=24:00:00      # when it is over, the job saves, is queued again, and goes on at the very next sample

@@ -30,6 +30,9 @@ begin() {
     OVERRIDES=("${@:2}")
     # Shards are read from the node's own disk where the site has one.
     if [ -n "${SLURM_TMPDIR:-}" ]; then OVERRIDES=("loader.copy_to=$SLURM_TMPDIR" "${OVERRIDES[@]}"); fi
+    if [ -z "${SLURM_GPUS_ON_NODE:-}" ]; then
+        echo "note: no GPU was asked for, and CPUs are slow: sbatch --gpus-per-node=1 asks for one"
+    fi
     remember_position
 }
 
@@ -81,7 +84,11 @@ finish() {
     esac
     # A job that was cancelled would come back by it: it is completing by now. So is one that SLURM itself has queued
     # again. A job that is to be pre-empted runs until its time of grace is over, and would be lost if it just ended.
-    if [ $again = yes ] && [ "$(squeue --noheader --jobs "$job" --format=%T)" = RUNNING ]; then
+    local state
+    state=$(squeue --noheader --jobs "$job" --format=%T)
+    if [ $again = yes ] && [ -z "$state" ]; then
+        echo "SLURM does not answer, so this job is not queued again: submit it again to go on"
+    elif [ $again = yes ] && [ "$state" = RUNNING ]; then
         echo "== $(date '+%F %T') stopped with $1; queued again, to go on"
         scontrol requeue "$job" || echo "SLURM does not queue this job again: submit it again to go on"
     fi

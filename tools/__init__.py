@@ -1,1 +1,1 @@
-"""Programs that stand on top of a run: making the built-in model, merging, exporting, verifying."""
+"""Programs that stand on top of a run: demo, doctor, verify, averages, merges, export; what made the built-in model."""

@@ -49,8 +49,13 @@ def test_a_chain_whose_first_job_is_interrupted(cluster: Cluster, disturbed: Tra
     disturbed.assert_staged()
 
 
-def test_a_cancelled_chain_leaves_nothing_waiting(cluster: Cluster, disturbed: Training) -> None:
+def test_a_cancelled_chain_leaves_nothing_waiting(
+    cluster: Cluster, disturbed: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a GPU of each of two nodes, by the command; the GPUs are made up, and CUDA finds none."""
+    # To sbatch these mean more than a script's lines, and less than what the command is told.
+    for name, value in (("PARTITION", "urgent"), ("TIMELIMIT", "1"), ("GPUS_PER_NODE", "2")):
+        monkeypatch.setenv(f"SBATCH_{name}", value)
     options = ("--nodes=2", "--gpus-per-node=1", "--partition=debug", "--time-min=10", "--chain", "--sbatch=nice=1")
     settings = (*disturbed.settings, chain_of_stages(), "stages.0.steps=1000")
     told = CliRunner().invoke(app, ["submit", str(CONFIG), *settings, *options])
