@@ -40,7 +40,7 @@ from models.stable_diffusion import load_vae
 
 METRICS_FILE = "metrics.json"
 # Raised when a figure of metrics.json means something else.
-VERSION = 3
+VERSION = 4
 NUM_DRAWN = 256
 NOT_DRAWN = "none of the images is of it"
 
@@ -168,6 +168,8 @@ def evaluate_run(
     out = config.run / FOLDER / name
     verdicts = _verdicts(judgement, masks)
     metrics = _metrics(name, generated, judgement, masks, verdicts)
+    without_patients = sorted({row.database for row in held_out if row.patient is None})
+    metrics["without_patients"] = without_patients
     metrics["model_sha256"] = record_sha256(config.stage_model(stage)) if stage else None
     metrics["memorisation"]["worst"] = _worst(judgement, generated, real_training)
     with replacing(out / METRICS_FILE) as temporary:
@@ -178,7 +180,16 @@ def evaluate_run(
     _write_scalars(config, name, metrics, step)
     are_simulated = {"simulated" in row.flags for row in [*training, *held_out]}
     write_page(
-        out / REPORT_FILE, subject, generated, real_training, real_held_out, judgement, masks, verdicts, are_simulated
+        out / REPORT_FILE,
+        subject,
+        generated,
+        real_training,
+        real_held_out,
+        judgement,
+        masks,
+        verdicts,
+        are_simulated,
+        without_patients,
     )
     return Report(out / REPORT_FILE, out / METRICS_FILE, len(generated), verdicts)
 

@@ -34,6 +34,8 @@ def figures(metrics: Mapping[str, Any]) -> list[Figure]:
                 best, through = one["reconstructed"], "; real ones through the VAE"
             title = f"{titles['dice']}{through}"
             found[f"{name}: mask of {structure}"] = title, said(one["generated"]["dice"]), said(best["dice"])
+        for structure in of["unseen"]:
+            found[f"{name}: mask of {structure}"] = titles["dice"], "-", "-"
     for space in ("pixels", "features"):
         of = metrics["memorisation"][space]
         found[f"copies by {space}"] = (
@@ -57,6 +59,7 @@ def limits(metrics: Mapping[str, Any]) -> list[str]:
             f" {of['num_patients']} patients."
         )
     found += [f"{name} was not judged: {why}." for name, why in metrics["left_out"].items()]
+    found += [patients_not_told(name) for name in metrics["without_patients"]]
     shares = [metrics["memorisation"][space]["smallest_found"] for space in ("pixels", "features")]
     told = [share for share in shares if share is not None]
     least = f"less than {100 * min(told):.1f} %" if told else "any share"
@@ -64,6 +67,14 @@ def limits(metrics: Mapping[str, Any]) -> list[str]:
         f"Near-copies of training images in {least} of what it draws would not have shown, if none is a copy by itself."
     )
     return found
+
+
+def patients_not_told(name: str) -> str:
+    """Return what must be known of a database that does not say whose images they are."""
+    return (
+        f"{name} does not tell its patients: of images that look alike none is on both sides, but other images of one"
+        " patient may be."
+    )
 
 
 def said(of: Mapping[str, float | None]) -> str:

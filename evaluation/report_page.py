@@ -20,6 +20,7 @@ from evaluation.mask_judgement import MaskJudgement
 from evaluation.measures import MEASURES
 from evaluation.pictures import Pair, distributions, montage, pair_sheet
 from evaluation.real_images import RealImages
+from evaluation.report_figures import patients_not_told
 from evaluation.verdicts import MIN_PATIENTS, Verdict, of_copies, of_distance, of_labels, of_mask
 
 REPORT_FILE = "report.html"
@@ -38,8 +39,12 @@ def write_page(
     masks: Sequence[MaskJudgement],
     verdicts: Mapping[str, Verdict],
     are_simulated: set[bool],
+    without_patients: Sequence[str],
 ) -> None:
-    """Replace the page at `path`. subject: what was judged. are_simulated: whether real images are, {True}: all."""
+    """Replace the page at `path`. subject: what was judged. are_simulated: whether real images are, {True}: all.
+
+    without_patients: databases that do not tell whose images they are.
+    """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -50,6 +55,7 @@ def write_page(
         verdicts=verdicts,
         databases=[_database(of, generated, held_out, judgement) for of in judgement.databases],
         left_out=judgement.left_out,
+        patients_not_told=[patients_not_told(name) for name in without_patients],
         features=judgement.features,
         masks=[{"name": of.database, "sheet": _data(of.sheet), "rows": list(_mask_rows(of))} for of in masks],
         copies=judgement.copies,

@@ -112,10 +112,12 @@ def test_the_splits_and_the_figures_of_the_run_are_on_it(controlled: Path, tmp_p
                         "real": {"dice": spread(0.9)},
                         "reconstructed": {"dice": spread(0.8)},
                     }
-                }
+                },
+                "unseen": ["head"],
             }
         },
         "left_out": {"echo": "1 held-out patient, needed 4"},
+        "without_patients": ["sim"],
         "memorisation": {of: {**space, "smallest_found": 0.125} for of in ("pixels", "features")},
     }
     evaluation = tmp_path / "run" / "evaluation"
@@ -142,6 +144,7 @@ def test_the_splits_and_the_figures_of_the_run_are_on_it(controlled: Path, tmp_p
     assert "real ones through the VAE | 0.6 (0.59 to 0.61) | 0.8 (0.79 to 0.81) |" in text
     assert "2 copies, by pixels | 5.0 % (1.0 to 10.0) | 1.0 %, at most 4.0 |" in text
     assert "- sim: 40 images were compared with 2 held-out ones of 2 patients." in text
+    assert "- sim does not tell its patients: of images that look alike none is on both sides" in text
     assert "- echo was not judged: 1 held-out patient, needed 4." in text
     assert "in less than 12.5 % of what it draws" in text
     assert "| classification, sim: AUC on 1 of test split | real + generated | 0.81 (0.7 to 0.9) |" in text
