@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -283,7 +284,9 @@ def test_a_second_interrupt_ends_a_run_at_once(stopped: Stopped, tmp_path: Path)
         pids = rank_pids(process.pid)
         # Rank 0 waits in a collective from now on, and no step boundary is reached: the worst that can be.
         os.kill(pids[1], signal.SIGSTOP)
+        deadline = time.monotonic() + 60
         while 0 in rank_pids(process.pid):
+            assert time.monotonic() < deadline, "rank 0 does not hear it"
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=0.5)
