@@ -75,12 +75,6 @@ def generated_databases(folder: Path) -> list[str]:
     return [row["database"] for row in _rows(folder)]
 
 
-def evenly(num: int, count: int) -> list[int]:
-    """Return `num` places of `count`, spread evenly over them; all where there are not more."""
-    num = min(num, count)
-    return [place * count // num for place in range(num)]
-
-
 def read_generated(
     folder: Path,
     config: EncodeConfig,

@@ -12,6 +12,7 @@ from PIL import Image
 
 from data.encode import EncodeConfig
 from data.manifest import ManifestRow
+from evaluation.evenly import evenly
 from evaluation.generated_images import ALL, GeneratedImages
 from evaluation.mask_agreement import MaskAgreement, mask_agreement
 from evaluation.mask_sheet import mask_sheet
@@ -66,8 +67,7 @@ def judge_masks(
         if not train.class_numbers_NHW.any():
             continue
         segmenter = train_segmenter(train.images_NHW, train.class_numbers_NHW, palette, config)
-        num = min(len(real_rows), MAX_REAL_IMAGES)
-        chosen = [real_rows[place * len(real_rows) // num] for place in range(num)]
+        chosen = [real_rows[place] for place in evenly(MAX_REAL_IMAGES, len(real_rows))]
         real = read_rows(chosen, palette, encode, resolution)
         drawn = MaskedImages(
             generated.images_NHW[own],
@@ -97,8 +97,7 @@ def _sheet(
     palette: Sequence[str],
 ) -> Image.Image:
     masked = np.flatnonzero(drawn.class_numbers_NHW.any(axis=(1, 2)))
-    num = min(SHEET_COLUMNS, len(masked))
-    chosen = masked[np.arange(num) * len(masked) // num]
+    chosen = masked[evenly(SHEET_COLUMNS, len(masked))]
     columns = drawn.at(chosen)
     return mask_sheet(
         columns,

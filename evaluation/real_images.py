@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data.encode import EncodeConfig, picture_of
 from data.manifest import ManifestRow
+from evaluation.evenly import evenly
 
 # Splits that no model is trained on.
 HELD_OUT = ("validation", "test")
@@ -28,9 +29,8 @@ class RealImages:
         cls, rows: Sequence[ManifestRow], config: EncodeConfig, resolution: int, max_images: int | None = None
     ) -> Self:
         """Return the images of rows. max_images: spread evenly over them; None: all."""
-        num = len(rows) if max_images is None else min(len(rows), max_images)
-        chosen = [rows[place * len(rows) // num] for place in range(num)]
-        found = np.empty((num, resolution, resolution), np.uint8)
+        chosen = [rows[place] for place in evenly(len(rows) if max_images is None else max_images, len(rows))]
+        found = np.empty((len(chosen), resolution, resolution), np.uint8)
         for place, row in enumerate(chosen):
             found[place] = np.asarray(picture_of(row, config, resolution).convert("L"))
         return cls(found, tuple(chosen))

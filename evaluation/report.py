@@ -5,6 +5,7 @@ other's.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -18,8 +19,9 @@ from data.durable import replacing
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
 from evaluation.classifier import ClassifierConfig
+from evaluation.evenly import evenly
 from evaluation.features import torchscript_features
-from evaluation.generated_images import ALL, GeneratedImages, count_generated, evenly, read_generated
+from evaluation.generated_images import ALL, GeneratedImages, count_generated, read_generated
 from evaluation.judgement import Judgement, judge
 from evaluation.mask_judgement import MaskJudgement, judge_masks
 from evaluation.measures import MEASURES
@@ -115,7 +117,8 @@ def evaluate_run(
         [row for row in manifest.rows if row.database in databases and row.split in splits]
         for splits in (("train",), HELD_OUT)
     )
-    _refuse_too_few(databases, training, held_out)
+    # A folder's images may be of no database that is known, and are compared with all together.
+    _refuse_too_few(databases, training, held_out, are_together=stage is None)
     if stage is not None:
         name = stage.name
         step = steps_before(config, stage) + steps_taken(config, stage)
@@ -194,11 +197,15 @@ def evaluate_run(
     return Report(out / REPORT_FILE, out / METRICS_FILE, len(generated), verdicts)
 
 
-def _refuse_too_few(databases: Sequence[str], training: Sequence[ManifestRow], held_out: Sequence[ManifestRow]) -> None:
-    """Raise DataError if there is nothing to compare with, before anything is drawn."""
-    num_patients = max(
-        (len({row.cluster for row in held_out if row.database == name}) for name in databases), default=0
-    )
+def _refuse_too_few(
+    databases: Sequence[str], training: Sequence[ManifestRow], held_out: Sequence[ManifestRow], *, are_together: bool
+) -> None:
+    """Raise DataError if there is nothing to compare with, before anything is drawn.
+
+    are_together: whether patients of several databases count together.
+    """
+    clusters = {(None if are_together else row.database, row.cluster) for row in held_out}
+    num_patients = max(Counter(group for group, _ in clusters).values(), default=0)
     if not training or num_patients < MIN_CLUSTERS:
         raise DataError(
             f"{', '.join(databases)} have {len(training)} training images and {num_patients} held-out patients at most,"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.durable import replacing
+from evaluation.evenly import evenly
 from evaluation.generated_images import ALL, GeneratedImages
 from evaluation.judgement import DatabaseJudgement, Judgement
 from evaluation.mask_judgement import MaskJudgement
@@ -112,8 +113,7 @@ def _pairs(judgement: Judgement, generated: GeneratedImages, training: RealImage
 
 
 def _spread(images_NHW: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    num = min(NUM_EXAMPLES, len(images_NHW))
-    return images_NHW[np.arange(num) * len(images_NHW) // num]
+    return images_NHW[evenly(NUM_EXAMPLES, len(images_NHW))]
 
 
 def _data(picture: Any) -> str:

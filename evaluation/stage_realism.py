@@ -17,6 +17,7 @@ from data.durable import replacing
 from data.encode import picture_of
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
+from evaluation.evenly import evenly
 from evaluation.masked_images import grey
 from evaluation.real_images import HELD_OUT
 from evaluation.realism import MIN_CLUSTERS, Realism, Scale, real_against_real, realism
@@ -178,8 +179,7 @@ def _read_held_out(config: RunConfig, resolution: int) -> dict[str, HeldOut]:
 
 
 def _spread(rows: Sequence[ManifestRow], max_images: int) -> list[ManifestRow]:
-    num = min(len(rows), max_images)
-    return [rows[place * len(rows) // num] for place in range(num)]
+    return [rows[place] for place in evenly(max_images, len(rows))]
 
 
 def _pipeline(config: RunConfig, row: MatrixRow) -> "StableDiffusionPipeline":

@@ -84,13 +84,14 @@ finish() {
     esac
     # A job that was cancelled would come back by it: it is completing by now. So is one that SLURM itself has queued
     # again. A job that is to be pre-empted runs until its time of grace is over, and would be lost if it just ended.
-    local state
-    state=$(squeue --noheader --jobs "$job" --format=%T)
-    if [ $again = yes ] && [ -z "$state" ]; then
-        echo "SLURM does not answer, so this job is not queued again: submit it again to go on"
-    elif [ $again = yes ] && [ "$state" = RUNNING ]; then
-        echo "== $(date '+%F %T') stopped with $1; queued again, to go on"
-        scontrol requeue "$job" || echo "SLURM does not queue this job again: submit it again to go on"
+    if [ $again = yes ]; then
+        case "$(squeue --noheader --jobs "$job" --format=%T)" in
+            RUNNING)
+                echo "== $(date '+%F %T') stopped with $1; queued again, to go on"
+                scontrol requeue "$job" || echo "SLURM does not queue this job again: submit it again to go on"
+                ;;
+            "") echo "SLURM does not answer, so this job is not queued again: submit it again to go on" ;;
+        esac
     fi
     exit "$1"
 }

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
-from evaluation.generated_images import GeneratedImages, evenly, generated_databases, read_generated
+from evaluation.evenly import evenly
+from evaluation.generated_images import GeneratedImages, generated_databases, read_generated
 from evaluation.stage_images import draw_rows, learnt_databases, stage_to_draw
 from launch.config import RunConfig
 from launch.errors import ConfigError
