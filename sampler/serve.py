@@ -40,10 +40,10 @@ def serve(bundle: Bundle, host: str, port: int) -> None:
     """Serve the page until Ctrl-C or a TERM. Raises: OSError if the port is taken."""
     server = PageServer(bundle, host, port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an unpacked bundle goes by either
-    print(f"open {server.address} in a browser; Ctrl-C ends it", flush=True)
-    if host not in LOOPBACK:
-        print(f"note: anyone who reaches {host} can draw; there is no password", file=sys.stderr)
     try:
+        print(f"open {server.address} in a browser; Ctrl-C ends it", flush=True)
+        if host not in LOOPBACK:
+            print(f"note: anyone who reaches {host} can draw; there is no password", file=sys.stderr)
         server.serve_forever()
     except KeyboardInterrupt:
         server.desk.stop()
