@@ -14,11 +14,13 @@ export HF_HUB_OFFLINE := 1
 demo: $(VENV)/.installed
 	$(BIN)/sonoshard demo $(ARGS)
 
-# Jobs on the Slurm cluster and the demo by themselves, as they have two ranks for minutes. All else side by side.
-ALONE := tests/slurm tests/tools/test_demo.py
+# Jobs on Slurm clusters, which wait half of their time: two clusters at once. The demo by itself, as it has two ranks
+# for minutes. All else side by side.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(ALONE) $(ARGS)
-	$(BIN)/python -m pytest $(ALONE:%=--ignore=%) --numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest tests/slurm --numprocesses=2 --maxschedchunk=1 $(ARGS)
+	$(BIN)/python -m pytest tests/tools/test_demo.py $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/slurm --ignore=tests/tools/test_demo.py \
+		--numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 drill: $(VENV)/.installed-test
 	$(BIN)/python -m tests.drill $(ARGS)

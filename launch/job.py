@@ -1,4 +1,7 @@
-"""Who trains a run: RUN/job.json, written by the first rank when a stage's training begins or goes on."""
+"""Who trains a run: RUN/job.json, written by the first rank when a stage's training begins or goes on.
+
+Which jobs of SLURM are the run's, those that wait and those that encode among them: RUN/jobs/ID, a folder each.
+"""
 
 import os
 import socket
@@ -11,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 from data.durable import replacing
 
 JOB_FILE = "job.json"
+JOBS_FOLDER = "jobs"
 
 
 class SlurmJob(BaseModel):
@@ -68,3 +72,16 @@ def read_job(run: Path) -> Job | None:
         return Job.model_validate_json((run / JOB_FILE).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+
+
+def announce_job(run: Path, number: str, name: str) -> None:
+    """Write RUN/jobs/ID/name for a job of SLURM; slurm/job.sh does so for itself."""
+    with replacing(run / JOBS_FOLDER / number / "name") as temporary:
+        temporary.write_text(f"{name}\n", encoding="utf-8")
+
+
+def announced_jobs(run: Path) -> dict[str, str]:
+    """Return the names of the run's jobs by SLURM's number, the latest first."""
+    files = [file for file in run.glob(f"{JOBS_FOLDER}/*/name") if file.parent.name.isdecimal()]
+    latest_first = sorted(files, key=lambda file: int(file.parent.name), reverse=True)
+    return {file.parent.name: file.read_text(encoding="utf-8", errors="replace").strip() for file in latest_first}

@@ -5,6 +5,7 @@ import torch
 from data.encode import encode
 from data.prepare import PrepareReport, prepare
 from launch.config import RunConfig
+from launch.git import make_run_folder
 from launch.progress import Progress
 from models.base import resolution_of
 from models.stable_diffusion import load_encoder
@@ -13,6 +14,7 @@ from models.stable_diffusion import load_encoder
 def prepare_databases(config: RunConfig) -> PrepareReport:
     """Write the manifest of all databases of the run and the report of what was found, and return it."""
     progress = Progress("prepare", "image")
+    make_run_folder(config.run)
     report = prepare(config.databases, config.prepare, config.manifest_path, config.run / "images", progress.show)
     progress.close()
     report.write_html(config.quality_report)

@@ -14,7 +14,8 @@ import yaml
 from data.hints import hint_colours
 from data.manifest import PALETTE
 from launch.config import RunConfig
-from launch.snapshot import COMMIT_FILE, git_says
+from launch.git import git_says, make_run_folder
+from launch.snapshot import COMMIT_FILE
 from launch.stage_config import StageConfig
 from launch.training_data import KEY as TRAINING
 from launch.training_data import Training
@@ -24,7 +25,7 @@ _LIBRARIES = ("torch", "deepspeed", "bitsandbytes", "diffusers", "peft", "transf
 
 def write_record(config: RunConfig) -> Path:
     """Write RUN/config.yaml (loadable as a configuration) and RUN/versions.json; return the former."""
-    config.run.mkdir(parents=True, exist_ok=True)
+    make_run_folder(config.run)
     _replace(config.run / "versions.json", json.dumps(versions(), indent=1) + "\n")
     return _replace(config.run / "config.yaml", config_text(config))
 

@@ -11,8 +11,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
+
+from launch.git import git_says, make_run_folder
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 COMMIT_FILE = "COMMIT"
@@ -23,31 +26,31 @@ SOURCES = ("*.py", "*.yaml", "*.yml", "*.sh", "*.jinja")
 def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Path = CHECKOUT) -> Path:
     """Return RUN/code/NAME with the checkout's tracked files; the checkout itself where git does not know it.
 
-    submitted: when the job was submitted, as git reads times; what was checked out then is taken. Changes that are not
-    committed cannot be looked up later: where there are some, new source files among them, the files are taken as they
-    are now, with a note.
+    submitted: when the job was submitted, such as 2026-01-31T12:00:00. What was checked out then is taken, with the
+    changes that were not committed, new source files among them, which a note names. A file that was written since is
+    taken from the commit: what it held before cannot be looked up.
     """
     folder = run.absolute() / "code" / name
     if folder.exists():
         return folder
     if git_says(checkout, "rev-parse", "--git-dir") is None:
-        print(f"sonoshard: note: {checkout} is no git checkout; the job runs the files that lie there", file=sys.stderr)
+        why = f"{checkout} is no git checkout" if shutil.which("git") else "there is no git on this machine"
+        print(f"sonoshard: note: {why}; the job runs the files of {checkout} as they are", file=sys.stderr)
         return checkout
-    new = (git_says(checkout, "ls-files", "--others", "--exclude-standard", "--", *SOURCES) or "").splitlines()
-    files = [*(git_says(checkout, "diff", "--name-only", "HEAD") or "").splitlines(), *new]
-    changed = _working_tree(checkout, new) if files else None
-    if changed:
-        print(f"sonoshard: note: the job runs uncommitted changes as they are now: {', '.join(files)}", file=sys.stderr)
+    make_run_folder(run)
     then = git_says(checkout, "rev-parse", f"HEAD@{{{submitted}}}") if submitted else None
-    commit = changed or then or git_says(checkout, "rev-parse", "HEAD")
-    assert commit is not None, "a checkout has a commit"
+    base = then or git_says(checkout, "rev-parse", "HEAD")
+    assert base is not None, "a checkout has a commit"
+    changed = _changed_files(checkout, base, submitted)
+    if changed:
+        print(f"sonoshard: note: the job runs uncommitted changes: {', '.join(changed)}", file=sys.stderr)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{name}.{os.getpid()}")
-    command = ["git", "-C", str(checkout), "archive", commit]
+    tree = _with_changes(checkout, base, changed) if changed else base
+    command = ["git", "-C", str(checkout), "archive", tree]
     archive = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files_of_commit:
         files_of_commit.extractall(partial, filter="data")
-    base = git_says(checkout, "rev-parse", "HEAD") if changed else commit
     (partial / COMMIT_FILE).write_text(f"{base}{'-dirty' if changed else ''}\n", encoding="utf-8")
     try:
         partial.rename(folder)
@@ -58,32 +61,40 @@ def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Pa
     return folder
 
 
-def _working_tree(checkout: Path, new: Sequence[str]) -> str:
-    """Return a tree of the tracked files as they are now and of `new` ones; the checkout's own index stays as it is."""
+def _changed_files(checkout: Path, commit: str, submitted: str | None) -> list[str]:
+    """Return the files that differ from a commit, new source files among them, as far as they did at the submission."""
+    questions = (
+        ("diff", "--name-only", "-z", commit),
+        ("ls-files", "--others", "--exclude-standard", "-z", "--", *SOURCES),
+    )
+    files = [name for question in questions for name in (git_says(checkout, *question) or "").split("\0") if name]
+    if submitted is None:
+        return files
+    until = datetime.fromisoformat(submitted).timestamp()
+    # A file that was written later was another one at the submission. Of a removed file nobody knows when.
+    return [file for file in files if not (path := checkout / file).exists() or path.stat().st_mtime <= until]
+
+
+def _with_changes(checkout: Path, commit: str, files: Sequence[str]) -> str:
+    """Return a commit's tree with some files as they are now; the checkout's own index stays as it is."""
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": f"{folder}/index"}
-        for command in (["read-tree", "HEAD"], ["add", "--update"], *([["add", "--", *new]] if new else [])):
-            git_says(checkout, *command, variables=index)
+        git_says(checkout, "read-tree", commit, variables=index)
+        git_says(checkout, "add", "--", *files, variables=index)
         tree = git_says(checkout, "write-tree", variables=index)
     assert tree is not None, "an index that was just read can be written"
     return tree
-
-
-def git_says(checkout: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> str | None:
-    """Return what git prints, None if it fails or is not there. variables: on top of the environment."""
-    command, environment = ["git", "-C", str(checkout), *arguments], {**os.environ, **(variables or {})}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def _submitted(job: str) -> str | None:
     """Return when a job was submitted, None where SLURM does not say."""
     try:
         done = subprocess.run(
-            ["squeue", "--noheader", "--jobs", job, "--format=%V"], capture_output=True, text=True, timeout=20
+            ["squeue", "--noheader", "--jobs", job, "--format=%V"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env={**os.environ, "SLURM_TIME_FORMAT": "standard"},
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

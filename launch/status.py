@@ -2,16 +2,16 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from distributed.checkpoint import named_checkpoint
 from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
-from launch.job import Job, read_job
+from launch.job import Job, announced_jobs, read_job
 from launch.lock import Holder, lock_holder
 from launch.slurm_queue import RUNNING_STATES, WAITING_STATES, QueuedJob, SlurmQueue
 from launch.stage_config import StageConfig
@@ -26,8 +26,12 @@ NUM_PACED = 1000
 # validation of all databases may lie between two steps.
 SILENT_S, SILENT_STEPS = 300.0, 20
 
-# queued: SLURM will start the job (again). waiting: for the stages before it.
-State = Literal["done", "training", "queued", "stopped", "waiting"]
+# Of a run that has been through many: so many of the latest jobs are asked for.
+NUM_ASKED = 50
+
+# preparing: a job makes its shards, or has just begun. queued: SLURM will start a job (again). waiting: for the stages
+# before it.
+State = Literal["done", "training", "preparing", "queued", "stopped", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,20 @@ class StageStatus:
 
 
 @dataclass(frozen=True)
+class OtherJob:
+    """A job of SLURM that is not over and does not train, as far as its run knows: it waits, or encodes."""
+
+    number: str
+    name: str
+    queued: QueuedJob
+
+
+@dataclass(frozen=True)
 class RunStatus:
     """A run: its stages, and who trains it. time: when this was looked up, Unix seconds.
 
     queued: the SLURM job of `job` as squeue has it; None where that has forgotten it, or there is none.
+    others: the run's other jobs, in the order of their numbers.
     """
 
     run: Path
@@ -68,6 +82,7 @@ class RunStatus:
     holder: Holder | None
     job: Job | None
     queued: QueuedJob | None
+    others: tuple[OtherJob, ...]
     is_queue_there: bool
 
     @property
@@ -78,8 +93,8 @@ class RunStatus:
     @property
     def state(self) -> State:
         """The state of the current stage."""
-        if not self.stages:  # it has a lock and no configuration yet
-            return "training" if self.holder and self.holder.is_there is not False else "stopped"
+        if not self.stages:  # it has a lock or a job, and no configuration yet
+            return "training" if self.holder and self.holder.is_there is not False else _state_by_others(self.others)
         return self.current.state if self.current else "done"
 
     def left_s(self, stage: StageStatus) -> float | None:
@@ -107,18 +122,21 @@ def read_statuses(runs: Sequence[Path], queue: SlurmQueue) -> list[RunStatus]:
     """
     configs = [_read_config(run) for run in runs]
     jobs = [read_job(run) for run in runs]
-    asked = {
-        job.slurm.id
-        for config, job in zip(configs, jobs, strict=True)
-        if job and job.slurm and config and not all(config.is_finished(stage) for stage in config.stages)
-    }
-    known = queue.jobs(asked)
-    return [
-        _read_status(
-            run, config, job, (known or {}).get(job.slurm.id) if job and job.slurm else None, known is not None
-        )
+    names = [
+        {} if config and all(config.is_finished(stage) for stage in config.stages) else _job_names(run, job)
         for run, config, job in zip(runs, configs, jobs, strict=True)
     ]
+    known = queue.jobs({number for of_run in names for number in of_run})
+    return [
+        _read_status(run, config, job, of_run, known)
+        for run, config, job, of_run in zip(runs, configs, jobs, names, strict=True)
+    ]
+
+
+def _job_names(run: Path, job: Job | None) -> dict[str, str]:
+    """Return the names of the run's jobs by SLURM's number: of the one that trains or trained last, and the latest."""
+    names = dict(islice(announced_jobs(run).items(), NUM_ASKED))
+    return {job.slurm.id: "", **names} if job and job.slurm else names
 
 
 def _read_config(run: Path) -> RunConfig | None:
@@ -128,7 +146,7 @@ def _read_config(run: Path) -> RunConfig | None:
         raise ConfigError(f"{run} {found}: give the folder of a run, which its configuration names as `run`")
     if (run / "config.yaml").is_file():
         return load_config(run / "config.yaml").model_copy(update={"run": run})
-    if lock_holder(run) is None:
+    if lock_holder(run) is None and not announced_jobs(run):
         raise ConfigError(
             f"{run} has no config.yaml, which training leaves there: give the folder of a run that `sonoshard train`"
             " has begun"
@@ -137,17 +155,27 @@ def _read_config(run: Path) -> RunConfig | None:
 
 
 def _read_status(
-    run: Path, config: RunConfig | None, job: Job | None, queued: QueuedJob | None, is_queue_there: bool
+    run: Path,
+    config: RunConfig | None,
+    job: Job | None,
+    names: Mapping[str, str],
+    known: Mapping[str, QueuedJob] | None,
 ) -> RunStatus:
-    now, holder = time.time(), lock_holder(run)
+    now, holder, own = time.time(), lock_holder(run), job.slurm.id if job and job.slurm else ""
+    queued = (known or {}).get(own)
+    others = tuple(
+        OtherJob(number, names[number], found)
+        for number in sorted(names, key=int)
+        if number != own and (found := (known or {}).get(number)) and found.state in RUNNING_STATES | WAITING_STATES
+    )
     stages = [_read_stage(config, stage, job) for stage in config.stages] if config else []
     for number, stage in enumerate(stages):
         if stage.state != "done":
-            state = _state(stage, _life_sign(stage, job), holder, queued, now)
+            state = _state(stage, _life_sign(stage, job), holder, queued, others, now)
             has_begun = stage.step > 0 or (job is not None and job.stage == stage.name)
             stages[number] = replace(stage, state="waiting" if state == "stopped" and not has_begun else state)
             break
-    return RunStatus(run, now, tuple(stages), holder, job, queued, is_queue_there)
+    return RunStatus(run, now, tuple(stages), holder, job, queued, others, known is not None)
 
 
 def _life_sign(stage: StageStatus, job: Job | None) -> float:
@@ -155,18 +183,32 @@ def _life_sign(stage: StageStatus, job: Job | None) -> float:
     return max(stage.last_time or 0.0, job.started if job and job.stage == stage.name else 0.0)
 
 
-def _state(stage: StageStatus, life_sign: float, holder: Holder | None, queued: QueuedJob | None, now: float) -> State:
+def _state(
+    stage: StageStatus,
+    life_sign: float,
+    holder: Holder | None,
+    queued: QueuedJob | None,
+    others: Sequence[OtherJob],
+    now: float,
+) -> State:
     """Return the state of the first stage that is not done."""
     if holder and holder.is_there:
         return "training"
     if queued and queued.state in WAITING_STATES:
         return "queued"
     if holder is None or holder.is_there is False:
-        return "stopped"
+        return _state_by_others(others)
     if queued:
-        return "training" if queued.state in RUNNING_STATES else "stopped"
+        return "training" if queued.state in RUNNING_STATES else _state_by_others(others)
     silent_s = max(SILENT_S, SILENT_STEPS * (stage.pace_s or 0.0))
-    return "training" if now - life_sign < silent_s else "stopped"
+    return "training" if now - life_sign < silent_s else _state_by_others(others)
+
+
+def _state_by_others(others: Sequence[OtherJob]) -> State:
+    """Return the state of a run that nobody trains now."""
+    if any(other.queued.state in RUNNING_STATES for other in others):
+        return "preparing"
+    return "queued" if others else "stopped"
 
 
 def _read_stage(config: RunConfig, stage: StageConfig, job: Job | None) -> StageStatus:

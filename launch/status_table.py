@@ -12,12 +12,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from launch.slurm_queue import SlurmQueue
+from launch.slurm_queue import QueuedJob, SlurmQueue
 from launch.status import RunStatus, StageStatus, read_statuses
 
 SECONDS_BETWEEN_LOOKS = 5.0
-_STYLES = {"done": "green", "training": "bold cyan", "queued": "yellow", "stopped": "red", "waiting": "dim"}
+_STYLES = {"done": "green", "training": "bold cyan", "preparing": "cyan"}
+_STYLES |= {"queued": "yellow", "stopped": "red", "waiting": "dim"}
 _UNKNOWN = "-"
+# More jobs than these of one run are counted only.
+NUM_OTHERS = 6
 _UNITS = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 
 
@@ -130,7 +133,11 @@ def about_trainer(status: RunStatus) -> list[str]:
     """Return who trains the run, or did, in lines; none where that is over and done."""
     if status.state == "done":
         return []
-    return [line for line in (_about_process(status), _about_job(status), _about_last_step(status)) if line]
+    about_others = [_about_queued(other.queued, f"SLURM job {other.number} ({other.name})") for other in status.others]
+    if len(about_others) > NUM_OTHERS:
+        about_others[NUM_OTHERS:] = [f"and {len(about_others) - NUM_OTHERS} more jobs"]
+    about = [_about_process(status), _about_job(status), *about_others, _about_last_step(status)]
+    return [line for line in about if line]
 
 
 def _about_process(status: RunStatus) -> str | None:
@@ -159,12 +166,16 @@ def _about_job(status: RunStatus) -> str | None:
         return f"{name}{restarts}: squeue gives no answer here"
     if (queued := status.queued) is None:
         return f"{name}{restarts}: SLURM does not know it any more"
+    return _about_queued(queued, name, job.nodes) + restarts
+
+
+def _about_queued(queued: QueuedJob, name: str, nodes: str | None = None) -> str:
     if queued.state in ("RUNNING", "COMPLETING"):
-        return f"{name} on {job.nodes}: {queued.state}, {queued.left} left of {queued.limit}{restarts}"
+        return f"{name}{f' on {nodes}' if nodes else ''}: {queued.state}, {queued.left} left of {queued.limit}"
     reason = f" ({queued.reason})" if queued.reason not in ("", "None") else ""
     start = queued.start if queued.start not in ("", "N/A") else "not known"
     expected = f", expected start {start}" if queued.state == "PENDING" else ""
-    return f"{name}: {queued.state}{reason}{expected}{restarts}"
+    return f"{name}: {queued.state}{reason}{expected}"
 
 
 def _about_last_step(status: RunStatus) -> str | None:

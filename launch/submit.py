@@ -25,6 +25,7 @@ from launch.config import RunConfig, load_config
 from launch.errors import EXIT_STOPPED, ConfigError
 from launch.failure import end_at_once
 from launch.forgetting import validation_losses
+from launch.job import announce_job
 from launch.quiet import quiet_libraries
 from launch.record import config_text
 from launch.snapshot import CHECKOUT, snapshot
@@ -54,9 +55,14 @@ class RunJob:
         A job that was told to stop ends here, with a checkpoint saved and an exit code that has it run again.
         Raises: RuntimeError where nothing runs it again; what is wrong.
         """
+        from submitit import JobEnvironment
         from submitit.helpers import TorchDistributedEnvironment
 
         from launch.rank_process import listen_for_stop, train_as_rank
+
+        if _executor_name() != "debug":
+            # Of a start that failed, while nobody knew that there would be another: results() would raise it.
+            JobEnvironment().paths.result_pickle.unlink(missing_ok=True)
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
@@ -140,7 +146,8 @@ def submit(
     the CPU. cpus_per_rank: CPU cores of each. sbatch: further options, such as {"account": "lab"}. All of them count,
     whatever SBATCH_* variables say; those of other options count too.
     chain: a stage's job waits for the end of the one before, and is taken out of the queue if that fails.
-    A job's results() are the ranks' summaries, see `summary`; it raises what a rank failed of.
+    A job's results() are the ranks' summaries, see `summary`; it raises what a rank failed of, also while SLURM is
+    about to start the job for another time.
 
     On this machine (local, debug) `chain` waits for each stage in turn.
     Raises: the error of whatever is wrong, before anything is queued.
@@ -191,6 +198,8 @@ def submit(
             executor.update_parameters(slurm_additional_parameters={"requeue": True, **options, **after})
         with _without(overruled):
             jobs.append(executor.submit(RunJob(frozen, stage.name)))
+        if cluster == "slurm":
+            announce_job(settings.run, jobs[-1].job_id, stage.name if chain else settings.run.name)
         if chain and cluster != "slurm":
             jobs[-1].results()
     return jobs
@@ -247,5 +256,4 @@ def _setup(code: Path, run: Path, cpus_per_rank: int) -> list[str]:
         f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus_per_rank}}}",
         f"RUN={shlex.quote(str(run))}",
         f"source {shlex.quote(str(code / 'slurm' / 'job.sh'))}",
-        "remember_position",
     ]

@@ -4,12 +4,21 @@ import os
 import subprocess
 import sys
 import tarfile
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launch.snapshot import COMMIT_FILE, snapshot
+
+SUBMITTED = "2026-01-01T12:30:00"
+
+
+def write(path: Path, text: str, *, at: str = "2026-01-01T12:15:00") -> None:
+    """Write a file as it was written at a time of the day of the submission."""
+    path.write_text(text)
+    os.utime(path, (datetime.fromisoformat(at).timestamp(),) * 2)
 
 
 def git(checkout: Path, *arguments: str, date: str = "2026-01-01T00:00:00") -> str:
@@ -36,7 +45,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_the_commit_of_the_submission_is_taken(checkout: Path, tmp_path: Path) -> None:
-    then = snapshot(tmp_path / "run", "7", submitted="2026-01-01T12:30:00", checkout=checkout)
+    then = snapshot(tmp_path / "run", "7", submitted=SUBMITTED, checkout=checkout)
     assert (then / "code.py").read_text() == "old"
     assert (then / COMMIT_FILE).read_text().strip() == git(checkout, "rev-parse", "HEAD~1")
     now = snapshot(tmp_path / "run", "8", checkout=checkout)
@@ -69,26 +78,45 @@ def test_tasks_of_an_array_that_start_together_share_a_copy(
     assert list(found.parent.iterdir()) == [found]
 
 
-def test_uncommitted_changes_run_as_they_are_and_are_named(
+def test_uncommitted_changes_run_as_they_were_and_are_named(
     checkout: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (checkout / "code.py").write_text("edited")
-    (checkout / "mine.py").write_text("new")
-    (checkout / "patient.png").write_text("an image is no source")
-    found = snapshot(tmp_path / "run", "7", submitted="2026-01-01T12:30:00", checkout=checkout)
+    write(checkout / "code.py", "edited")
+    write(checkout / "mine.py", "new")
+    write(checkout / "patient.png", "an image is no source")
+    found = snapshot(tmp_path / "run", "7", submitted=SUBMITTED, checkout=checkout)
     assert (found / "code.py").read_text() == "edited"
     assert (found / "mine.py").read_text() == "new"
     assert not (found / "patient.png").exists()
-    assert (found / COMMIT_FILE).read_text() == git(checkout, "rev-parse", "HEAD") + "-dirty\n"
-    assert "the job runs uncommitted changes as they are now: code.py, mine.py\n" in capfd.readouterr().err
+    assert (found / COMMIT_FILE).read_text() == git(checkout, "rev-parse", "HEAD~1") + "-dirty\n"
+    assert "the job runs uncommitted changes: code.py, mine.py\n" in capfd.readouterr().err
     as_it_was = ["M code.py", "?? mine.py", "?? patient.png"]
     assert [line.strip() for line in git(checkout, "status", "--porcelain").splitlines()] == as_it_was
 
 
-def test_a_new_source_file_alone_is_a_change(checkout: Path, tmp_path: Path) -> None:
-    (checkout / "mine.py").write_text("new")
-    found = snapshot(tmp_path / "run", "7", submitted="2026-01-01T12:30:00", checkout=checkout)
-    assert (found / "mine.py").read_text() == (found / "code.py").read_text() == "new"
+def test_changes_that_are_committed_after_the_submission_are_not_lost(checkout: Path, tmp_path: Path) -> None:
+    write(checkout / "code.py", "edited")
+    git(checkout, "commit", "--quiet", "--all", "--message", "edited")
+    found = snapshot(tmp_path / "run", "7", submitted=SUBMITTED, checkout=checkout)
+    assert (found / "code.py").read_text() == "edited"
+
+
+def test_what_is_written_after_the_submission_is_no_concern_of_the_job(
+    checkout: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(checkout / "mine.py", "new")
+    write(checkout / "code.py", "edited", at="2026-01-01T14:00:00")
+    write(checkout / "later.py", "new", at="2026-01-01T14:00:00")
+    found = snapshot(tmp_path / "run", "7", submitted=SUBMITTED, checkout=checkout)
+    assert {path.name: path.read_text() for path in found.glob("*.py")} == {"code.py": "old", "mine.py": "new"}
+    assert "uncommitted changes: mine.py\n" in capfd.readouterr().err
+
+
+def test_a_run_inside_of_the_checkout_is_no_change_of_it(checkout: Path) -> None:
+    snapshot(checkout / "mine", "7", checkout=checkout)
+    second = snapshot(checkout / "mine", "8", checkout=checkout)
+    assert (second / COMMIT_FILE).read_text().strip() == git(checkout, "rev-parse", "HEAD")
+    assert git(checkout, "status", "--porcelain") == ""
 
 
 def test_without_git_the_files_are_run_where_they_lie(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

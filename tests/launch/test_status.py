@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from launch.cli import app
 from launch.config import RunConfig
 from launch.errors import ConfigError
-from launch.job import Job, SlurmJob, read_job, write_job
+from launch.job import Job, SlurmJob, announce_job, read_job, write_job
 from launch.lock import lock_holder, locked
 from launch.record import config_text
 from launch.slurm_queue import SlurmQueue
@@ -317,6 +317,38 @@ def test_squeue_is_asked_once_for_all_runs_and_not_at_every_look(
     figures = "training 2/3 second 100/300 0.5000 32.0 23m20s 90 (1m)"
     assert row(text, str(config.run)) == f"{config.run} {figures}"
     told(*statuses)
+
+
+def test_a_job_that_encodes_is_seen_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    for number in range(121, 130):
+        announce_job(run, str(number), "encode")
+    lines = "; ".join(f"echo '{number}|RUNNING|x|1:00|2:00|None'" for number in range(121, 130))
+    with fake_squeue(tmp_path / "bin", monkeypatch, lines):
+        (status,) = read_statuses([run], SlurmQueue())
+    assert status.state == "preparing"
+    text = told(status)
+    assert "SLURM job 121 (encode): RUNNING, 1:00 left of 2:00\n" in text
+    assert text.endswith("and 3 more jobs\n")
+    with fake_squeue(tmp_path / "none", monkeypatch, "true"):
+        (status,) = read_statuses([run], SlurmQueue())
+    assert status.state == "stopped"
+
+
+def test_the_next_job_of_a_chain_is_seen_while_it_waits(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_done(config, age_s=9000)
+    be_job(config, process=12, host="node7", started=NOW - 9000, slurm=SlurmJob(id="123", nodes="node7"))
+    for number, name in ((123, "second"), (124, "control")):
+        announce_job(config.run, str(number), name)
+    running, waiting = "echo '123|RUNNING|x|1:00|2:00|None'", "echo '124|PENDING|N/A|2:00|2:00|Dependency'"
+    for lines, state in ((f"{running}; {waiting}", "training"), (waiting, "queued")):
+        with fake_squeue(tmp_path / state, monkeypatch, lines):
+            status = look(config)
+        assert status.state == state
+        assert told(status).count("SLURM job 123") == 1
+        assert "SLURM job 124 (control): PENDING (Dependency), expected start not known\n" in told(status)
 
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The cluster that the tests of this folder share."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -26,8 +27,10 @@ def skip_or_fail(reason: str) -> NoReturn:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A running cluster of two nodes. Skips where there can be none, and fails there in CI."""
-    if machine_reason() is None and packages_reason() is not None:
-        install_packages()
+    with Path(__file__).open() as this_file:
+        fcntl.flock(this_file, fcntl.LOCK_EX)  # tests may be shared out to two processes
+        if machine_reason() is None and packages_reason() is not None:
+            install_packages()
     reason = unavailable_reason()
     if reason is not None:
         skip_or_fail(reason)

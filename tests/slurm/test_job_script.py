@@ -1,0 +1,131 @@
+"""slurm/job.sh by itself, where SLURM's commands are made up: what runs again, and with what it goes on."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.config import load_config
+from tests.slurm.training import CHECKOUT
+
+JOB_SCRIPT = CHECKOUT / "slurm" / "job.sh"
+
+
+class MadeUpSlurm:
+    """Commands of a made-up SLURM, and a job's folder. state: what squeue says of the job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = folder / "run"
+        self.run.mkdir()
+        self._commands = folder / "bin"
+        self._commands.mkdir()
+        self._requeued = folder / "requeued"
+        self._submitted_from = folder / "checkout"
+        (self._submitted_from / "slurm").mkdir(parents=True)
+        (self._submitted_from / "slurm" / "job.sh").write_bytes(JOB_SCRIPT.read_bytes())
+        self.write_command("squeue", 'case "$*" in *%T*) echo "$STATE" ;; esac')
+        self.write_command("scontrol", f'echo "$@" >>{self._requeued}')
+
+    def write_command(self, name: str, line: str) -> None:
+        """Write a command that the script finds before any other."""
+        (self._commands / name).write_text(f"#!/bin/bash\n{line}\n")
+        (self._commands / name).chmod(0o755)
+
+    def bash(self, line: str, *, state: str = "RUNNING", restarts: int = 0) -> "subprocess.CompletedProcess[str]":
+        """Run a line in a shell that has the script's functions."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+        environment |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_JOB_NODELIST": "n1", "STATE": state}
+        environment |= {"SLURM_SUBMIT_DIR": str(self._submitted_from), "PYTHONPATH": str(CHECKOUT)}
+        environment |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
+        environment["PATH"] = f"{self._commands}:{Path(sys.executable).parent}:{environment['PATH']}"
+        command = ["bash", "-c", f"source {JOB_SCRIPT}; {line}"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    def finish(self, code: int, *, state: str = "RUNNING", restarts: int = 0) -> bool:
+        """End the job with an exit code, and return whether it is queued again."""
+        self._requeued.unlink(missing_ok=True)
+        ended = self.bash(f"RUN={self.run}; finish {code}", state=state, restarts=restarts)
+        assert (ended.returncode, ended.stderr) == (code, "")
+        return self._requeued.exists() and self._requeued.read_text() == "requeue 7\n"
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> MadeUpSlurm:
+    return MadeUpSlurm(tmp_path)
+
+
+@pytest.mark.parametrize("code", [75, 138, 140, 143])
+def test_a_job_that_was_told_to_stop_is_queued_again_time_after_time(slurm: MadeUpSlurm, code: int) -> None:
+    assert [slurm.finish(code, restarts=number) for number in range(3)] == [True] * 3
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "PENDING", "REQUEUE_HOLD"])
+def test_a_job_that_was_cancelled_or_is_queued_again_already_is_left_alone(slurm: MadeUpSlurm, state: str) -> None:
+    assert not slurm.finish(75, state=state)
+
+
+def test_a_failure_is_worth_another_start_until_two_fail_at_the_same_place(slurm: MadeUpSlurm) -> None:
+    assert slurm.finish(1)
+    newest = slurm.run / "stages" / "one" / "checkpoints" / "LATEST"
+    newest.parent.mkdir(parents=True)
+    newest.write_text("step-00000010\n")
+    assert slurm.finish(1, restarts=1)
+    assert not slurm.finish(137, restarts=2)
+
+
+def test_an_encode_that_fails_goes_on_as_long_as_there_are_more_shards(slurm: MadeUpSlurm) -> None:
+    for number in range(3):
+        assert slurm.finish(1, restarts=number)
+        (slurm.run / "shards" / "64" / "train").mkdir(parents=True, exist_ok=True)
+        (slurm.run / "shards" / "64" / "train" / f"{number}.tar").touch()
+        (slurm.run / "shards" / "64" / "train" / f".{number + 1}.tar.partial").touch()
+    assert slurm.finish(1, restarts=3)
+    assert not slurm.finish(1, restarts=4)
+
+
+def test_a_mistake_ends_a_job_unless_it_went_well_before(slurm: MadeUpSlurm) -> None:
+    """With fewer nodes a batch may not be shared, and a lock may be held by a rank that was cut off."""
+    assert not slurm.finish(2)
+    assert slurm.finish(2, restarts=1)
+    assert not slurm.finish(2, restarts=2)
+
+
+def test_a_signal_that_comes_while_databases_are_scanned_has_the_job_queued_again(slurm: MadeUpSlurm) -> None:
+    """SLURM sends it to the steps of a job alone, so scanning is one."""
+    slurm.write_command("srun", 'case "$*" in *"sonoshard prepare mine.yaml"*) kill -USR1 $$ ;; esac')
+    slurm.write_command("python", "true")
+    ended = slurm.bash(
+        f"RUN={slurm.run} CONFIG=mine.yaml OVERRIDES=() SLURM_JOB_NUM_NODES=2 SLURM_CPUS_ON_NODE=4; prepare_and_encode"
+    )
+    assert ended.returncode == 138
+    assert "ended with 138; queued again, to go on" in ended.stdout
+
+
+@pytest.mark.parametrize("name", ["USR1", "USR2", "TERM"])
+def test_a_signal_that_comes_between_two_steps_has_the_job_queued_again(slurm: MadeUpSlurm, name: str) -> None:
+    slurm.write_command("srun", "true")
+    ended = slurm.bash(f"RUN={slurm.run}; step sonoshard prepare; kill -{name} $$; echo goes on")
+    assert ended.returncode == 75
+    assert "ended with 75; queued again, to go on" in ended.stdout
+    assert "goes on" not in ended.stdout.splitlines()
+
+
+def test_a_job_that_is_queued_again_keeps_its_run_and_its_configuration(slurm: MadeUpSlurm, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    begin = f"begin {mine} zero.stage=1; echo the configuration is $CONFIG"
+    text = f"extends: {CHECKOUT}/configs/demo.yaml\nrun: {slurm.run}\noptimizer: {{lr: %s}}\n"
+    mine.write_text(text % 2e-5)
+    assert slurm.bash(begin).returncode == 0
+    mine.write_text((text % 1.0).replace(f"{slurm.run}", f"{tmp_path}/another"))
+    assert slurm.bash(begin, restarts=1).returncode == 0
+    log = (slurm.run / "slurm-7.log").read_text()
+    assert "start 2" in log
+    (kept,) = set(re.findall(r"^the configuration is (.*)$", log, re.MULTILINE))
+    config = load_config(Path(kept))
+    assert (config.optimizer.lr, config.zero.stage, config.run) == (2e-5, 1, slurm.run)
+    # A job of its own does as the file says by now.
+    assert slurm.bash(begin.replace("begin", "SLURM_JOB_ID=8; begin")).returncode == 0
+    assert (tmp_path / "another" / "slurm-8.log").exists()
