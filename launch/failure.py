@@ -16,7 +16,10 @@ from pathlib import Path
 from textwrap import shorten
 from typing import NoReturn, Self
 
+from launch.errors import EXIT_FAILED, EXIT_USER_ERROR
+
 ERROR_FILE = "SONOSHARD_ERROR_FILE"
+EXIT_CODE_FILE = "SONOSHARD_EXIT_CODE_FILE"
 _ERROR_FILE_OF_TORCHRUN = "TORCHELASTIC_ERROR_FILE"
 
 # What collectives say once another rank is gone: gloo's messages name its sources, NCCL's errors have these types.
@@ -100,6 +103,13 @@ def _one_line(message: str) -> str:
     return " ".join(message.split())
 
 
+def leave_exit_code(code: int) -> None:
+    """Leave a failure's exit code to the job's script: srun tells that of a task which was stopped for it instead."""
+    if file := os.environ.get(EXIT_CODE_FILE):
+        with suppress(OSError), Path(file).open("x", encoding="utf-8") as opened:  # the first counts
+            opened.write(f"{code}\n")
+
+
 def end_at_once(code: int) -> NoReturn:
     """End this process as a kill would, but with an exit code: clean-up may wait for ranks that are gone.
 
@@ -107,4 +117,6 @@ def end_at_once(code: int) -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    if code in (EXIT_FAILED, EXIT_USER_ERROR):
+        leave_exit_code(code)
     os._exit(code)

@@ -1,16 +1,14 @@
 """What git says of a checkout, and what it is not to see."""
 
-import os
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 
-def git_says(checkout: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> str | None:
-    """Return what git prints, None if it fails or is not there. variables: on top of the environment."""
-    command, environment = ["git", "-C", str(checkout), *arguments], {**os.environ, **(variables or {})}
+def git_says(checkout: Path, *arguments: str) -> str | None:
+    """Return what git prints, None if it fails or is not there."""
+    command = ["git", "-C", str(checkout), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

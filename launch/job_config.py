@@ -1,7 +1,7 @@
 """What a job's script asks of a configuration: python -m launch.job_config QUESTION CONFIG [KEY=VALUE ...].
 
-Questions: `folder` prints the run's folder, `resolved` the whole as one file, `check RANKS` nothing if so many ranks
-can share a step's samples. A mistake is one line, and 2.
+Questions: `folders` prints the run's and the shards', a line each; `resolved` the whole as one file; `check RANKS`
+nothing if so many ranks can share a step's samples. A mistake is one line, and 2.
 """
 
 import sys
@@ -23,7 +23,7 @@ def main(question: str, arguments: Sequence[str]) -> None:
     elif question == "resolved":
         print(config_text(config), end="")
     else:
-        print(config.run.absolute())
+        print(config.run.absolute(), config.shards_path.absolute(), sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -21,37 +19,46 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 COMMIT_FILE = "COMMIT"
 # New files of these kinds run too; of others git does not know whether they are source or somebody's images.
 SOURCES = ("*.py", "*.yaml", "*.yml", "*.sh", "*.jinja")
+# SLURM tells whole seconds, and a file server's clock may be ahead of its own.
+SKEW_S = 5.0
 
 
 def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Path = CHECKOUT) -> Path:
     """Return RUN/code/NAME with the checkout's tracked files; the checkout itself where git does not know it.
 
     submitted: when the job was submitted, such as 2026-01-31T12:00:00. What was checked out then is taken, with the
-    changes that were not committed, new source files among them, which a note names. A file that was written since is
-    taken from the commit: what it held before cannot be looked up.
+    changes that were not committed, new source files among them. A file that was written since is taken from the
+    commit, since nobody knows what it held before. Notes name both.
     """
     folder = run.absolute() / "code" / name
     if folder.exists():
         return folder
     if git_says(checkout, "rev-parse", "--git-dir") is None:
-        why = f"{checkout} is no git checkout" if shutil.which("git") else "there is no git on this machine"
-        print(f"sonoshard: note: {why}; the job runs the files of {checkout} as they are", file=sys.stderr)
+        why = "git does not take it for a checkout" if shutil.which("git") else "there is no git on this machine"
+        _note(f"the job runs the files of {checkout} as they are: {why}")
         return checkout
     make_run_folder(run)
     then = git_says(checkout, "rev-parse", f"HEAD@{{{submitted}}}") if submitted else None
-    base = then or git_says(checkout, "rev-parse", "HEAD")
-    assert base is not None, "a checkout has a commit"
-    changed = _changed_files(checkout, base, submitted)
+    commit = then or git_says(checkout, "rev-parse", "HEAD")
+    assert commit is not None, "a checkout has a commit"
+    differing = _differing_files(checkout, commit)
+    changed = [file for file in differing if submitted is None or _is_as_it_was(checkout / file, submitted)]
     if changed:
-        print(f"sonoshard: note: the job runs uncommitted changes: {', '.join(changed)}", file=sys.stderr)
+        _note(f"the job runs uncommitted changes: {', '.join(changed)}")
+    if later := [file for file in differing if file not in changed]:
+        _note(f"the job does not run what was written after its submission: {', '.join(later)}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{name}.{os.getpid()}")
-    tree = _with_changes(checkout, base, changed) if changed else base
-    command = ["git", "-C", str(checkout), "archive", tree]
+    command = ["git", "-C", str(checkout), "archive", commit]
     archive = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as files_of_commit:
-        files_of_commit.extractall(partial, filter="data")
-    (partial / COMMIT_FILE).write_text(f"{base}{'-dirty' if changed else ''}\n", encoding="utf-8")
+        files_of_commit.extractall(partial, filter="tar")  # the user's own, links out of it included
+    for file in changed:
+        (partial / file).parent.mkdir(parents=True, exist_ok=True)
+        (partial / file).unlink(missing_ok=True)
+        if os.path.lexists(checkout / file):
+            shutil.copy2(checkout / file, partial / file)
+    (partial / COMMIT_FILE).write_text(f"{commit}{'-dirty' if changed else ''}\n", encoding="utf-8")
     try:
         partial.rename(folder)
     except OSError:
@@ -61,29 +68,24 @@ def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Pa
     return folder
 
 
-def _changed_files(checkout: Path, commit: str, submitted: str | None) -> list[str]:
-    """Return the files that differ from a commit, new source files among them, as far as they did at the submission."""
+def _note(text: str) -> None:
+    print(f"sonoshard: note: {text}", file=sys.stderr)
+
+
+def _differing_files(checkout: Path, commit: str) -> list[str]:
+    """Return the files that differ from a commit, removed ones and new source files among them."""
     questions = (
-        ("diff", "--name-only", "-z", commit),
+        ("diff", "--name-only", "--no-renames", "--relative", "-z", commit),
         ("ls-files", "--others", "--exclude-standard", "-z", "--", *SOURCES),
     )
-    files = [name for question in questions for name in (git_says(checkout, *question) or "").split("\0") if name]
-    if submitted is None:
-        return files
-    until = datetime.fromisoformat(submitted).timestamp()
-    # A file that was written later was another one at the submission. Of a removed file nobody knows when.
-    return [file for file in files if not (path := checkout / file).exists() or path.stat().st_mtime <= until]
+    return [name for question in questions for name in (git_says(checkout, *question) or "").split("\0") if name]
 
 
-def _with_changes(checkout: Path, commit: str, files: Sequence[str]) -> str:
-    """Return a commit's tree with some files as they are now; the checkout's own index stays as it is."""
-    with tempfile.TemporaryDirectory() as folder:
-        index = {"GIT_INDEX_FILE": f"{folder}/index"}
-        git_says(checkout, "read-tree", commit, variables=index)
-        git_says(checkout, "add", "--", *files, variables=index)
-        tree = git_says(checkout, "write-tree", variables=index)
-    assert tree is not None, "an index that was just read can be written"
-    return tree
+def _is_as_it_was(file: Path, submitted: str) -> bool:
+    """Return whether a file, or its absence, is that of the submission, as far as the disk tells."""
+    while not os.path.lexists(file):
+        file = file.parent  # which was written when it was removed
+    return file.lstat().st_mtime <= datetime.fromisoformat(submitted).timestamp() + SKEW_S
 
 
 def _submitted(job: str) -> str | None:

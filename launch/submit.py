@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from distributed.preemption import STOP_SIGNALS, StoppedOnRequest, StopRequest
 from launch.config import RunConfig, load_config
-from launch.errors import EXIT_STOPPED, ConfigError
-from launch.failure import end_at_once
+from launch.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS, ConfigError
+from launch.failure import end_at_once, leave_exit_code
 from launch.forgetting import validation_losses
 from launch.job import announce_job
 from launch.quiet import quiet_libraries
@@ -79,6 +79,9 @@ class RunJob:
             if code is not None:
                 end_at_once(code)
             raise RuntimeError("stopped on request, with a checkpoint saved: submit it again to go on") from None
+        except Exception as error:
+            leave_exit_code(EXIT_USER_ERROR if isinstance(error, USER_ERRORS) else EXIT_FAILED)
+            raise
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in handlers.items():
@@ -183,7 +186,7 @@ def submit(
             slurm_partition=partition,
             slurm_signal_delay_s=SAVING_S,
             slurm_srun_args=_srun_arguments(gpus_per_node, cpus_per_rank),
-            slurm_setup=_setup(code, settings.run, cpus_per_rank),
+            slurm_setup=_setup(code, settings, cpus_per_rank),
             slurm_teardown=['finish "$?"'],
             **({"slurm_gpus_per_node": gpus_per_node} if gpus_per_node else {}),
         )
@@ -247,13 +250,15 @@ def _srun_arguments(gpus_per_node: int, cpus_per_rank: int) -> list[str]:
     return [*arguments, "--gpu-bind=none"] if gpus_per_node else arguments
 
 
-def _setup(code: Path, run: Path, cpus_per_rank: int) -> list[str]:
+def _setup(code: Path, config: RunConfig, cpus_per_rank: int) -> list[str]:
     """Return the lines of a job's script before srun: the site's settings, and what the job scripts share."""
     site = shlex.quote(str(CHECKOUT / "slurm" / "site.sh"))
     return [
         f"if [ -f {site} ]; then source {site}; fi",
         f"export PYTHONPATH={shlex.quote(str(code))} PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1",
         f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus_per_rank}}}",
-        f"RUN={shlex.quote(str(run))}",
         f"source {shlex.quote(str(code / 'slurm' / 'job.sh'))}",
+        f"RUN={shlex.quote(str(config.run))} SHARDS={shlex.quote(str(config.shards_path.absolute()))}",
+        "name_job",
+        "know_run",
     ]

@@ -4,35 +4,31 @@
 # begin CONFIG [KEY=VALUE ...]: go to the checkout, set up the environment, write the log to the run's folder.
 begin() {
     cd "$SLURM_SUBMIT_DIR" || exit 2
-    JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
-    JOB=${JOB:-$SLURM_JOB_ID}
+    unset VIRTUAL_ENV RUN SHARDS CODE CONFIG
+    name_job
     hear_between_steps
-    unset VIRTUAL_ENV
+    # A job that is queued again goes on with the run, the code and the configuration that it had, whatever was edited.
+    KNOWN=slurm/.jobs/$JOB
+    if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -s "$KNOWN" ]; then
+        { read -r RUN && read -r SHARDS && read -r CODE && read -r CONFIG; } <"$KNOWN"
+        know_run
+    fi
     if [ -f slurm/site.sh ]; then source slurm/site.sh; fi
     # An environment that site.sh activated goes first.
     if [ -d .venv ] && [ -z "${VIRTUAL_ENV:-}" ]; then PATH=$PWD/.venv/bin:$PATH; fi
     if ! command -v sonoshard >/dev/null; then
         echo "sonoshard is not installed in $PWD/.venv: run 'make .venv/.installed' there on a login node," \
             "or activate its environment in slurm/site.sh" >&2
-        exit 2
+        finish 2
     fi
-    # A job that is queued again goes on in its own run, whatever was edited since.
-    local known=slurm/.jobs/$JOB
-    if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -f "$known" ]; then
-        RUN=$(<"$known")
-    else
-        RUN=$(python -m launch.job_config folder "$@") || exit 2
-        { mkdir -p slurm/.jobs && echo "$RUN" >"$known"; } 2>/dev/null || true  # not in a checkout of somebody else
+    # The code as it was submitted, and all that follows with it: the checkout's own only finds it. Commands keep the
+    # checkout as their folder, but import nothing from there.
+    if [ -z "${CODE:-}" ]; then
+        local found
+        found=$(python -m launch.job_config folders "$@") || finish 2
+        read -r RUN <<<"$found"
+        CODE=$(python -m launch.snapshot "$RUN" "$SUBMITTED") || finish 1
     fi
-    mkdir -p "$RUN/jobs/$SLURM_JOB_ID" || exit 2
-    echo "$SLURM_JOB_NAME" >"$RUN/jobs/$SLURM_JOB_ID/name"
-    echo "the log is $RUN/slurm-$JOB.log"
-    exec >>"$RUN/slurm-$JOB.log" 2>&1
-    echo "== $(date '+%F %T') job $JOB on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"
-
-    # The code as it was submitted, and all that follows with it; what came before this line, the checkout's own, only
-    # found it. Commands keep the checkout as their folder, but import nothing from there.
-    CODE=$(python -m launch.snapshot "$RUN" "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}") || exit 1
     source "$CODE/slurm/job.sh"
     set_up "$@"
 }
@@ -40,18 +36,29 @@ begin() {
 # set_up CONFIG [KEY=VALUE ...]: what all commands of the job need.
 set_up() {
     export PYTHONPATH=$CODE PYTHONSAFEPATH=1 HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
-    CONFIG=$1
     OVERRIDES=("${@:2}")
-    if [ -f "$CODE/$CONFIG" ]; then
-        CONFIG=$CODE/$CONFIG
-    else  # one from elsewhere stays as it was at the first start, like the code
-        local kept=$RUN/jobs/$SLURM_JOB_ID/config.yaml
-        if [ ! -f "$kept" ]; then
-            python -m launch.job_config resolved "$@" >"$kept.partial" || exit 2
-            mv "$kept.partial" "$kept"
+    if [ -z "${CONFIG:-}" ]; then
+        CONFIG=$CODE/$1
+        if [ ! -f "$CONFIG" ] || [ ! -f "$CODE/COMMIT" ]; then  # one from elsewhere is kept as it is, like the code
+            CONFIG=$RUN/code/$SUBMITTED.yaml
+            if [ ! -f "$CONFIG" ]; then
+                mkdir -p "$RUN/code" && python -m launch.job_config resolved "$@" >"$CONFIG.$JOB" || finish 2
+                mv -f "$CONFIG.$JOB" "$CONFIG"
+            fi
         fi
-        CONFIG=$kept
+        local found
+        found=$(python -m launch.job_config folders "$CONFIG" "${OVERRIDES[@]}") || finish 2
+        { read -r RUN && read -r SHARDS; } <<<"$found"
+        # Nothing to be done in a checkout of somebody else.
+        {
+            mkdir -p slurm/.jobs && printf '%s\n' "$RUN" "$SHARDS" "$CODE" "$CONFIG" >"$KNOWN.partial" &&
+                mv -f "$KNOWN.partial" "$KNOWN"
+        } 2>/dev/null
+        know_run
     fi
+    echo "the log is $RUN/slurm-$JOB.log"
+    exec >>"$RUN/slurm-$JOB.log" 2>&1
+    echo "== $(date '+%F %T') job $JOB on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"
     # Shards are read from the node's own disk where the site has one.
     if [ -n "${SLURM_TMPDIR:-}" ]; then OVERRIDES=("loader.copy_to=$SLURM_TMPDIR" "${OVERRIDES[@]}"); fi
     if [ -z "${SLURM_GPUS_ON_NODE:-}" ]; then
@@ -59,35 +66,53 @@ set_up() {
     fi
 }
 
+# name_job: JOB is what SLURM calls it, of a task of an array its own name; SUBMITTED what was submitted, the array.
+name_job() {
+    SUBMITTED=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
+    JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+    JOB=${JOB:-$SLURM_JOB_ID}
+}
+
+# know_run: make this job's folder in RUN.
+know_run() {
+    JOB_FOLDER=$RUN/jobs/$SLURM_JOB_ID
+    mkdir -p "$JOB_FOLDER" || exit 2
+    if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then (cd "$JOB_FOLDER" && rm -f encoded failed stopped); fi
+    if [ ! -f "$JOB_FOLDER/name" ]; then echo "$SLURM_JOB_NAME" >"$JOB_FOLDER/name"; fi
+    # Where a task leaves what it failed with: the others are then told to stop, and srun tells the highest code.
+    export SONOSHARD_EXIT_CODE_FILE=$JOB_FOLDER/exit-code
+    rm -f "$SONOSHARD_EXIT_CODE_FILE"
+}
+
 # prepare_and_encode: make the latent shards; nothing in a job that was queued again after it had done so.
 prepare_and_encode() {
-    local done=$RUN/jobs/$SLURM_JOB_ID/encoded ranks=$((SLURM_JOB_NUM_NODES * $(tasks_per_node)))
+    local done=$JOB_FOLDER/encoded ranks=$((SLURM_JOB_NUM_NODES * $(tasks_per_node)))
     if [ -f "$done" ]; then return; fi
     # Told now, and not after hours of encoding.
     python -m launch.job_config check "$ranks" "$CONFIG" "${OVERRIDES[@]}" || finish $?
-    # As a step of the job, which SLURM tells that time is up.
-    step --nodes=1 --ntasks=1 --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" \
-        sonoshard prepare "$CONFIG" "${OVERRIDES[@]}"
+    on_all_nodes prepare
     on_all_nodes encode
     touch "$done"
 }
 
-# on_all_nodes COMMAND: run `sonoshard COMMAND CONFIG ...` as one task a GPU.
+# on_all_nodes COMMAND: run `sonoshard COMMAND CONFIG ...` as one task a GPU. As a step of the job, which SLURM tells that
+# time is up; `prepare`, too, which the first task does alone.
 on_all_nodes() {
-    local per_node
+    local per_node command=(sonoshard "$1" "$CONFIG" "${OVERRIDES[@]}")
+    if [ "$1" = prepare ]; then command=(bash -c 'test "$SLURM_PROCID" -gt 0 || exec "$@"' bash "${command[@]}"); fi
     per_node=$(tasks_per_node)
     local cpus=$((SLURM_CPUS_ON_NODE / per_node))
     if [ "$cpus" -eq 0 ]; then cpus=1; fi
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cpus}
     # Each task sees all of its node's GPUs, as NCCL wants it.
     step --ntasks=$((SLURM_JOB_NUM_NODES * per_node)) --ntasks-per-node="$per_node" --cpus-per-task="$cpus" \
-        ${SLURM_GPUS_ON_NODE:+--gpu-bind=none} sonoshard "$1" "$CONFIG" "${OVERRIDES[@]}"
+        ${SLURM_GPUS_ON_NODE:+--gpu-bind=none} "${command[@]}"
 }
 
 # step OPTION... COMMAND...: run it by srun; the job ends here unless all goes well.
 step() {
     # A dead task ends the others, which would wait for it.
-    srun --kill-on-bad-exit=1 --overcommit "$@" &
+    srun --kill-on-bad-exit=1 --wait=0 --overcommit "$@" &
     local step=$! code told
     # SLURM tells the tasks itself when time is up; what it tells this shell alone (scancel --batch) is passed on.
     trap 'told=yes; kill -USR1 $step' USR1 USR2
@@ -111,42 +136,47 @@ tasks_per_node() { echo "${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}"; }
 
 # finish CODE: end the job, after asking SLURM to run it again where it is to go on.
 finish() {
-    # One task of an array has the array's own number, which would mean all tasks.
-    local again=no job=${JOB:-$SLURM_JOB_ID}
-    case $1 in
+    local again=no code=$1
+    if [ -s "${SONOSHARD_EXIT_CODE_FILE:-}" ]; then code=$(<"$SONOSHARD_EXIT_CODE_FILE"); fi
+    case $code in
         0) ;;
-        75 | 138 | 140 | 143) again=yes ;;  # stopped on request, or by USR1, USR2 or TERM before it listened
+        # Stopped on request, or by USR1, USR2 or TERM before it listened. It may be pre-empted again and again before
+        # its first step; a time limit that is too short for one is no reason to go on for ever.
+        75 | 138 | 140 | 143) if is_seldom stopped 10; then again=yes; fi ;;
         # What the user gave is wrong, and would be again; unless it was right when the job started first.
-        2) if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && is_first_failure_here; then again=yes; fi ;;
-        *) if is_first_failure_here; then again=yes; fi ;;
+        2) if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && is_seldom failed 1; then again=yes; fi ;;
+        # A dead node, a lost network: where the next start fails without having got any further, it is no accident.
+        *) if is_seldom failed 1; then again=yes; fi ;;
     esac
     # A job that was cancelled would come back by it: it is completing by now. So is one that SLURM itself has queued
     # again. A job that is to be pre-empted runs until its time of grace is over, and would be lost if it just ended.
     if [ $again = yes ]; then
-        case "$(squeue --noheader --jobs "$job" --format=%T)" in
+        # One task of an array has the array's own number, which would mean all tasks.
+        case "$(squeue --noheader --jobs "$JOB" --format=%T)" in
             RUNNING)
-                echo "== $(date '+%F %T') ended with $1; queued again, to go on"
-                scontrol requeue "$job" || echo "SLURM does not queue this job again: submit it again to go on"
+                echo "== $(date '+%F %T') ended with $code; queued again, to go on"
+                scontrol requeue "$JOB" || echo "SLURM does not queue this job again: submit it again to go on"
                 ;;
             "") echo "SLURM does not answer, so this job is not queued again: submit it again to go on" ;;
         esac
     fi
-    exit "$1"
+    exit "$code"
 }
 
-# is_first_failure_here: a start that failed (a dead node, a lost network) is worth another one. Where the next fails
-# without having got any further, it is no accident.
-is_first_failure_here() {
-    local folder=$RUN/jobs/$SLURM_JOB_ID now
-    now=$(
+# is_seldom KIND MOST: whether the job has ended so at most MOST times at the place where it is, this time included.
+is_seldom() {
+    if [ -z "${JOB_FOLDER:-}" ]; then return 1; fi
+    local place
+    place=$(
         exec 2>/dev/null
-        cat "$RUN"/stages/*/checkpoints/LATEST "$RUN"/stages/*/model/sonoshard.json
-        find "$RUN/shards" -name '*.tar' | wc -l
+        {
+            cat "$RUN"/stages/*/checkpoints/LATEST "$RUN"/stages/*/model/sonoshard.json
+            find "$SHARDS" -name '*.tar' | wc -l
+        } | cksum
     )
-    mkdir -p "$folder"
-    if [ -f "$folder/failed-at" ] && [ "$(<"$folder/failed-at")" = "$now" ]; then
-        echo "== $(date '+%F %T') failed for the second time at the same place, so this job is not queued again"
+    echo "$place" >>"$JOB_FOLDER/$1"
+    if [ "$(grep -cxF "$place" "$JOB_FOLDER/$1")" -gt "$2" ]; then
+        echo "== $(date '+%F %T') $1 again, and no further than before: this job is not queued again"
         return 1
     fi
-    echo "$now" >"$folder/failed-at"
 }

@@ -21,10 +21,10 @@ def write(path: Path, text: str, *, at: str = "2026-01-01T12:15:00") -> None:
     os.utime(path, (datetime.fromisoformat(at).timestamp(),) * 2)
 
 
-def git(checkout: Path, *arguments: str, date: str = "2026-01-01T00:00:00") -> str:
-    """Run git, with `date` as the time that it writes down."""
+def git(checkout: Path, *arguments: str, date: str | None = None) -> str:
+    """Run git, with `date` as the time that it writes down. None: now."""
     identity = {f"GIT_{who}_{what}": "a" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    dates = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date}
+    dates = {"GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date} if date else {}
     command = ["git", "-C", str(checkout), *arguments]
     return subprocess.run(
         command, check=True, capture_output=True, text=True, env={**os.environ, **identity, **dates}
@@ -109,7 +109,40 @@ def test_what_is_written_after_the_submission_is_no_concern_of_the_job(
     write(checkout / "later.py", "new", at="2026-01-01T14:00:00")
     found = snapshot(tmp_path / "run", "7", submitted=SUBMITTED, checkout=checkout)
     assert {path.name: path.read_text() for path in found.glob("*.py")} == {"code.py": "old", "mine.py": "new"}
-    assert "uncommitted changes: mine.py\n" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "uncommitted changes: mine.py\n" in told
+    assert "does not run what was written after its submission: code.py, later.py\n" in told
+
+
+def test_what_is_written_in_the_second_of_the_submission_counts(checkout: Path, tmp_path: Path) -> None:
+    """SLURM leaves out fractions of seconds."""
+    write(checkout / "code.py", "edited", at=f"{SUBMITTED}.700")
+    found = snapshot(tmp_path / "run", "7", submitted=SUBMITTED, checkout=checkout)
+    assert (found / "code.py").read_text() == "edited"
+
+
+@pytest.mark.parametrize(("at", "is_run"), [("2026-01-01T12:15:00", False), ("2026-01-01T14:00:00", True)])
+def test_a_file_that_is_removed_or_renamed(checkout: Path, tmp_path: Path, at: str, is_run: bool) -> None:
+    git(checkout, "mv", "code.py", "renamed.py")
+    for path in (checkout / "renamed.py", checkout):
+        os.utime(path, (datetime.fromisoformat(at).timestamp(),) * 2)
+    found = snapshot(tmp_path / "run", "7", submitted=SUBMITTED, checkout=checkout)
+    assert [path.name for path in found.glob("*.py")] == ["code.py" if is_run else "renamed.py"]
+
+
+def test_a_link_is_followed_wherever_it_leads(checkout: Path, tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere.yaml", "lr: 1")
+    (checkout / "mine.yaml").symlink_to(tmp_path / "elsewhere.yaml")
+    found = snapshot(tmp_path / "run", "7", checkout=checkout)
+    assert (found / "mine.yaml").read_text() == "lr: 1"
+
+
+def test_a_checkout_that_cannot_be_written_is_no_hindrance(checkout: Path, tmp_path: Path) -> None:
+    write(checkout / "code.py", "edited")
+    before = sorted((checkout / ".git").rglob("*"))
+    found = snapshot(tmp_path / "run", "7", submitted=SUBMITTED, checkout=checkout)
+    assert (found / "code.py").read_text() == "edited"
+    assert sorted((checkout / ".git").rglob("*")) == before
 
 
 def test_a_run_inside_of_the_checkout_is_no_change_of_it(checkout: Path) -> None:
@@ -123,7 +156,7 @@ def test_without_git_the_files_are_run_where_they_lie(tmp_path: Path, capfd: pyt
     bare = tmp_path / "bare"
     bare.mkdir()
     assert snapshot(tmp_path / "run", "7", checkout=bare) == bare
-    assert "no git checkout" in capfd.readouterr().err
+    assert "as they are: git does not take it for a checkout" in capfd.readouterr().err
 
 
 def test_imports_come_from_the_copy_wherever_it_is_started(tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ class MadeUpSlurm:
         self.write_command("squeue", 'case "$*" in *%T*) echo "$STATE" ;; esac')
         self.write_command("scontrol", f'echo "$@" >>{self._requeued}')
 
+    @property
+    def known(self) -> str:
+        """The line by which the script knows the job and its run."""
+        return f"RUN={self.run} SHARDS={self.run}/shards; name_job; know_run"
+
     def write_command(self, name: str, line: str) -> None:
         """Write a command that the script finds before any other."""
         (self._commands / name).write_text(f"#!/bin/bash\n{line}\n")
@@ -47,7 +52,7 @@ class MadeUpSlurm:
     def finish(self, code: int, *, state: str = "RUNNING", restarts: int = 0) -> bool:
         """End the job with an exit code, and return whether it is queued again."""
         self._requeued.unlink(missing_ok=True)
-        ended = self.bash(f"RUN={self.run}; finish {code}", state=state, restarts=restarts)
+        ended = self.bash(f"{self.known}; finish {code}", state=state, restarts=restarts)
         assert (ended.returncode, ended.stderr) == (code, "")
         return self._requeued.exists() and self._requeued.read_text() == "requeue 7\n"
 
@@ -58,8 +63,25 @@ def slurm(tmp_path: Path) -> MadeUpSlurm:
 
 
 @pytest.mark.parametrize("code", [75, 138, 140, 143])
-def test_a_job_that_was_told_to_stop_is_queued_again_time_after_time(slurm: MadeUpSlurm, code: int) -> None:
+def test_a_job_that_was_told_to_stop_is_queued_again(slurm: MadeUpSlurm, code: int) -> None:
     assert [slurm.finish(code, restarts=number) for number in range(3)] == [True] * 3
+
+
+def test_a_job_that_never_takes_a_step_is_not_queued_again_for_ever(slurm: MadeUpSlurm) -> None:
+    assert [slurm.finish(75, restarts=number) for number in range(11)] == [True] * 10 + [False]
+
+
+@pytest.mark.parametrize(("told", "code"), [(75, 1), (143, 2), (137, 1)])
+def test_a_failure_counts_and_not_the_end_of_the_tasks_that_were_stopped_for_it(
+    slurm: MadeUpSlurm, told: int, code: int
+) -> None:
+    """When a task fails, srun tells the others to stop, and then their exit code, as it is the highest."""
+    fails = f"import launch.failure as failure; failure.end_at_once({code})"
+    ended = slurm.bash(f'{slurm.known}; python -c "{fails}"; finish {told}', restarts=1)
+    assert ended.returncode == code
+    ended = slurm.bash(f'{slurm.known}; python -c "{fails}"; finish {told}', restarts=2)
+    assert "failed again, and no further than before" in ended.stdout
+    assert slurm.finish(75, restarts=3), "a later stop is one"
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "PENDING", "REQUEUE_HOLD"])
@@ -98,7 +120,7 @@ def test_a_signal_that_comes_while_databases_are_scanned_has_the_job_queued_agai
     slurm.write_command("srun", 'case "$*" in *"sonoshard prepare mine.yaml"*) kill -USR1 $$ ;; esac')
     slurm.write_command("python", "true")
     ended = slurm.bash(
-        f"RUN={slurm.run} CONFIG=mine.yaml OVERRIDES=() SLURM_JOB_NUM_NODES=2 SLURM_CPUS_ON_NODE=4; prepare_and_encode"
+        f"{slurm.known}; CONFIG=mine.yaml OVERRIDES=() SLURM_JOB_NUM_NODES=2 SLURM_CPUS_ON_NODE=4; prepare_and_encode"
     )
     assert ended.returncode == 138
     assert "ended with 138; queued again, to go on" in ended.stdout
@@ -107,7 +129,7 @@ def test_a_signal_that_comes_while_databases_are_scanned_has_the_job_queued_agai
 @pytest.mark.parametrize("name", ["USR1", "USR2", "TERM"])
 def test_a_signal_that_comes_between_two_steps_has_the_job_queued_again(slurm: MadeUpSlurm, name: str) -> None:
     slurm.write_command("srun", "true")
-    ended = slurm.bash(f"RUN={slurm.run}; step sonoshard prepare; kill -{name} $$; echo goes on")
+    ended = slurm.bash(f"{slurm.known}; step sonoshard prepare; kill -{name} $$; echo goes on")
     assert ended.returncode == 75
     assert "ended with 75; queued again, to go on" in ended.stdout
     assert "goes on" not in ended.stdout.splitlines()
@@ -129,3 +151,10 @@ def test_a_job_that_is_queued_again_keeps_its_run_and_its_configuration(slurm: M
     # A job of its own does as the file says by now.
     assert slurm.bash(begin.replace("begin", "SLURM_JOB_ID=8; begin")).returncode == 0
     assert (tmp_path / "another" / "slurm-8.log").exists()
+    # A node on which nothing is installed is an accident to a job that ran before.
+    slurm.write_command("sonoshard", "false")
+    ended = slurm.bash(
+        "PATH=$(dirname $(command -v squeue)):/usr/bin:/bin; rm $(command -v sonoshard); " + begin, restarts=2
+    )
+    assert "sonoshard is not installed" in ended.stderr
+    assert "ended with 2; queued again, to go on" in ended.stdout

@@ -2,11 +2,15 @@
 
 import re
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from launch.snapshot import SKEW_S
 from tests.launch.test_all_databases import settings_of
+from tests.launch.test_snapshot import git
 from tests.slurm.cluster import Cluster
 from tests.slurm.training import CHECKOUT, NUM_STEPS, Training, training
 
@@ -19,6 +23,27 @@ def test_finetune_busi_leaves_a_model_and_the_code_that_made_it(undisturbed: Tra
     assert (code / "launch" / "train.py").read_bytes() == (CHECKOUT / "launch" / "train.py").read_bytes()
     undisturbed.assert_staged()
     assert undisturbed.record()["commit"] == (code / "COMMIT").read_text().strip()
+
+
+def test_the_code_of_a_job_is_that_of_its_submission(cluster: Cluster, tmp_path: Path) -> None:
+    """SLURM is asked when that was."""
+    (tmp_path / "launch").mkdir()
+    for name in ("__init__", "git", "snapshot"):
+        shutil.copy(CHECKOUT / "launch" / f"{name}.py", tmp_path / "launch")
+    (tmp_path / "run.yaml").write_text("lr: 1")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "as it was submitted")
+    submitted = git(tmp_path, "rev-parse", "HEAD")
+    took = f"--wrap={sys.executable} -m launch.snapshot run $SLURM_JOB_ID"
+    job = cluster.sbatch("--hold", "--output=out.txt", took, cwd=tmp_path)
+    time.sleep(SKEW_S + 1)
+    (tmp_path / "run.yaml").write_text("lr: 2")
+    git(tmp_path, "commit", "--quiet", "--all", "--message", "later")
+    cluster.run("scontrol", "release", str(job))
+    cluster.wait_for_state(job, "COMPLETED")
+    assert (tmp_path / "run" / "code" / str(job) / "run.yaml").read_text() == "lr: 1"
+    assert (tmp_path / "run" / "code" / str(job) / "COMMIT").read_text() == f"{submitted}\n"
 
 
 def test_encode_as_a_job_array(cluster: Cluster, folder: Path, undisturbed: Training) -> None:
@@ -55,7 +80,7 @@ def test_curriculum(cluster: Cluster, folder: Path) -> None:
     settings = [f"databases.{name}.root={root}" for name, root in roots.items()]
     settings += [f"stages.{number}.steps=5" for number in range(4)]
     curriculum = training(cluster, folder, "curriculum", *settings)
-    options = ("--nodes=2", "--gpus-per-node=1")
+    options = ("--nodes=2", "--gpus=2")
     curriculum.wait_for_end(curriculum.submit("curriculum.sh", options=options), timeout_s=240)
     assert [curriculum.num_steps(name) for name in ("bus_bra", "breast", "busi", "control")] == [5] * 4
     assert curriculum.num_ranks() == 2
