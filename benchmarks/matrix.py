@@ -25,8 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks.activations import hardware
 from benchmarks.report import Beside, ReportTable, report
 from distributed.config import OptimizerName, Precision
-from distributed.preemption import StopRequest
 from distributed.rank import join_process_group, leave_process_group, rank_from_environment
+from distributed.stop_request import StopRequest
 from launch.config import RunConfig, load_config
 from launch.prepare import encode_databases, prepare_databases
 from launch.quiet import quiet_libraries

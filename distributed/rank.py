@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from distributed.errors import EngineError
-from distributed.preemption import STOP_SIGNALS
+from distributed.stop_request import STOP_SIGNALS
 
 T = TypeVar("T")
 

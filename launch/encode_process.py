@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from distributed.preemption import STOP_SIGNALS, heard_signals
+from distributed.stop_request import STOP_SIGNALS, heard_signals
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
 from launch.failure import end_at_once, tell_failure
 from launch.quiet import quiet_libraries

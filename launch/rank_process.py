@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from distributed.preemption import StoppedOnRequest, StopRequest
+from distributed.stop_request import StoppedOnRequest, StopRequest
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
 from launch.failure import end_at_once, leave_mistake, tell_failure
 from launch.quiet import quiet_libraries

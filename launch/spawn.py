@@ -15,8 +15,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 
-from distributed.preemption import STOP_SIGNALS, heard_signals
 from distributed.rank import free_port, rank_variables
+from distributed.stop_request import STOP_SIGNALS, heard_signals
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR
 from launch.failure import ERROR_FILE, Failure, cause_first
 from launch.srun import is_task, variables_of_task

@@ -18,8 +18,8 @@ from distributed.engine import Engine
 from distributed.memory import measured_bytes
 from distributed.optimizer import learning_rate
 from distributed.placement import training_device, training_dtype
-from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
+from distributed.stop_request import StoppedOnRequest, StopRequest
 from launch.activations import measured_activation_bytes
 from launch.config import RunConfig
 from launch.early_stop import is_over, lowest_step

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from distributed.preemption import STOP_SIGNALS, StoppedOnRequest, StopRequest
+from distributed.stop_request import STOP_SIGNALS, StoppedOnRequest, StopRequest
 from launch.config import RunConfig, load_config
 from launch.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS, ConfigError
 from launch.failure import end_at_once, leave_exit_code

@@ -11,8 +11,8 @@ from data.errors import DataError
 from data.node_copy import copied_to_node
 from data.shards import ShardSet
 from distributed.placement import training_device
-from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, raise_together
+from distributed.stop_request import StoppedOnRequest, StopRequest
 from launch.config import RunConfig
 from launch.dry_run import check_stage, refuse_impossible_stages
 from launch.facts import stage_facts, stage_steps

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from distributed.checkpoint import find_checkpoint
-from distributed.preemption import StopRequest
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
+from distributed.stop_request import StopRequest
 from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
 from launch.step_log import StepLog

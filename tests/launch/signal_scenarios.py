@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 
-from distributed.preemption import StopRequest
+from distributed.stop_request import StopRequest
 from launch.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, ConfigError
 from launch.failure import end_at_once, leave_mistake, tell_failure
 from launch.spawn import run_ranks, stop_with_parent

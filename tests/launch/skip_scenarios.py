@@ -16,8 +16,8 @@ from torch import Tensor
 
 from distributed.checkpoint import newest_position
 from distributed.engine import Engine
-from distributed.preemption import StoppedOnRequest, StopRequest
 from distributed.rank import Rank, from_first_rank, join_process_group, leave_process_group, rank_from_environment
+from distributed.stop_request import StoppedOnRequest, StopRequest
 from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
 from launch.run_shards import shards_folder

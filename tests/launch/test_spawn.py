@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from distributed.preemption import STOP_SIGNALS, heard_signals
+from distributed.stop_request import STOP_SIGNALS, heard_signals
 from tests.launch.started import started
 
 PROGRAM = [sys.executable, "-m", "tests.launch.signal_scenarios"]

@@ -21,8 +21,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from distributed.checkpoint import newest_position
 from distributed.config import EmaConfig
-from distributed.preemption import StoppedOnRequest, StopRequest, heard_signals
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
+from distributed.stop_request import StoppedOnRequest, StopRequest, heard_signals
 from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
 from launch.run_sections import BatchConfig

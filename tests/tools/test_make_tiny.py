@@ -11,14 +11,14 @@ from transformers import CLIPTokenizer
 
 from launch.training_data import training_of
 from models.record import read_record
-from tools.tiny.autoencoder import as_pixels, decode, encode, latent_statistics, new_vae, normalise_latents
-from tools.tiny.captions import TEMPLATES, paraphrases
-from tools.tiny.denoiser import min_snr_weight, stratified_timesteps
-from tools.tiny.pace import Average, Pace
-from tools.tiny.proof import grain, repetition
-from tools.tiny.recipe import Recipe, RecipeError, TokenizerRecipe, VaeRecipe
-from tools.tiny.texture import local_log_spectra
-from tools.tiny.tokenizer import train_tokenizer
+from tools.make_tiny.autoencoder import as_pixels, decode, encode, latent_statistics, new_vae, normalise_latents
+from tools.make_tiny.captions import TEMPLATES, paraphrases
+from tools.make_tiny.denoiser import min_snr_weight, stratified_timesteps
+from tools.make_tiny.pace import Average, Pace
+from tools.make_tiny.proof import grain, repetition
+from tools.make_tiny.recipe import Recipe, RecipeError, TokenizerRecipe, VaeRecipe
+from tools.make_tiny.texture import local_log_spectra
+from tools.make_tiny.tokenizer import train_tokenizer
 
 BUILT_IN = Path(__file__).parents[2] / "models" / "tiny"
 SMALL_VAE = VaeRecipe(block_out_channels=(8, 8, 16, 16), norm_num_groups=4)
@@ -27,7 +27,7 @@ needs_built_in = pytest.mark.skipif(not (BUILT_IN / "unet").exists(), reason="mo
 
 @pytest.mark.slow
 def test_all_phases_make_a_folder_that_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tools.make_tiny import Phase, main
+    from tools.make_tiny.__main__ import Phase, main
 
     # One process simulates: starting more takes longer than these images.
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})

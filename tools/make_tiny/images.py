@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.tiny.recipe import ImageRecipe
+from tools.make_tiny.recipe import ImageRecipe
 
 CHUNK = 64
 

@@ -9,11 +9,11 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tools.tiny.autoencoder import as_pixels, encode
-from tools.tiny.captions import paraphrases
-from tools.tiny.images import SimulatedSet
-from tools.tiny.pace import Average, Pace, set_learning_rate
-from tools.tiny.recipe import DenoiserRecipe
+from tools.make_tiny.autoencoder import as_pixels, encode
+from tools.make_tiny.captions import paraphrases
+from tools.make_tiny.images import SimulatedSet
+from tools.make_tiny.pace import Average, Pace, set_learning_rate
+from tools.make_tiny.recipe import DenoiserRecipe
 
 # A mirrored breast or head is another one; a mirrored heart has its left ventricle on the wrong side.
 MIRRORED_PRESETS = ("breast", "fetal")

@@ -8,10 +8,10 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
-from tools.tiny.autoencoder import as_pixels, decode, encode
-from tools.tiny.captions import proof_prompt
-from tools.tiny.images import SimulatedSet
-from tools.tiny.recipe import ProofRecipe
+from tools.make_tiny.autoencoder import as_pixels, decode, encode
+from tools.make_tiny.captions import proof_prompt
+from tools.make_tiny.images import SimulatedSet
+from tools.make_tiny.recipe import ProofRecipe
 
 ZOOM = 2
 LABEL_PIXELS = 16

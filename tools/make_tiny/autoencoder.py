@@ -11,9 +11,9 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
-from tools.tiny.pace import Average, Pace, set_learning_rate
-from tools.tiny.recipe import VaeRecipe
-from tools.tiny.texture import PatchCritic, feature_distance, hinge_loss, local_log_spectra
+from tools.make_tiny.pace import Average, Pace, set_learning_rate
+from tools.make_tiny.recipe import VaeRecipe
+from tools.make_tiny.texture import PatchCritic, feature_distance, hinge_loss, local_log_spectra
 
 # Stable Diffusion's own factor. The latents are scaled to fit it, so that code which assumes it is right here too.
 SCALING_FACTOR = 0.18215

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from tools.tiny.recipe import TokenizerRecipe
+from tools.make_tiny.recipe import TokenizerRecipe
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"

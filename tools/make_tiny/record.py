@@ -16,8 +16,8 @@ import transformers
 from data.databases.simulated import SimulatedDatabase
 from launch.training_data import KEY, Training
 from models.record import RECORD_FILE
-from tools.tiny.pace import Pace
-from tools.tiny.recipe import Recipe
+from tools.make_tiny.pace import Pace
+from tools.make_tiny.recipe import Recipe
 
 CARD = Path(__file__).with_name("model_card.md")
 

@@ -5,7 +5,7 @@
 trains the autoencoder, then text encoder and UNet together, and writes pictures and figures that show what came out.
 The phases can be run one by one (`images`, `vae`, `denoiser`, `proof`): each needs only the folder that the one
 before wrote, and simulates its images anew where the work folder has none. Numbers of the recipe are set as
-`vae.steps=500`; all of them, and why they are as they are, stand in tools/tiny/recipe.py.
+`vae.steps=500`; all of them, and why they are as they are, stand in tools/make_tiny/recipe.py.
 """
 
 import sys
@@ -15,8 +15,8 @@ from typing import Annotated
 
 import typer
 
-from tools.tiny.images import SimulatedSet, load_or_simulate
-from tools.tiny.recipe import Recipe, RecipeError
+from tools.make_tiny.images import SimulatedSet, load_or_simulate
+from tools.make_tiny.recipe import Recipe, RecipeError
 
 # torch and diffusers are imported inside the phases: the processes that simulate images load this file too.
 
@@ -55,9 +55,9 @@ def make_vae(
     import torch
     from diffusers import AutoencoderKL
 
-    from tools.tiny.autoencoder import new_vae, train_vae
-    from tools.tiny.pace import Pace
-    from tools.tiny.record import training_facts, update_record
+    from tools.make_tiny.autoencoder import new_vae, train_vae
+    from tools.make_tiny.pace import Pace
+    from tools.make_tiny.record import training_facts, update_record
 
     torch.manual_seed(recipe.seed)
     vae = AutoencoderKL.from_pretrained(out / "vae") if warm else new_vae(recipe.vae, recipe.images.size)
@@ -84,8 +84,8 @@ def make_denoiser(
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    from tools.tiny.captions import paraphrases
-    from tools.tiny.denoiser import (
+    from tools.make_tiny.captions import paraphrases
+    from tools.make_tiny.denoiser import (
         encode_set,
         new_scheduler,
         new_text_encoder,
@@ -93,9 +93,9 @@ def make_denoiser(
         train_denoiser,
         validation_loss,
     )
-    from tools.tiny.pace import Pace
-    from tools.tiny.record import training_facts, update_record
-    from tools.tiny.tokenizer import train_tokenizer
+    from tools.make_tiny.pace import Pace
+    from tools.make_tiny.record import training_facts, update_record
+    from tools.make_tiny.tokenizer import train_tokenizer
 
     # As it will be loaded: with weights that were rounded to float16.
     vae = AutoencoderKL.from_pretrained(out / "vae").to(device).eval()
@@ -145,8 +145,8 @@ def prove(recipe: Recipe, held_out: SimulatedSet, out: Path, work: Path, device:
     """Write pictures to `work`, figures and README to `out`, and print figures and sizes."""
     from diffusers import AutoencoderKL
 
-    from tools.tiny.proof import prove_samples, prove_vae
-    from tools.tiny.record import size_bytes, update_record, write_model_record, write_readme
+    from tools.make_tiny.proof import prove_samples, prove_vae
+    from tools.make_tiny.record import size_bytes, update_record, write_model_record, write_readme
 
     vae = AutoencoderKL.from_pretrained(out / "vae").to(device).eval()
     vae_figures = prove_vae(vae, held_out, recipe.proof, work / "reconstructions.png")
