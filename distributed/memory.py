@@ -13,7 +13,7 @@ from distributed.engine import Engine
 from distributed.layout import QUANTISATION_BLOCK, GroupLayout, each_layout, whole_layout
 from distributed.optimizer import bucket_elements, parameter_groups
 from distributed.placement import bytes_by_kind
-from distributed.zero.deepspeed import PERSISTENT_ELEMENTS
+from distributed.zero.deepspeed import PERSISTENT_ELEMENTS, live_elements
 from distributed.zero.partitioning import shares_masters
 
 # Moments an optimizer keeps of each element.
@@ -35,7 +35,8 @@ def predicted_bytes(
     module: its shapes, and what requires a gradient, alone count, so it may be on the meta device. Kinds: parameters
     (those that train), frozen (the others), gradients, master, start (for L2-SP), optimizer, ema, buckets (the most
     that summing gradients or a step takes in passing, without what a kernel takes while it runs: 20 MB of
-    bitsandbytes' on a CPU); frozen and start only where there are some. Activations are not the engine's.
+    bitsandbytes' on a CPU), gathered (with ZeRO-3: the most of other ranks' parts that layers hold while they are
+    computed); frozen and start only where there are some. Activations are not the engine's.
     """
     size = dtype.itemsize
     divisor = QUANTISATION_BLOCK * world_size if zero.stage == 3 else 1
@@ -49,6 +50,7 @@ def predicted_bytes(
     master_size = 0 if shares_masters(optimizer, zero, dtype) else 4
     host = ", host" if is_offloaded and on_gpu else ""
     frozen = [p.numel() for p in module.parameters() if not p.requires_grad]
+    gathered = _gathered_elements(module, zero)
     if zero.stage == 3:
         frozen = [-(-numel // world_size) + numel * (numel <= PERSISTENT_ELEMENTS) for numel in frozen]
     kinds = {
@@ -60,10 +62,12 @@ def predicted_bytes(
         f"optimizer{host}": sum(_moment_bytes(layout, optimizer) for layout in layouts),
         "ema" + host: 4 * slices * num_averages,
     }
+    if gathered:
+        kinds["gathered"] = size * gathered
     if is_offloaded:
-        # DeepSpeed keeps the gradients of the step in float32 where the step is.
-        kinds["gradients"] *= zero.stage != 2
-        kinds["gradients" + host] = kinds.get("gradients" + host, 0) + 4 * slices
+        # DeepSpeed keeps the gradients of the step in float32 where the step is, and of ZeRO-3 its flat buffer too.
+        kinds["gradients"] *= zero.stage == 1
+        kinds["gradients" + host] = kinds.get("gradients" + host, 0) + (size * (zero.stage == 3) + 4) * slices
     largest_gradient = max(member.numel for layout in layouts for member in layout.members) // num_slices
     copies = 0
     if not is_offloaded:
@@ -100,6 +104,17 @@ def _buffer_elements(bucket: int, layouts: Sequence[GroupLayout], zero: ZeroConf
     # ZeRO-3, and offloading, fill a buffer that is there from the start; ZeRO-1 and 2 join what there is.
     kept = bucket if zero.stage == 3 or zero.offload == "optimizer" else 0
     return kept + (joined if zero.stage < 3 else 0)
+
+
+def _gathered_elements(module: nn.Module, zero: ZeroConfig) -> int:
+    """Return the most elements that are gathered at once and given up after use.
+
+    Ahead of their use as many as `deepspeed_config` lets live; the layer of its turn may be larger.
+    """
+    if zero.stage < 3:
+        return 0
+    divided = [p.numel() for p in module.parameters() if p.numel() > PERSISTENT_ELEMENTS]
+    return min(sum(divided), live_elements(zero) + max(divided, default=0))
 
 
 def _moment_bytes(layout: GroupLayout, optimizer: OptimizerConfig) -> int:

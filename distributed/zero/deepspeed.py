@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distributed.config import ZeroConfig
 from distributed.optimizer import bucket_elements
 from distributed.zero.partitioning import Setting, StepResult
 
@@ -66,6 +67,11 @@ def take_names(groups: list[dict[str, Any]]) -> None:
         del group["param_names"]
 
 
+def live_elements(zero: ZeroConfig) -> int:
+    """Return how many elements ZeRO-3 lets be gathered at once: those in use, and as many ahead of their use."""
+    return 2 * zero.allgather_bucket_elements
+
+
 def _zero_section(module: nn.Module, setting: Setting) -> dict[str, Any]:
     zero = setting.zero
     section: dict[str, Any] = {
@@ -86,7 +92,7 @@ def _zero_section(module: nn.Module, setting: Setting) -> dict[str, Any]:
             # One flat slice a group of ours, which are bounded already.
             "sub_group_size": 2**62,
             "stage3_prefetch_bucket_size": zero.allgather_bucket_elements,
-            "stage3_max_live_parameters": 2 * zero.allgather_bucket_elements,
+            "stage3_max_live_parameters": live_elements(zero),
             "stage3_max_reuse_distance": 0,
             "stage3_param_persistence_threshold": PERSISTENT_ELEMENTS,
         }

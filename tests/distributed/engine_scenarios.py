@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import pytest
@@ -34,6 +35,7 @@ from distributed.config import CheckpointConfig, OptimizerConfig, Precision, Zer
 from distributed.ema import ShardedEma, average_name, power_function_exponent
 from distributed.engine import Engine
 from distributed.live_bytes import PeakBytes
+from distributed.memory import predicted_bytes
 from distributed.placement import training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.failure import end_at_once
@@ -334,6 +336,34 @@ def check_own_gradients(rank: Rank) -> None:
     torch.testing.assert_close(*masters, rtol=0, atol=1e-6)
 
 
+def check_gathered(rank: Rank) -> None:
+    """At stage 3 the layers that are whole at once are no more than was predicted, and not much less."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    torch.manual_seed(0)
+    network = nn.Sequential(*(nn.Linear(128, 128, bias=False) for _ in range(16)))
+    zero = ZeroConfig(stage=3, allgather_bucket_elements=2 * 128 * 128)
+    predicted = predicted_bytes(
+        network, OptimizerConfig(), zero, dtype=torch.float32, world_size=rank.world_size, num_averages=0, on_gpu=False
+    )["gathered"]
+    engine = Engine(network, OptimizerConfig(), zero, rank, precision="fp32", micro_size=1, accumulation_steps=1)
+    parameters: list[Any] = list(network.parameters())
+    most = 0
+
+    def look(*_: object) -> None:
+        nonlocal most
+        most = max(most, sum(4 * p.ds_numel for p in parameters if p.ds_status == ZeroParamStatus.AVAILABLE))
+
+    for layer in network:
+        layer.register_forward_pre_hook(look)
+    for _ in range(4):  # DeepSpeed looks ahead once it knows the order
+        engine.accumulate(engine.network(torch.ones(1, 128, device=engine.device)).square().mean())
+        engine.finish_micro_batch(1e-4)
+    assert predicted == 4 * 5 * 128 * 128
+    assert 0.6 * predicted <= most <= predicted
+    engine.close()
+
+
 def check_further_micro_batches(rank: Rank) -> None:
     """At stage 2 a further micro batch's gradients join the sum one after another, and never lie beside it whole."""
     torch.manual_seed(0)
@@ -480,6 +510,7 @@ def save(rank: Rank, folder: Path) -> dict[str, object]:
     check_averages(rank)
     check_own_gradients(rank)
     check_further_micro_batches(rank)
+    check_gathered(rank)
     return facts
 
 

@@ -219,7 +219,8 @@ def test_bytes_by_kind_are_what_was_predicted_from_shapes(folder: Path, cell: Ce
     kinds |= {"frozen"} if cell.trains != "all" else set()
     kinds |= {"start"} if cell.l2_sp else set()
     assert measured.keys() == kinds
-    assert predicted.keys() == kinds | {"ema"}
+    # What layers hold in passing is not measured.
+    assert predicted.keys() == kinds | {"ema"} | ({"gathered"} if cell.stage == 3 else set())
     for kind in kinds:
         # ZeRO-1/2 leave out the gradients of the padding.
         assert predicted[kind] == pytest.approx(measured[kind], rel=0.01, abs=1000), kind

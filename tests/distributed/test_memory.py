@@ -67,12 +67,15 @@ def test_a_smaller_network_keeps_to_it_too(smaller_unet: UNet2DConditionModel, w
     assert 0.99 < predicted(smaller_unet, world_size, on_gpu=on_gpu) / formula <= REACH_LIMIT
 
 
-def test_an_offloaded_state_is_in_host_memory_where_there_is_another(unet: UNet2DConditionModel) -> None:
+@pytest.mark.parametrize(("stage", "left"), [(1, 2), (2, 0), (3, 0)])
+def test_an_offloaded_state_is_in_host_memory_where_there_is_another(
+    unet: UNet2DConditionModel, stage: int, left: int
+) -> None:
     both = [
         predicted_bytes(
             unet,
             OptimizerConfig(),
-            ZeroConfig(offload="optimizer"),
+            ZeroConfig.model_validate({"stage": stage, "offload": "optimizer"}),
             dtype=torch.bfloat16,
             world_size=2,
             num_averages=1,
@@ -86,6 +89,8 @@ def test_an_offloaded_state_is_in_host_memory_where_there_is_another(unet: UNet2
         "ema, host",
         "gradients, host",
     }
+    # The gradients that stay: of ZeRO-1 in bf16, as it sums them whole.
+    assert both[0]["gradients"] == pytest.approx(left * sum(p.numel() for p in unet.parameters()), rel=0.01)
     assert not any(kind.endswith(", host") for kind in both[1])
     assert sum(both[0].values()) == sum(both[1].values())
 
