@@ -13,6 +13,7 @@ from typing import NoReturn
 from distributed.stop_request import STOP_SIGNALS, heard_signals
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
 from launch.failure import end_at_once, tell_failure
+from launch.imports import uncollected_imports
 from launch.quiet import quiet_libraries
 from launch.spawn import stop_with_parent
 
@@ -24,9 +25,10 @@ def main(arguments: Sequence[str]) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     stop_with_parent()
     quiet_libraries()
-    from distributed.rank import rank_from_environment
-    from launch.config import load_config
-    from launch.prepare import encode_databases
+    with uncollected_imports():
+        from distributed.rank import rank_from_environment
+        from launch.config import load_config
+        from launch.prepare import encode_databases
 
     rank = rank_from_environment()
     config, part, num_parts, *overrides = arguments

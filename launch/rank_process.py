@@ -13,6 +13,7 @@ from typing import NoReturn
 from distributed.stop_request import StoppedOnRequest, StopRequest
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
 from launch.failure import end_at_once, leave_mistake, tell_failure
+from launch.imports import uncollected_imports
 from launch.quiet import quiet_libraries
 from launch.spawn import stop_with_parent
 
@@ -68,13 +69,17 @@ def train_as_rank(path: Path, overrides: Sequence[str], stop: StopRequest, until
 
     Raises: StoppedOnRequest, or what is wrong.
     """
-    from distributed.rank import join_process_group, rank_from_environment
-    from launch.config import load_config
-    from launch.train import train
+    with uncollected_imports():
+        from distributed.rank import join_process_group, rank_from_environment
+        from launch.config import load_config
 
-    rank = rank_from_environment()
-    config = load_config(path, overrides)
-    config.batch.check_ranks(rank.world_size)
+        rank = rank_from_environment()
+        config = load_config(path, overrides)
+        config.batch.check_ranks(rank.world_size)
+        from launch.train import train
+
+        if config.zero.stage > 0:
+            import deepspeed  # noqa: F401 - else when the first stage begins
     join_process_group()
     train(config, rank, stop, until)
 
