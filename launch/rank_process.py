@@ -78,9 +78,7 @@ def train_as_rank(path: Path, overrides: Sequence[str], stop: StopRequest, until
         config.batch.check_ranks(rank.world_size)
         from launch.train import train
 
-        if config.zero.stage > 0:
-            import deepspeed  # noqa: F401 - else when the first stage begins
-    join_process_group()
+        join_process_group()  # which imports DeepSpeed
     train(config, rank, stop, until)
 
 
