@@ -35,8 +35,8 @@ def predicted_bytes(
     module: its shapes, and what requires a gradient, alone count, so it may be on the meta device. Kinds: parameters
     (those that train), frozen (the others), gradients, master, start (for L2-SP), optimizer, ema, buckets (the most
     that summing gradients or a step takes in passing, without what a kernel takes while it runs: 20 MB of
-    bitsandbytes' on a CPU), gathered (with ZeRO-3: the most of other ranks' parts that layers hold while they are
-    computed); frozen and start only where there are some. Activations are not the engine's.
+    bitsandbytes' on a CPU), gathered (with ZeRO-3 on several ranks: the most that layers hold whole at once, while they
+    are computed); frozen and start only where there are some. Activations are not the engine's.
     """
     size = dtype.itemsize
     divisor = QUANTISATION_BLOCK * world_size if zero.stage == 3 else 1
@@ -50,7 +50,7 @@ def predicted_bytes(
     master_size = 0 if shares_masters(optimizer, zero, dtype) else 4
     host = ", host" if is_offloaded and on_gpu else ""
     frozen = [p.numel() for p in module.parameters() if not p.requires_grad]
-    gathered = _gathered_elements(module, zero)
+    gathered = _gathered_elements(module, zero) if world_size > 1 else 0
     if zero.stage == 3:
         frozen = [-(-numel // world_size) + numel * (numel <= PERSISTENT_ELEMENTS) for numel in frozen]
     kinds = {

@@ -19,8 +19,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 COMMIT_FILE = "COMMIT"
 # New files of these kinds run too; of others git does not know whether they are source or somebody's images.
 SOURCES = ("*.py", "*.yaml", "*.yml", "*.sh", "*.jinja")
-# SLURM tells whole seconds, and a file server's clock may be ahead of its own.
-SKEW_S = 5.0
+SKEW_S = 1.0  # SLURM tells whole seconds
 
 
 def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Path = CHECKOUT) -> Path:
@@ -56,8 +55,10 @@ def snapshot(run: Path, name: str, *, submitted: str | None = None, checkout: Pa
     for file in changed:
         (partial / file).parent.mkdir(parents=True, exist_ok=True)
         (partial / file).unlink(missing_ok=True)
-        if os.path.lexists(checkout / file):
+        if (checkout / file).is_file():
             shutil.copy2(checkout / file, partial / file)
+        elif (checkout / file).is_symlink():  # to a folder, or to nothing, as an editor's locks
+            (partial / file).symlink_to((checkout / file).readlink())
     (partial / COMMIT_FILE).write_text(f"{commit}{'-dirty' if changed else ''}\n", encoding="utf-8")
     try:
         partial.rename(folder)

@@ -9,15 +9,15 @@ from contextlib import contextmanager
 def one_line_errors() -> Iterator[None]:
     """Turn what the user can mend into one line on stderr and exit code 2."""
     from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, USER_ERRORS
+    from launch.failure import leave_exit_code
 
     try:
         yield
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, OSError) as error:  # OSError: a full disk, a folder that may not be written
         print(f"sonoshard: {error}", file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"sonoshard: {error}", file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+        code = EXIT_USER_ERROR if isinstance(error, USER_ERRORS) else EXIT_FAILED
+        leave_exit_code(code)
+        sys.exit(code)
     except KeyboardInterrupt:
         print("sonoshard: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)

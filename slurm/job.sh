@@ -12,6 +12,8 @@ begin() {
     if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -s "$KNOWN" ]; then
         { read -r RUN && read -r SHARDS && read -r CODE && read -r CONFIG; } <"$KNOWN"
         know_run
+    elif [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then
+        rm -f "$KNOWN"  # of an earlier job of this number
     fi
     if [ -f slurm/site.sh ]; then source slurm/site.sh; fi
     # An environment that site.sh activated goes first.
@@ -25,11 +27,11 @@ begin() {
     # checkout as their folder, but import nothing from there.
     if [ -z "${CODE:-}" ]; then
         local found
-        found=$(python -m launch.job_config folders "$@") || finish 2
+        found=$(python -m launch.job_config folders "$@") || finish $?
         read -r RUN <<<"$found"
         CODE=$(python -m launch.snapshot "$RUN" "$SUBMITTED") || finish 1
     fi
-    source "$CODE/slurm/job.sh"
+    source "$CODE/slurm/job.sh" || finish 1
     set_up "$@"
 }
 
@@ -39,21 +41,21 @@ set_up() {
     OVERRIDES=("${@:2}")
     if [ -z "${CONFIG:-}" ]; then
         CONFIG=$CODE/$1
-        if [ ! -f "$CONFIG" ] || [ ! -f "$CODE/COMMIT" ]; then  # one from elsewhere is kept as it is, like the code
+        if [ ! -f "$CONFIG" ] || [ ! -f "$CODE/COMMIT" ]; then
             CONFIG=$RUN/code/$SUBMITTED.yaml
             if [ ! -f "$CONFIG" ]; then
-                mkdir -p "$RUN/code" && python -m launch.job_config resolved "$@" >"$CONFIG.$JOB" || finish 2
+                echo "note: $1 is not of the commit: it is taken as it is now, and kept for when the job is queued again"
+                mkdir -p "$RUN/code" && python -m launch.job_config resolved "$@" >"$CONFIG.$JOB" || finish $?
                 mv -f "$CONFIG.$JOB" "$CONFIG"
             fi
         fi
         local found
-        found=$(python -m launch.job_config folders "$CONFIG" "${OVERRIDES[@]}") || finish 2
+        found=$(python -m launch.job_config folders "$CONFIG" "${OVERRIDES[@]}") || finish $?
         { read -r RUN && read -r SHARDS; } <<<"$found"
-        # Nothing to be done in a checkout of somebody else.
         {
             mkdir -p slurm/.jobs && printf '%s\n' "$RUN" "$SHARDS" "$CODE" "$CONFIG" >"$KNOWN.partial" &&
                 mv -f "$KNOWN.partial" "$KNOWN"
-        } 2>/dev/null
+        } || echo "note: queued again, this job will look for its run by the configuration as it is then"
         know_run
     fi
     echo "the log is $RUN/slurm-$JOB.log"
@@ -76,7 +78,7 @@ name_job() {
 # know_run: make this job's folder in RUN.
 know_run() {
     JOB_FOLDER=$RUN/jobs/$SLURM_JOB_ID
-    mkdir -p "$JOB_FOLDER" || exit 2
+    mkdir -p "$JOB_FOLDER" || { JOB_FOLDER=; finish 1; }
     if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then (cd "$JOB_FOLDER" && rm -f encoded failed stopped); fi
     if [ ! -f "$JOB_FOLDER/name" ]; then echo "$SLURM_JOB_NAME" >"$JOB_FOLDER/name"; fi
     # Where a task leaves what it failed with: the others are then told to stop, and srun tells the highest code.
@@ -165,7 +167,11 @@ finish() {
 
 # is_seldom KIND MOST: whether the job has ended so at most MOST times at the place where it is, this time included.
 is_seldom() {
-    if [ -z "${JOB_FOLDER:-}" ]; then return 1; fi
+    # Where the run is not known yet, all starts count.
+    if [ -z "${JOB_FOLDER:-}" ]; then
+        [ "${SLURM_RESTART_COUNT:-0}" -lt "$2" ]
+        return
+    fi
     local place
     place=$(
         exec 2>/dev/null
@@ -174,7 +180,7 @@ is_seldom() {
             find "$SHARDS" -name '*.tar' | wc -l
         } | cksum
     )
-    echo "$place" >>"$JOB_FOLDER/$1"
+    echo "$place" >>"$JOB_FOLDER/$1" || return 1  # what cannot be counted would never end
     if [ "$(grep -cxF "$place" "$JOB_FOLDER/$1")" -gt "$2" ]; then
         echo "== $(date '+%F %T') $1 again, and no further than before: this job is not queued again"
         return 1

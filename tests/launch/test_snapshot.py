@@ -133,8 +133,10 @@ def test_a_file_that_is_removed_or_renamed(checkout: Path, tmp_path: Path, at: s
 def test_a_link_is_followed_wherever_it_leads(checkout: Path, tmp_path: Path) -> None:
     write(tmp_path / "elsewhere.yaml", "lr: 1")
     (checkout / "mine.yaml").symlink_to(tmp_path / "elsewhere.yaml")
+    (checkout / ".#code.py").symlink_to("me@host.123:456")  # an editor's lock
     found = snapshot(tmp_path / "run", "7", checkout=checkout)
     assert (found / "mine.yaml").read_text() == "lr: 1"
+    assert (found / "code.py").read_text() == "new"
 
 
 def test_a_checkout_that_cannot_be_written_is_no_hindrance(checkout: Path, tmp_path: Path) -> None:

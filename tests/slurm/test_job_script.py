@@ -108,6 +108,19 @@ def test_an_encode_that_fails_goes_on_as_long_as_there_are_more_shards(slurm: Ma
     assert not slurm.finish(1, restarts=4)
 
 
+def test_what_cannot_be_counted_is_not_queued_again(slurm: MadeUpSlurm) -> None:
+    """On a full disk, say: a folder stands in the way."""
+    ended = slurm.bash(f"{slurm.known}; mkdir $JOB_FOLDER/failed; finish 1", restarts=1)
+    assert ended.returncode == 1
+    assert "queued again, to go on" not in ended.stdout
+
+
+def test_before_the_run_is_known_every_start_counts(slurm: MadeUpSlurm) -> None:
+    for code, most in ((75, 10), (1, 1)):
+        again = [slurm.bash(f"name_job; finish {code}", restarts=number).stdout for number in (most - 1, most)]
+        assert ["queued again, to go on" in told for told in again] == [True, False]
+
+
 def test_a_mistake_ends_a_job_unless_it_went_well_before(slurm: MadeUpSlurm) -> None:
     """With fewer nodes a batch may not be shared, and a lock may be held by a rank that was cut off."""
     assert not slurm.finish(2)

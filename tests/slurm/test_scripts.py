@@ -53,7 +53,7 @@ def test_encode_as_a_job_array(cluster: Cluster, folder: Path, undisturbed: Trai
     shutil.copy(undisturbed.run / "manifest.parquet", arrayed.run)
     options = ("--array=0-1", "--ntasks-per-node=2")
     arrayed.submit("encode.sh", "configs/busi.yaml", options=options)
-    cluster.wait_until(lambda: cluster.run("squeue", "--noheader") == "", "all tasks of the array to end", 120)
+    cluster.wait_until(lambda: cluster.run("squeue", "--noheader") == "", "all tasks of the array to end", 240)
     expected = undisturbed.run / "shards" / "64"
     tars = sorted(path.relative_to(expected) for path in expected.rglob("*.tar"))
     assert len(tars) == 3, "a split is a shard"
@@ -81,7 +81,7 @@ def test_curriculum(cluster: Cluster, folder: Path) -> None:
     settings += [f"stages.{number}.steps=5" for number in range(4)]
     curriculum = training(cluster, folder, "curriculum", *settings)
     options = ("--nodes=2", "--gpus=2")
-    curriculum.wait_for_end(curriculum.submit("curriculum.sh", options=options), timeout_s=240)
+    curriculum.wait_for_end(curriculum.submit("curriculum.sh", options=options), timeout_s=400)
     assert [curriculum.num_steps(name) for name in ("bus_bra", "breast", "busi", "control")] == [5] * 4
     assert curriculum.num_ranks() == 2
 

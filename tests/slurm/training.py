@@ -68,14 +68,14 @@ class Training:
         command = (*options, output, f"slurm/{script}", *config, *self.settings, *settings)
         return self._cluster.sbatch(*command, env=self.variables, cwd=CHECKOUT)
 
-    def wait_for_end(self, job: int, timeout_s: float = 180) -> None:
+    def wait_for_end(self, job: int, timeout_s: float = 300) -> None:
         """Return when a job is done. Raises: RuntimeError with the end of the job's log if it failed or is late."""
         try:
             self._cluster.wait_for_state(job, "COMPLETED", timeout_s=timeout_s)
         except RuntimeError as error:
             raise RuntimeError(f"{error}\n{self.log()[-4000:]}") from error
 
-    def wait_for_steps(self, num_steps: int, timeout_s: float = 90) -> int:
+    def wait_for_steps(self, num_steps: int, timeout_s: float = 180) -> int:
         """Return how many steps are done, once they are `num_steps` more than now."""
         goal = self.num_steps() + num_steps
         try:
@@ -84,11 +84,11 @@ class Training:
             raise RuntimeError(f"{error}\n{self.log()[-4000:]}") from error
         return self.num_steps()
 
-    def wait_for_log(self, text: str, timeout_s: float = 90) -> None:
+    def wait_for_log(self, text: str, timeout_s: float = 180) -> None:
         """Return when `text` stands in the log."""
         self._cluster.wait_until(lambda: text in self.log(), f"{text!r} in the log of {self.run}", timeout_s)
 
-    def wait_for_restart(self, job: int, disturb: Callable[[], object], timeout_s: float = 90) -> None:
+    def wait_for_restart(self, job: int, disturb: Callable[[], object], timeout_s: float = 180) -> None:
         """Disturb a running job, and return when it runs again."""
         number = int(self._cluster.job(job)["Restarts"])
         disturb()
@@ -101,7 +101,7 @@ class Training:
             commands = self._cluster.pids().items()
             return [pid for pid, line in commands if "sonoshard train" in line and "srun" not in line]
 
-        self._cluster.wait_until(lambda: bool(ranks()), f"a rank of {self.run}", timeout_s=90)
+        self._cluster.wait_until(lambda: bool(ranks()), f"a rank of {self.run}", timeout_s=180)
         return ranks()[0]
 
     def num_steps(self, stage: str = "busi") -> int:
