@@ -50,7 +50,6 @@ def predicted_bytes(
     master_size = 0 if shares_masters(optimizer, zero, dtype) else 4
     host = ", host" if is_offloaded and on_gpu else ""
     frozen = [p.numel() for p in module.parameters() if not p.requires_grad]
-    gathered = _gathered_elements(module, zero) if world_size > 1 else 0
     if zero.stage == 3:
         frozen = [-(-numel // world_size) + numel * (numel <= PERSISTENT_ELEMENTS) for numel in frozen]
     kinds = {
@@ -62,8 +61,8 @@ def predicted_bytes(
         f"optimizer{host}": sum(_moment_bytes(layout, optimizer) for layout in layouts),
         "ema" + host: 4 * slices * num_averages,
     }
-    if gathered:
-        kinds["gathered"] = size * gathered
+    if zero.stage == 3 and world_size > 1:
+        kinds["gathered"] = size * _gathered_elements(module, zero)
     if is_offloaded:
         # DeepSpeed keeps the gradients of the step in float32 where the step is, and of ZeRO-3 its flat buffer too.
         kinds["gradients"] *= zero.stage == 1
@@ -107,12 +106,10 @@ def _buffer_elements(bucket: int, layouts: Sequence[GroupLayout], zero: ZeroConf
 
 
 def _gathered_elements(module: nn.Module, zero: ZeroConfig) -> int:
-    """Return the most elements that are gathered at once and given up after use.
+    """Return the most elements that ZeRO-3 gathers at once and gives up after use.
 
     Ahead of their use as many as `deepspeed_config` lets live; the layer of its turn may be larger.
     """
-    if zero.stage < 3:
-        return 0
     divided = [p.numel() for p in module.parameters() if p.numel() > PERSISTENT_ELEMENTS]
     return min(sum(divided), live_elements(zero) + max(divided, default=0))
 

@@ -9,10 +9,10 @@ begin() {
     hear_between_steps
     # A job that is queued again goes on with the run, the code and the configuration that it had, whatever was edited.
     KNOWN=slurm/.jobs/$JOB
-    if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && [ -s "$KNOWN" ]; then
+    if [ "$RESTARTS" -gt 0 ] && [ -s "$KNOWN" ]; then
         { read -r RUN && read -r SHARDS && read -r CODE && read -r CONFIG; } <"$KNOWN"
         know_run
-    elif [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then
+    elif [ "$RESTARTS" -eq 0 ]; then
         rm -f "$KNOWN"  # of an earlier job of this number
     fi
     if [ -f slurm/site.sh ]; then source slurm/site.sh; fi
@@ -60,7 +60,7 @@ set_up() {
     fi
     echo "the log is $RUN/slurm-$JOB.log"
     exec >>"$RUN/slurm-$JOB.log" 2>&1
-    echo "== $(date '+%F %T') job $JOB on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"
+    echo "== $(date '+%F %T') job $JOB on $SLURM_JOB_NODELIST, start $((RESTARTS + 1))"
     # Shards are read from the node's own disk where the site has one.
     if [ -n "${SLURM_TMPDIR:-}" ]; then OVERRIDES=("loader.copy_to=$SLURM_TMPDIR" "${OVERRIDES[@]}"); fi
     if [ -z "${SLURM_GPUS_ON_NODE:-}" ]; then
@@ -68,8 +68,10 @@ set_up() {
     fi
 }
 
-# name_job: JOB is what SLURM calls it, of a task of an array its own name; SUBMITTED what was submitted, the array.
+# name_job: JOB is what SLURM calls it, of a task of an array its own name; SUBMITTED what was submitted, the array;
+# RESTARTS how often SLURM has queued it again.
 name_job() {
+    RESTARTS=${SLURM_RESTART_COUNT:-0}
     SUBMITTED=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
     JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
     JOB=${JOB:-$SLURM_JOB_ID}
@@ -79,7 +81,7 @@ name_job() {
 know_run() {
     JOB_FOLDER=$RUN/jobs/$SLURM_JOB_ID
     mkdir -p "$JOB_FOLDER" || { JOB_FOLDER=; finish 1; }
-    if [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]; then (cd "$JOB_FOLDER" && rm -f encoded failed stopped); fi
+    if [ "$RESTARTS" -eq 0 ]; then (cd "$JOB_FOLDER" && rm -f encoded failed stopped); fi
     if [ ! -f "$JOB_FOLDER/name" ]; then echo "$SLURM_JOB_NAME" >"$JOB_FOLDER/name"; fi
     # Where a task leaves what it failed with: the others are then told to stop, and srun tells the highest code.
     export SONOSHARD_EXIT_CODE_FILE=$JOB_FOLDER/exit-code
@@ -146,7 +148,7 @@ finish() {
         # its first step; a time limit that is too short for one is no reason to go on for ever.
         75 | 138 | 140 | 143) if is_seldom stopped 10; then again=yes; fi ;;
         # What the user gave is wrong, and would be again; unless it was right when the job started first.
-        2) if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ] && is_seldom failed 1; then again=yes; fi ;;
+        2) if [ "$RESTARTS" -gt 0 ] && is_seldom failed 1; then again=yes; fi ;;
         # A dead node, a lost network: where the next start fails without having got any further, it is no accident.
         *) if is_seldom failed 1; then again=yes; fi ;;
     esac
@@ -169,7 +171,7 @@ finish() {
 is_seldom() {
     # Where the run is not known yet, all starts count.
     if [ -z "${JOB_FOLDER:-}" ]; then
-        [ "${SLURM_RESTART_COUNT:-0}" -lt "$2" ]
+        [ "$RESTARTS" -lt "$2" ]
         return
     fi
     local place

@@ -94,6 +94,12 @@ def test_uncommitted_changes_run_as_they_were_and_are_named(
     assert [line.strip() for line in git(checkout, "status", "--porcelain").splitlines()] == as_it_was
 
 
+def test_a_new_source_file_alone_is_a_change(checkout: Path, tmp_path: Path) -> None:
+    write(checkout / "mine.py", "new")
+    found = snapshot(tmp_path / "run", "7", checkout=checkout)
+    assert (found / "mine.py").read_text() == (found / "code.py").read_text() == "new"
+
+
 def test_changes_that_are_committed_after_the_submission_are_not_lost(checkout: Path, tmp_path: Path) -> None:
     write(checkout / "code.py", "edited")
     git(checkout, "commit", "--quiet", "--all", "--message", "edited")
