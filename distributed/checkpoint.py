@@ -1,6 +1,6 @@
 """Checkpoints: one safetensors file of slices a rank and a manifest, written whole or not at all.
 
-    checkpoints/step-00000010/manifest.json                        layout, hashes, position, versions
+    checkpoints/step-00000010/manifest.json                        layout, hashes (also of itself), position, versions
     checkpoints/step-00000010/slices-00000-of-00002.safetensors    `003.master`, `003.state1`, `003.absmax1`, ...
     checkpoints/LATEST                                             the name of the newest complete one
     checkpoints/BEST                                               of the one with the lowest validation loss
@@ -13,15 +13,15 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distributed.errors import CheckpointError
+from distributed.errors import CheckpointError, OtherFormatError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Found:
         """What the training loop stored: where it was."""
         position: dict[str, Any] = self.manifest["position"]
         return position
+
+
+def slices_name(index: int, num_slices: int) -> str:
+    """Return the name of the file that holds one rank's slices."""
+    return f"slices-{index:05d}-of-{num_slices:05d}.safetensors"
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -73,15 +78,33 @@ def stored_position(folder: Path) -> dict[str, Any] | None:
 def find_checkpoint(root: Path) -> Found | None:
     """Return the newest complete checkpoint under `root`, verified by hash; None where there never was one.
 
-    Raises: CheckpointError if there are checkpoints and none is whole.
+    Raises: CheckpointError if there are checkpoints and none is whole; OtherFormatError.
     """
     folders = sorted(root.glob("step-*"), reverse=True)
     latest = named_checkpoint(root, "LATEST")
     folders.sort(key=lambda folder: folder != latest)  # stable: LATEST first, then the newest
+    return _first_whole(root, folders)
+
+
+def lowest_checkpoint(root: Path, last_step: int) -> Found | None:
+    """Return the complete checkpoint up to `last_step` of the lowest validation loss, the first of equal ones.
+
+    None where no loss is finite. What BEST names is not asked: a save may have ended before that was written.
+    Raises: CheckpointError if there are some and none is whole; OtherFormatError.
+    """
+    last = step_folder(root, last_step)
+    losses = _finite_losses(folder for folder in root.glob("step-*") if folder.name <= last.name)
+    return _first_whole(root, sorted(losses, key=lambda folder: (losses[folder], folder)))
+
+
+def _first_whole(root: Path, folders: Iterable[Path]) -> Found | None:
+    """Return the first complete one of `folders`, which damaged ones before it do not hinder."""
     skipped: dict[str, str] = {}
     for folder in folders:
         try:
             return Found(folder, verified_manifest(folder), tuple(skipped.values()), frozenset(skipped))
+        except OtherFormatError:  # it is as good as it was: to pass it over would train its steps again
+            raise
         except CheckpointError as damage:
             skipped[folder.name] = str(damage)
     if skipped:
@@ -92,50 +115,72 @@ def find_checkpoint(root: Path) -> Found | None:
     return None
 
 
-def labelled_checkpoint(root: Path, label: str) -> Found | None:
-    """Return the checkpoint that `label` (LATEST or BEST) names under `root`, verified by hash; None where none is.
-
-    Raises: CheckpointError if it is not whole.
-    """
-    folder = named_checkpoint(root, label)
-    return Found(folder, verified_manifest(folder), ()) if folder else None
-
-
 def verified_manifest(folder: Path) -> dict[str, Any]:
-    """Return a checkpoint's manifest once every file of it was found to match its hash.
+    """Return a checkpoint's manifest once it and every file of it were found to match their hashes.
 
-    Raises: CheckpointError with what is wrong.
+    Raises: CheckpointError with what is wrong; OtherFormatError if another version wrote it.
     """
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        files: Mapping[str, str] = manifest["files"]
-    except (OSError, ValueError, KeyError) as problem:
-        raise CheckpointError(f"{folder.name}: no readable manifest.json ({type(problem).__name__})") from problem
-    if manifest.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder.name}: format {manifest.get('format_version')}, this version reads {FORMAT_VERSION}"
-        )
+    manifest = _manifest(folder)
+    files: Mapping[str, str] = manifest["files"]
     for name, digest in files.items():
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder.name}: {name} is missing")
-        if _sha256(folder / name) != digest:
+        try:
+            is_right = _sha256(folder / name) == digest
+        except FileNotFoundError:
+            raise CheckpointError(f"{folder.name}: {name} is missing") from None
+        except OSError as problem:
+            raise CheckpointError(f"{folder.name}: {name} cannot be read ({problem.strerror})") from problem
+        if not is_right:
             raise CheckpointError(f"{folder.name}: {name} does not match its hash")
     return manifest
 
 
+def _manifest(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's manifest, found to be what was written and to name a whole set of slices."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        version, digest = int(manifest["format_version"]), manifest.pop("sha256", None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise CheckpointError(f"{folder.name}: no readable manifest.json ({type(problem).__name__})") from problem
+    if version != FORMAT_VERSION:
+        raise OtherFormatError(
+            f"{folder} is of format {version}, this version reads {FORMAT_VERSION}: go on with what wrote it,"
+            " or give this run another folder"
+        )
+    if digest != sealed(manifest)["sha256"]:
+        raise CheckpointError(f"{folder.name}: manifest.json does not match its hash")
+    names = set(manifest["files"])
+    if not names or names != {slices_name(index, len(names)) for index in range(len(names))}:
+        raise CheckpointError(f"{folder.name}: manifest.json names no whole set of slices")
+    return manifest
+
+
 def publish(partial: Path, final: Path, manifest: Mapping[str, Any]) -> None:
-    """Give a folder of complete slices its manifest, its final name and the name in LATEST. Raises: OSError."""
-    (partial / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    """Give a folder of complete slices its manifest, its final name and the name in LATEST. Raises: OSError.
+
+    After an error what had the name before has it still.
+    """
+    (partial / "manifest.json").write_text(json.dumps(sealed(manifest), indent=1), encoding="utf-8")
     _flush(partial / "manifest.json")
     _flush(partial)
     older = final.with_name(f".{final.name}.older")
     if final.exists():  # whole, it may be all that there is: it goes when the new one stands
         shutil.rmtree(older, ignore_errors=True)
         final.rename(older)
-    partial.rename(final)
+    try:
+        partial.rename(final)
+    except OSError:
+        with suppress(OSError):
+            restore_older(final.parent)
+        raise
     _flush(final.parent)
     shutil.rmtree(older, ignore_errors=True)
     _write_label(final.parent, "LATEST", final.name)
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a manifest in JSON's types with the hash of all else that it says, whatever its order."""
+    told: dict[str, Any] = json.loads(json.dumps(manifest))
+    return {**told, "sha256": hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()}
 
 
 def restore_older(root: Path) -> None:
@@ -160,15 +205,20 @@ def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool, damaged:
     last = whole[:keep_last]
     kept = {*last, *(folder for folder in folders if folder.name in damaged and folder > last[-1])}
     if keep_best:
-        losses = {folder: (stored_position(folder) or {}).get("validation_loss") for folder in whole}
-        validated = {folder: loss for folder, loss in losses.items() if loss is not None and math.isfinite(loss)}
-        if validated:
-            best = min(validated, key=lambda folder: (validated[folder], folder))
+        losses = _finite_losses(whole)
+        if losses:
+            best = min(losses, key=lambda folder: (losses[folder], folder))
             _write_label(root, "BEST", best.name)
             kept.add(best)
     # What a killed process left of a save is never read.
     for folder in [*(folder for folder in folders if folder not in kept), *root.glob(".step-*")]:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _finite_losses(folders: Iterable[Path]) -> dict[Path, float]:
+    """Return the validation losses that checkpoints were saved with, of those that have one that is finite."""
+    losses = {folder: (stored_position(folder) or {}).get("validation_loss") for folder in folders}
+    return {folder: loss for folder, loss in losses.items() if loss is not None and math.isfinite(loss)}
 
 
 def _write_label(root: Path, label: str, name: str) -> None:

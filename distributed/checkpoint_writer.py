@@ -13,13 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from distributed.checkpoint import FORMAT_VERSION, prune, publish, step_folder
+from distributed.checkpoint import FORMAT_VERSION, prune, publish, slices_name, step_folder
 from distributed.checkpoint_state import Averages, groups_of, slices_of
 from distributed.config import CheckpointConfig
 from distributed.engine import Engine
 from distributed.rank import raise_together
 from distributed.slice_file import write_slices
-from distributed.stored_state import slices_name
 
 
 @dataclass

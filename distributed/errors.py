@@ -7,3 +7,7 @@ class EngineError(ValueError):
 
 class CheckpointError(ValueError):
     """A checkpoint does not belong to this run, or is damaged; the message names it and what mends it."""
+
+
+class OtherFormatError(CheckpointError):
+    """Another version of this package wrote the checkpoint."""

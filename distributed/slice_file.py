@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,17 @@ class SliceFile:
             file.seek(self._first + entry["data_offsets"][0] + start * dtype.itemsize)
             for part in target.split(PART_BYTES // dtype.itemsize):
                 buffer = torch.empty(part.numel(), dtype=dtype)
-                if file.readinto(_bytes(buffer)) != buffer.nbytes:
-                    raise OSError(f"{self._path} ends within {key}")
+                _fill(_bytes(buffer), file, key)
                 part.copy_(buffer)
+
+
+def _fill(memory: memoryview, file: FileIO, key: str) -> None:
+    """Read until `memory` is full: one read of an unbuffered file may bring less, on a file system of a network."""
+    while memory:
+        num_bytes = file.readinto(memory)
+        if not num_bytes:
+            raise OSError(f"{file.name} ends within {key}")
+        memory = memory[num_bytes:]
 
 
 def _contents(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:

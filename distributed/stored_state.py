@@ -13,16 +13,12 @@ import torch
 from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 from torch import Tensor
 
+from distributed.checkpoint import slices_name
 from distributed.layout import QUANTISATION_BLOCK, FlatGroup, GroupLayout, Piece
 from distributed.slice_file import SliceFile
 
 # What is expanded to float32 at a time.
 PART_ELEMENTS = 2**22
-
-
-def slices_name(index: int, num_slices: int) -> str:
-    """Return the name of the file that holds one rank's slices."""
-    return f"slices-{index:05d}-of-{num_slices:05d}.safetensors"
 
 
 def slices_key(group: int, kind: str) -> str:

@@ -16,6 +16,7 @@ from launch.failure import end_at_once, tell_failure
 from launch.imports import uncollected_imports
 from launch.quiet import quiet_libraries
 from launch.spawn import stop_with_parent
+from launch.streams import outlive_readers
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     for number in heard_signals():
         signal.signal(number, _end)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    outlive_readers()
     stop_with_parent()
     quiet_libraries()
     with uncollected_imports():

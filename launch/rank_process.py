@@ -16,6 +16,7 @@ from launch.failure import end_at_once, leave_mistake, tell_failure
 from launch.imports import uncollected_imports
 from launch.quiet import quiet_libraries
 from launch.spawn import stop_with_parent
+from launch.streams import outlive_readers
 
 # What the first rank has to tell a person's mistake before another one's end makes a launcher end it.
 TELLING_S = 3.0
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     """
     # Before the imports that take seconds: a signal must not end a rank that is only starting.
     stop = listen_for_stop()
+    outlive_readers()
     stop_with_parent()
     quiet_libraries()
     from distributed.rank import leave_process_group, rank_from_environment, wait_for_all

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.loader import BatchSlicing, Loader
 from data.shards import ShardSet
-from distributed.checkpoint import Found, find_checkpoint, labelled_checkpoint, restore_older
+from distributed.checkpoint import Found, find_checkpoint, lowest_checkpoint, restore_older
 from distributed.checkpoint_state import load_checkpoint
 from distributed.checkpoint_writer import CheckpointWriter
 from distributed.ema import ShardedEma
@@ -93,6 +93,7 @@ class Stage:
         self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
         self.validation_losses: dict[int, float] = {}
         self.step = self.num_bad_steps = 0
+        self.is_looked_at = True  # whether this step was validated and shown, where that was due
         self.saved: tuple[int, float | None] = (0, None)  # step and validation loss of what was saved or loaded last
         self.is_memory_told = self.has_as_many_ranks_as_before = False
         self._remember_saved(0)
@@ -101,8 +102,8 @@ class Stage:
         if self.tracker:
             self.tracker.begin(config_text(config), resumed)
 
-    def train(self, *, is_first: bool = True) -> bool:
-        """Train to the last step and leave the final model; return whether a stop was asked for at the last step.
+    def train(self, *, is_first: bool = True) -> None:
+        """Train to the last step and leave the final model.
 
         is_first: of the stages that this process trains. Raises: StoppedOnRequest once a checkpoint is saved after a
         signal; in a later stage also before its first step, when there is nothing to save. In the first one a step is
@@ -114,8 +115,10 @@ class Stage:
             if not is_first and self.stop.is_agreed(self.engine.device):
                 self._say("stopped on request before its first step; run the same command again to go on")
                 raise StoppedOnRequest
+        elif not self.is_looked_at:  # as it was stopped before
+            self._look()
+            self._save_where_due()
         batches = TimedIterator(self.loader.batches(self.step, self.num_steps))
-        is_stopping = False
         while not self._is_at_end():
             watch = Stopwatch()
             rate = learning_rate(self.config.optimizer, self.step + 1, self.num_steps)
@@ -125,28 +128,15 @@ class Stage:
                 self.ema.update(self.engine.num_steps)
             self._record(trained, rate, step_s=watch.lap_s(), wait_s=batches.lap_s())
             self._count_bad_steps(trained)
-            if self._is_due(self.config.validation.every_steps):
-                self._validate()
-            if self._is_due(self.config.preview.every_steps):
-                self._show_preview()
-            is_stopping = self.stop.is_agreed(self.engine.device)
-            if is_stopping or self._is_due(self.config.checkpoint.save_every_steps) or self._is_lowest():
-                self._save()
-            else:
-                self.writer.poll()
-            self._remember_newest()
-            if is_stopping and not self._is_at_end():
-                self.writer.finish()
-                self._remember_newest()
-                bad = f" (its last steps were bad: {self.stop.newest_save})" if self.num_bad_steps else ""
-                self._say(f"stopped on request after step {self.step}{bad}; run the same command again to go on")
-                raise StoppedOnRequest
+            self.is_looked_at = False
+            self._stop_if_asked()
+            self._look()
+            self._save_where_due()
         self.writer.finish()
         if self.stage.early_stop:
             self._go_back_to_lowest()
         self._save_model()
         self._say(f"finished, its model is {self.config.stage_model(self.stage)}")
-        return is_stopping
 
     def close(self) -> None:
         """Flush what was tracked and free the engine."""
@@ -164,15 +154,48 @@ class Stage:
     def _is_at_end(self) -> bool:
         return self.step >= self.num_steps or is_over(self.validation_losses, self.stage.early_stop)
 
+    def _look(self) -> None:
+        """Validate and show previews where it is time to, for minutes perhaps: a stop that comes between is heard."""
+        if self._is_due(self.config.validation.every_steps) and self.step not in self.validation_losses:
+            self._validate()
+            self._stop_if_asked()
+        if self._is_due(self.config.preview.every_steps):
+            self._show_preview()
+        self.is_looked_at = True
+
+    def _save_where_due(self) -> None:
+        if self._is_due(self.config.checkpoint.save_every_steps) or self._is_lowest():
+            self._save()
+        else:
+            self.writer.poll()
+        self._remember_newest()
+
+    def _stop_if_asked(self) -> None:
+        """Save and raise StoppedOnRequest, if any rank was asked to stop. Collective.
+
+        What is still to be validated and shown at this step is made up when the run goes on: a scheduler that stops a
+        job gives it minutes.
+        """
+        if not self.stop.is_agreed(self.engine.device):
+            return
+        self._save()
+        self.writer.finish()
+        self._remember_newest()
+        bad = f" (its last steps were bad: {self.stop.newest_save})" if self.num_bad_steps else ""
+        self._say(f"stopped on request after step {self.step}{bad}; run the same command again to go on")
+        raise StoppedOnRequest
+
     def _is_lowest(self) -> bool:
         """Return whether the weights are those that a stage with an early stop would leave, as far as it is."""
         return self.stage.early_stop is not None and lowest_step(self.validation_losses) == self.step
 
     def _go_back_to_lowest(self) -> None:
         """Load the checkpoint of the lowest validation loss, where that is not the last one."""
-        found = from_first_rank(self.rank, lambda: labelled_checkpoint(self.checkpoints, "BEST"))
+        found = from_first_rank(self.rank, lambda: lowest_checkpoint(self.checkpoints, self.step))
         if found is None or found.position["step"] == self.step:
             return
+        for line in found.skipped:
+            self._say(f"skipped: {line}")
         load_checkpoint(found, self.engine, self.ema.slices)
         last, self.step = self.step, int(found.position["step"])
         self._say(f"ended after step {last}; the lowest validation loss was that of step {self.step}")
@@ -190,6 +213,7 @@ class Stage:
         self.has_as_many_ranks_as_before = found.manifest["world_size"] == self.rank.world_size
         self.step = int(found.position["step"])
         self.validation_losses = {int(step): loss for step, loss in found.position.get("validation_losses", {}).items()}
+        self.is_looked_at = bool(found.position["is_looked_at"])
         self.saved = (self.step, found.position.get("validation_loss"))
         self.writer.damaged.update(found.damaged)
         self._remember_saved(self.step)
@@ -236,6 +260,7 @@ class Stage:
             "samples": step * self.slicing.global_size,
             "validation_loss": loss,
             "validation_losses": losses,
+            "is_looked_at": self.is_looked_at or self.num_bad_steps > 0,
             "facts": self.facts,
         }
         self.writer.save(self.ema.slices, position)

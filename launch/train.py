@@ -69,14 +69,14 @@ def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
 
 
 def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None) -> None:
-    # Hashing the base model takes seconds on a slow file system: the first rank does it, the others only open files.
+    # Hashing the base model takes seconds on a slow file system: the first rank does it, here and for the facts.
     shards = _on_own_disk(config, from_first_rank(rank, lambda: _checked_shards(config)), rank)
     stages = config.stages_until(until)
     is_first = True
     for number, stage_config in enumerate(stages):
         if config.is_finished(stage_config):
             continue
-        facts = stage_facts(config, stage_config, shards)
+        facts = from_first_rank(rank, partial(stage_facts, config, stage_config, shards))
         # A stage trains on from the averaged weights of an earlier one.
         model, optimizer = config.stage_base(stage_config), config.stage_optimizer(stage_config)
         from_first_rank(rank, partial(write_merged_start, config, stage_config))
@@ -89,14 +89,14 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str |
                 write_record(config)
                 num_steps = {each.name: stage_steps(config, each, shards) for each in config.stages}
                 write_job(config.run, stage_config.name, num_steps, rank.world_size)
-            is_stopping = stage.train(is_first=is_first)
+            stage.train(is_first=is_first)
         finally:
             stage.close()
         is_first = False
         del stage
         gc.collect()
         from_first_rank(rank, partial(write_matrix, config))
-        is_stopping |= stop.is_agreed(training_device(rank))  # while the model was written
-        if is_stopping and number + 1 < len(stages):
+        # Asked for since the last step, while the model was validated and written.
+        if stop.is_agreed(training_device(rank)) and number + 1 < len(stages):
             raise StoppedOnRequest
     from_first_rank(rank, partial(tell_matrix, config))

@@ -120,10 +120,10 @@ def write_checkpoint(folder: Path, cut: str) -> None:
     """Write what two ranks save of a bias and `conv_in.weight`, by distributed/'s own code but for the engine."""
     import torch
 
-    from distributed.checkpoint import FORMAT_VERSION, publish
+    from distributed.checkpoint import FORMAT_VERSION, publish, slices_name
     from distributed.layout import each_layout, whole_layout
     from distributed.slice_file import write_slices
-    from distributed.stored_state import slices_key, slices_name
+    from distributed.stored_state import slices_key
 
     values = {"bias": torch.full((5,), -1.0), "conv_in.weight": torch.from_numpy(WEIGHT)}
     group: dict[str, Any] = {"name": "matrices", "optim_bits": 8, "param_names": list(values)}

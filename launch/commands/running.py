@@ -93,7 +93,9 @@ def train(
         from launch.config import load_config
         from launch.rank_process import main as run_rank
         from launch.spawn import run_ranks, world_size_of_launcher
+        from launch.streams import outlive_readers
 
+        outlive_readers()
         arguments = [str(config), *(overrides or ())]
         settings = load_config(config, overrides or ())
         num_started = world_size_of_launcher()

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-import torch
 import torch.distributed as dist
 from diffusers import UNet2DConditionModel
 from torch import nn
@@ -27,26 +27,11 @@ from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
 from launch.run_sections import BatchConfig
 from launch.stage_config import EarlyStopConfig
+from launch.step import TrainedStep, train_step
 from launch.train import train
 from models.record import RECORD_FILE
 from models.trained_part import LoraConfig
 from tests.launch.conftest import own_run
-
-
-class SignalledAfter(StopRequest):
-    """Gets a real signal, on the last rank only, before the ranks agree for the `step`-th time."""
-
-    def __init__(self, step: int, is_last_rank: bool, number: signal.Signals = signal.SIGUSR1) -> None:
-        super().__init__()
-        self._number = number
-        self._steps_left = step
-        self._is_last_rank = is_last_rank
-
-    def is_agreed(self, device: torch.device) -> bool:
-        self._steps_left -= 1
-        if self._steps_left == 0 and self._is_last_rank:
-            os.kill(os.getpid(), self._number)
-        return super().is_agreed(device)
 
 
 def main(config: RunConfig, folder: Path) -> None:
@@ -64,16 +49,8 @@ def main(config: RunConfig, folder: Path) -> None:
     if rank.world_size == 2:
         stopped = named("stopped", 4)
         for start, number in enumerate(heard_signals()):
-            stop = SignalledAfter(3, rank.index == 1, number)
-            stop.listen()
-            try:
-                train(stopped, rank, stop)
-            except StoppedOnRequest:
-                saved = newest_position(stopped.stage_path(stopped.stages[0]) / "checkpoints")
-                assert saved is not None
-                assert saved["step"] == 3 * (start + 1)
-            else:
-                raise AssertionError(f"{number.name} did not stop the run")
+            train_until_stopped(stopped, rank, 3, number)
+            assert saved_position(stopped)["step"] == 3 * (start + 1)
         train(stopped, rank, StopRequest())
         for stage in (0, 3):
             zero = config.zero.model_copy(update={"stage": stage})
@@ -105,26 +82,52 @@ def every_rank_calling_the_unet_alike(rank: Rank) -> Iterator[None]:
 
 
 def two_stages(config: RunConfig, rank: Rank) -> None:
-    """Stop at the last step of the first of two stages, then go on with LoRA. Two averages are kept."""
+    """Stop at the last step of the first of two stages, ever again, then go on with LoRA. Two averages are kept."""
     first = config.stages[0].model_copy(update={"name": "first", "steps": 3})
     part = {"trains": "lora", "lora": LoraConfig(rank=4, alpha=8), "optimizer": {"l2_sp": 1.0}}
     second = first.model_copy(update={"name": "second", **part})
     config = config.model_copy(update={"stages": [first, second], "ema": EmaConfig(lengths=[0.1, 0.05])})
     train_until_stopped(config, rank, 3)
-    assert config.is_finished(first)
-    assert not config.stage_path(second).exists(), "a stop at the last step of a stage does not begin the next"
+    assert saved_position(config)["validation_losses"].keys() == {"0"}, "it is saved before it is validated"
+    train_until_stopped(config, rank, 0)
+    assert saved_position(config)["validation_losses"].keys() == {"0", "3"}, "which the next start makes up"
+    assert not config.is_finished(first)
+    train_until_stopped(config, rank, 0)
+    assert config.is_finished(first), "a start that is always stopped at once gets on all the same"
+    assert not config.stage_path(second).exists(), "it does not begin the next stage"
     train(config, rank, StopRequest())
 
 
-def train_until_stopped(config: RunConfig, rank: Rank, num_steps: int) -> None:
-    """Train until the last rank gets a signal after so many steps, over all stages."""
-    stop = SignalledAfter(num_steps, is_last_rank=rank.index == 1)
+def train_until_stopped(config: RunConfig, rank: Rank, num_steps: int, number: signal.Signals = signal.SIGUSR1) -> None:
+    """Train until the last rank gets a real signal in its `num_steps`-th step, over all stages; 0: before all."""
+    stop = StopRequest()
     stop.listen()
+    num_begun = 0
+
+    def signal_where_due() -> None:
+        if num_begun == num_steps and rank.index == 1:
+            os.kill(os.getpid(), number)
+
+    def signalled_step(*arguments: Any) -> TrainedStep:
+        nonlocal num_begun
+        num_begun += 1
+        signal_where_due()
+        return train_step(*arguments)
+
+    signal_where_due()
     try:
-        train(config, rank, stop)
+        with patch("launch.stage.train_step", signalled_step):
+            train(config, rank, stop)
     except StoppedOnRequest:
         return
-    raise AssertionError(f"the signal after {num_steps} steps did not stop the run")
+    raise AssertionError(f"{number.name} in step {num_steps} did not stop the run")
+
+
+def saved_position(config: RunConfig) -> dict[str, Any]:
+    """Return the newest position of the first stage."""
+    position = newest_position(config.stage_path(config.stages[0]) / "checkpoints")
+    assert position is not None
+    return position
 
 
 def curriculum(config: RunConfig, rank: Rank) -> None:

@@ -1,7 +1,6 @@
 """`sonoshard verify` looks through whole runs, names what is damaged last, and says so by its exit code."""
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from data.encode import EncodeConfig, encode
-from distributed.checkpoint import FORMAT_VERSION
+from distributed.checkpoint import FORMAT_VERSION, publish, slices_name
 from launch.cli import app
 from tests.data.fake_encoder import FakeEncoder
 from tests.data.rows_fixture import write_rows
@@ -25,13 +24,13 @@ def run(tmp_path: Path) -> Path:
     stage = tmp_path / "run" / "stages" / "busi"
     for step in (5, 10):
         folder = stage / "checkpoints" / f"step-{step:08d}"
-        folder.mkdir(parents=True)
-        slices = folder / "slices-00000-of-00001.safetensors"
+        partial = folder.with_name(f".{folder.name}.partial")
+        partial.mkdir(parents=True)
+        slices = partial / slices_name(0, 1)
         save_file({"000.master": np.arange(1000, dtype=np.float32) + step}, slices)
         files = {slices.name: hashlib.sha256(slices.read_bytes()).hexdigest()}
         manifest = {"format_version": FORMAT_VERSION, "files": files, "position": {"step": step}}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        (stage / "checkpoints" / "LATEST").write_text(folder.name)
+        publish(partial, folder, manifest)
     (stage / "model" / "unet").mkdir(parents=True)
     (stage / "model" / "unet" / "config.json").write_text("{}")
     save_file({"weight": np.zeros(100, dtype=np.float32)}, stage / "model" / "unet" / "model.safetensors")

@@ -1,6 +1,5 @@
 """A checkpoint written by hand, as two ranks would have: reading one needs no engine, nor does a test of it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distributed.checkpoint import FORMAT_VERSION
+from distributed.checkpoint import FORMAT_VERSION, publish, slices_name
 from distributed.layout import GroupLayout, each_layout, whole_layout
 from distributed.slice_file import write_slices
-from distributed.stored_state import slices_key, slices_name
+from distributed.stored_state import slices_key
 from launch.config import RunConfig
 from launch.facts import facts_of_part
 from launch.record import write_record
@@ -28,7 +27,8 @@ def write_checkpoint(config: RunConfig, stage: StageConfig, kinds: Mapping[str, 
     """
     write_record(config)
     folder = config.stage_path(stage) / "checkpoints" / f"step-{STEP:08d}"
-    folder.mkdir(parents=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.mkdir(parents=True)
     names = sorted(next(iter(kinds.values())))
     layouts = []
     for make, chosen in ((whole_layout, names[::2]), (each_layout, names[1::2])):
@@ -43,7 +43,7 @@ def write_checkpoint(config: RunConfig, stage: StageConfig, kinds: Mapping[str, 
             for kind, state in kinds.items()
         }
         name = slices_name(index, NUM_SLICES)
-        files[name] = write_slices(folder / name, tensors)
+        files[name] = write_slices(partial / name, tensors)
     facts = {"stage": stage.name, "kind": stage.kind, "prediction_type": "epsilon", **facts_of_part(stage)}
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -53,7 +53,7 @@ def write_checkpoint(config: RunConfig, stage: StageConfig, kinds: Mapping[str, 
         "groups": [layout.to_json() for layout in layouts],
         "files": files,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    publish(partial, folder, manifest)
     return folder
 
 
