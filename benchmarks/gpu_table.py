@@ -78,7 +78,10 @@ def training(kind: str, folder: Path) -> Training:
 
 
 def state_bytes(config: RunConfig, zero: ZeroConfig, num_gpus: int) -> tuple[int, int]:
-    """Return the bytes of all but activations and the frozen UNet on one rank: on its GPU, and in host memory."""
+    """Return the bytes of all but activations and the frozen UNet on one rank: on its GPU, and in host memory.
+
+    An optimizer step is of several micro batches.
+    """
     stage = config.stages[0]
     kinds = predicted_bytes(
         empty_trained(config.model, stage),
@@ -88,6 +91,7 @@ def state_bytes(config: RunConfig, zero: ZeroConfig, num_gpus: int) -> tuple[int
         world_size=num_gpus,
         num_averages=len(config.ema.lengths),
         on_gpu=True,
+        accumulation_steps=2,
     )
     on_host = sum(count for kind, count in kinds.items() if kind.endswith(", host"))
     return sum(kinds.values()) - on_host, on_host

@@ -162,8 +162,8 @@ class Engine:
         """Return the bytes of the training state on this rank, by kind; of what is not on its device as `KIND, host`.
 
         gradients: those that it held when the first optimizer step began; master: 0 where weights are their own;
-        buckets: the most that summing gradients, or that step, took in passing; frozen (weights that do not train) and
-        start (what L2-SP pulls towards) only where there are some.
+        buckets: the most that summing gradients, or that step, took in passing; frozen (weights that do not train),
+        start (what L2-SP pulls towards) and offload (what offloading keeps besides) only where there are some.
         """
         kinds = {
             "parameters": self._state.weights(),
@@ -171,6 +171,7 @@ class Engine:
             "start": [group.start for group in self.groups if group.start is not None],
             "master": [] if self._shares_masters else [group.master for group in self.groups],
             "optimizer": [tensor for group in self.groups for tensor in group.moments.values()],
+            "offload": self._state.for_offload(),
         }
         kinds = {kind: tensors for kind, tensors in kinds.items() if tensors or kind == "master"}
         buckets = max(self._state.bucket_bytes(), self._step_bytes)

@@ -29,6 +29,7 @@ def predicted_bytes(
     world_size: int,
     num_averages: int,
     on_gpu: bool,
+    accumulation_steps: int = 1,
 ) -> dict[str, int]:
     """Return the bytes that each kind of training state takes on one rank; on a GPU those with "host" in host memory.
 
@@ -36,7 +37,9 @@ def predicted_bytes(
     (those that train), frozen (the others), gradients, master, start (for L2-SP), optimizer, ema, buckets (the most
     that summing gradients or a step takes in passing, without what a kernel takes while it runs: 20 MB of
     bitsandbytes' on a CPU), gathered (with ZeRO-3 on several ranks: the most that layers hold whole at once, while they
-    are computed); frozen and start only where there are some. Activations are not the engine's.
+    are computed), offload (with ZeRO-1 and 2: through what gradients and weights go to the host and back, and with
+    ZeRO-2 the sums of a global batch's gradients so far); frozen and start only where there are some. Activations are
+    not the engine's. accumulation_steps: micro batches an optimizer step.
     """
     size = dtype.itemsize
     divisor = QUANTISATION_BLOCK * world_size if zero.stage == 3 else 1
@@ -67,6 +70,12 @@ def predicted_bytes(
         # DeepSpeed keeps the gradients of the step in float32 where the step is, and of ZeRO-3 its flat buffer too.
         kinds["gradients"] *= zero.stage == 1
         kinds["gradients" + host] = kinds.get("gradients" + host, 0) + (size * (zero.stage == 3) + 4) * slices
+    if is_offloaded and zero.stage < 3:
+        largest = max(member.numel for layout in layouts for member in layout.members)
+        back = max(layout.slice_numel for layout in layouts)
+        sums = _touched_elements(layouts) if zero.stage == 2 and accumulation_steps > 1 else 0
+        kinds["offload"] = size * largest
+        kinds["offload" + host] = kinds.get("offload" + host, 0) + size * (largest + back + sums)
     largest_gradient = max(member.numel for layout in layouts for member in layout.members) // num_slices
     copies = 0
     if not is_offloaded:
@@ -112,6 +121,13 @@ def _gathered_elements(module: nn.Module, zero: ZeroConfig) -> int:
     """
     divided = [p.numel() for p in module.parameters() if p.numel() > PERSISTENT_ELEMENTS]
     return min(sum(divided), live_elements(zero) + max(divided, default=0))
+
+
+def _touched_elements(layouts: Sequence[GroupLayout]) -> int:
+    """Return the elements of the parameters of which a rank's slices hold some; of the rank with the most."""
+    sizes = {member.name: member.numel for layout in layouts for member in layout.members}
+    ranks = range(layouts[0].num_slices)
+    return max(sum(sizes[piece.name] for layout in layouts for piece in layout.pieces(rank)) for rank in ranks)
 
 
 def _moment_bytes(layout: GroupLayout, optimizer: OptimizerConfig) -> int:

@@ -39,6 +39,7 @@ def predict(
         world_size=world_size,
         num_averages=len(config.ema.lengths),
         on_gpu=on_gpu,
+        accumulation_steps=config.batch.global_size // (config.batch.micro_size * world_size),
     )
     activations = _activations(config, stage, dtype)
     if stage.has_hints:

@@ -52,6 +52,10 @@ class FrozenWhole:
         """Return the weights that do not train."""
         return [parameter.data for parameter in frozen_parameters(self.network)]
 
+    def for_offload(self) -> list[Tensor]:
+        """Return what offloading keeps besides: nothing, unless a stage says otherwise."""
+        return []
+
 
 class Partitioning(Protocol):
     """One module's training state, divided as a ZeRO stage does it. All but `groups` is collective."""
@@ -77,6 +81,9 @@ class Partitioning(Protocol):
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients that this rank holds now. Not collective."""
+
+    def for_offload(self) -> list[Tensor]:
+        """Return what offloading keeps besides masters, moments and gradients. Not collective."""
 
     def bucket_bytes(self) -> int:
         """Return the most that buffers for summing gradients took on this rank so far. Not collective."""

@@ -98,6 +98,15 @@ class PartitionedOptimizer(FrozenWhole, SteppedByDeepSpeed):
             p.grad for p in owners if p.grad is not None
         ]
 
+    def for_offload(self) -> list[Tensor]:
+        """Return the buffers through which gradients and weights go, and earlier micro batches' gradients."""
+        if self._setting.zero.offload == "none":
+            return []
+        zero = self._zero
+        sums = zero.accumulated_grads_in_cpu.values()
+        buffers = [zero.temp_grad_buffer_for_cpu_offload, zero.temp_grad_buffer_for_gpu_offload]
+        return [*sums, *buffers, *zero.param_buffer_of_bit16_for_cpu_offload_groups]
+
     def bucket_bytes(self) -> int:
         """Return the most that buffers for summing gradients took on this rank so far."""
         return self._bucket_bytes

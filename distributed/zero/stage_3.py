@@ -48,6 +48,10 @@ class PartitionedParameters(SteppedByDeepSpeed):
         """Return this rank's parts of the weights, and those that stay gathered."""
         return [*self._parts, *(p.data for p in self._zero.persistent_parameters if p.requires_grad)]
 
+    def for_offload(self) -> list[Tensor]:
+        """Return nothing: what offloaded gradients take is among them."""
+        return []
+
     def frozen(self) -> list[Tensor]:
         """Return this rank's parts of the weights that do not train, and those that stay gathered."""
         frozen: list[Any] = frozen_parameters(self.network)
