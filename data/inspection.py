@@ -2,8 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +19,10 @@ from data.errors import DataError
 from data.images import BINARY, decode, mask_values
 from data.manifest import ManifestRow
 from data.quality.look import Look, look_at
+
+# So many rows are looked at, or were and wait for one before them.
+ROWS_AHEAD = 64
+_Found = tuple[ManifestRow, Look] | DataError
 
 
 class MaskMismatchError(DataError):
@@ -50,7 +55,7 @@ def inspect(
     found = Inspection()
     # Decoding and NumPy let go of the interpreter.
     with _pool() as pool:
-        for number, (row, result) in enumerate(pool.map(_result, _all_rows(databases, workspace)), start=1):
+        for number, (row, result) in enumerate(_in_order(pool, _all_rows(databases, workspace)), start=1):
             if isinstance(result, MaskMismatchError):
                 found.mismatched[row.id] = str(result)
             elif isinstance(result, DataError):
@@ -60,6 +65,20 @@ def inspect(
             if progress is not None:
                 progress(number)
     return found
+
+
+def _in_order(pool: ThreadPoolExecutor, rows: Iterable["_Named"]) -> Iterator[tuple["_Named", _Found]]:
+    """Yield what is found of each row, in order, while later ones are looked at.
+
+    `Executor.map` takes all rows before it gives the first: for a database that makes its images, minutes of silence.
+    """
+    waiting: deque[Future[tuple[_Named, _Found]]] = deque()
+    for row in rows:
+        waiting.append(pool.submit(_result, row))
+        if len(waiting) > ROWS_AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 @contextmanager
@@ -99,7 +118,7 @@ def _all_rows(databases: Mapping[str, AnyDatabase], workspace: Path) -> Iterator
             yield _Named(id_, name, database.patients or name, row)
 
 
-def _result(named: _Named) -> tuple[_Named, tuple[ManifestRow, Look] | DataError]:
+def _result(named: _Named) -> tuple[_Named, _Found]:
     try:
         return named, _inspect_row(named)
     except DataError as error:

@@ -80,7 +80,7 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     _say("7 of 9", "are they of use? classifiers with and without them, tested on new patients")
     experiments = worth(config, quick=quick)
     _say("8 of 9", "merge the stages, in shares chosen by their loss on every database")
-    merged = merged_stages(config, quick=quick)
+    merged = merged_stages(config)
     print_table(merged)
     _say("9 of 9", "export, and draw a labelled set where neither torch nor this project is installed")
     exported = export_all(config, control)
