@@ -7,8 +7,9 @@ step alone (benchmarks/blockwise.py). On CUDA there is 1 process, in bf16.
 Contenders take turns of a few steps, so that other work on the machine meets all alike. Columns:
 
     wall ms          of one step, the median turn's; every process has 1 thread
-    wall ratio       to the first contender's in the same round, the median round's. That one has the same optimizer as
-                     ours, from bitsandbytes; "fused" has torch's fastest
+    wall ratio       to the first contender's in the same round, the median round's. That one has torch's own AdamW as
+                     it comes, or bitsandbytes' 8-bit one; "fused" has torch's fastest, "bitsandbytes" the 32-bit one
+                     of which ours is made
     cpu ratio        the same for the CPU time of the first process, in which waiting does not count
     loss difference  the largest of any step, relative: none may skip work
 
@@ -35,7 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.activations import hardware
 from benchmarks.blockwise import NUM_ELEMENTS, compare_steps
-from benchmarks.plain_loop import OfStep, engine_step, plain_step
+from benchmarks.plain_loop import AdamW32, OfStep, engine_step, plain_step
 from benchmarks.report import Beside, Limit, ReportTable, report
 from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.engine import Engine
@@ -53,6 +54,7 @@ STEPS_A_TURN = 3
 TIME_LIMITS = {"ZeRO-1": 1.15, "ZeRO-2": 1.25}
 CHUNKED_LIMIT = 1.0
 MIN_JUDGED_ROUNDS = 4
+OTHER_ADAMW: tuple[AdamW32, ...] = ("fused", "bitsandbytes")
 # float32 losses differ by the order of sums; stock AdamW8bit keeps matrices below 4096 elements in 32 bits, ours in 8;
 # in bf16 ours computes the whole network in it, torch's autocast leaves norms in float32.
 TOLERANCES = {"adamw": 1e-4, "adamw8bit": 1e-3, "bf16": 2e-2}
@@ -101,17 +103,14 @@ class Contender:
         self.cpu_ms.append((time.process_time() - cpu_s) / STEPS_A_TURN * 1e3)
 
 
-def theirs(config: OptimizerConfig, rank: Rank, task: Task, *, is_fused: bool = False) -> Contender:
-    """Return a plain loop: weights in float32 (on CUDA under autocast), clipping, and AdamW as it comes.
-
-    is_fused: torch's fused AdamW, in place of the bitsandbytes class that our own is made from.
-    """
+def theirs(config: OptimizerConfig, rank: Rank, task: Task, adamw: AdamW32 = "torch") -> Contender:
+    """Return a plain loop: weights in float32 (on CUDA under autocast), clipping, and AdamW."""
     device = training_device(rank)
     unet = load_unet(BASE, torch.float32).to(device)
     network = unet if rank.world_size == 1 else DistributedDataParallel(unet)
-    train = plain_step(unet, config, partial(task.loss, network), is_fused=is_fused, is_bf16=device.type == "cuda")
+    train = plain_step(unet, config, partial(task.loss, network), is_bf16=device.type == "cuda", adamw=adamw)
     name = "plain torch" if rank.world_size == 1 else "torch DDP"
-    return Contender(f"{name}, fused" if is_fused else name, train, nn.functional.linear)
+    return Contender(name if adamw == "torch" else f"{name}, {adamw}", train, nn.functional.linear)
 
 
 def ours(config: OptimizerConfig, stage: int, rank: Rank, task: Task, micro_size: int) -> Contender:
@@ -134,7 +133,7 @@ def compare(config: OptimizerConfig, rank: Rank, micro_size: int, num_rounds: in
     task = Task(rank, micro_size, training_device(rank))
     contenders = [theirs(config, rank, task), *(ours(config, stage, rank, task, micro_size) for stage in range(4))]
     if config.matrix_bits == 32:
-        contenders.append(theirs(config, rank, task, is_fused=True))
+        contenders += [theirs(config, rank, task, adamw) for adamw in OTHER_ADAMW]
     for turn in range(num_rounds + 1):  # the first is not counted: it makes the state
         for number in range(len(contenders)):
             contenders[(turn + number) % len(contenders)].take_turn()

@@ -161,7 +161,7 @@ def training_step(cell: Cell, config: RunConfig, networks: Networks, task: Task,
     """Return a step of one way to train."""
     if cell.way == "plain":
         loss = partial(task.loss, networks.denoiser(networks.trained))
-        return plain_step(networks.trained, config.optimizer, loss, is_fused=True, is_bf16=True)
+        return plain_step(networks.trained, config.optimizer, loss, is_bf16=True, adamw="fused")
     engine = Engine(
         networks.trained,
         config.optimizer,

@@ -1,9 +1,11 @@
 """A step of a plain PyTorch loop, and one of the engine: what is measured beside each other."""
 
 from collections.abc import Callable
+from typing import Literal
 
+import bitsandbytes
 import torch
-from bitsandbytes.optim import AdamW, AdamW8bit
+from bitsandbytes.optim import AdamW8bit
 from torch import Tensor, nn
 
 from distributed.config import OptimizerConfig
@@ -14,18 +16,26 @@ from distributed.optimizer import parameter_groups
 OfStep = Callable[[int], Tensor]
 
 
-def plain_step(module: nn.Module, config: OptimizerConfig, loss: OfStep, *, is_fused: bool, is_bf16: bool) -> OfStep:
-    """Return a step as one writes it: backward, clip, AdamW as it comes.
+# 32-bit ones: torch's as it comes and its fastest, and that of which our own is made.
+AdamW32 = Literal["torch", "fused", "bitsandbytes"]
 
-    is_fused: torch's fused AdamW in place of bitsandbytes' 32-bit one, which our own is made from. is_bf16: the loss
-    is found under torch's autocast to bf16; weights stay in the module's dtype, float32.
+
+def plain_step(
+    module: nn.Module, config: OptimizerConfig, loss: OfStep, *, is_bf16: bool, adamw: AdamW32 = "torch"
+) -> OfStep:
+    """Return a step as one writes it: backward, clip, AdamW.
+
+    is_bf16: the loss is found under torch's autocast to bf16; weights stay in the module's dtype, float32. adamw: which
+    one, where the configuration wants 32 bits; 8-bit ones are bitsandbytes'.
     """
     groups = [{key: group[key] for key in ("params", "weight_decay")} for group in parameter_groups(module, config)]
     optimizer: torch.optim.Optimizer
     if config.matrix_bits == 8:
         optimizer = AdamW8bit(groups, lr=config.lr)
+    elif adamw == "bitsandbytes":
+        optimizer = bitsandbytes.optim.AdamW(groups, lr=config.lr)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True) if is_fused else AdamW(groups, lr=config.lr)
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True if adamw == "fused" else None)
     device_type = next(module.parameters()).device.type
 
     def step(number: int) -> Tensor:

@@ -62,6 +62,23 @@ def stop_at_the_bad_step(config: RunConfig, rank: Rank) -> None:
     assert position["step"] == 1, "the last good one"
 
 
+def fail_of_a_gradient(config: RunConfig, rank: Rank) -> None:
+    """Train with finite losses whose gradients are not: the samples of the whole step are named, as none stands out."""
+    accumulate = Engine.accumulate
+
+    def without_gradient(engine: Engine, loss: Tensor) -> None:
+        accumulate(engine, loss + (0 * loss).sqrt())
+
+    optimizer = config.optimizer.model_copy(update={"max_bad_steps": 1})
+    with (
+        patch.object(Engine, "accumulate", without_gradient),
+        pytest.raises(
+            RuntimeError, match=r"up to step 1, where every loss is finite but the gradient is not, of busi/"
+        ),
+    ):
+        train(config.model_copy(update={"optimizer": optimizer}), rank, StopRequest())
+
+
 def main(config_path: Path, failed: Path, skipped: Path, stopped: Path, sample: str) -> None:
     config = load_config(config_path, [*SETTINGS, "stages.0.steps=6"])
     rank = rank_from_environment()
@@ -74,6 +91,7 @@ def main(config_path: Path, failed: Path, skipped: Path, stopped: Path, sample: 
     stop_at_the_bad_step(own_run(config, stopped), rank)
     train(own_run(config, stopped), rank, StopRequest())
     dist.barrier()
+    fail_of_a_gradient(own_run(config, stopped.with_name("gradient")), rank)
     if rank.is_first:
         damaged.__exit__(None, None, None)
     leave_process_group()

@@ -29,6 +29,13 @@ def test_every_shipped_config_loads_and_survives_being_written(
     assert load_config(tmp_path / "config.yaml") == config
 
 
+def test_what_is_compiled_is_whole(tmp_path: Path) -> None:
+    path = write(tmp_path, "config.yaml", TWO + "stages: [{name: a, databases: [one], steps: 5}]")
+    with pytest.raises(ConfigError, match=r"but zero.stage=3 gathers them .*: set model.compile=false, or zero.stage"):
+        load_config(path, ["model.compile=true", "zero.stage=3"])
+    assert load_config(path, ["model.compile=true", "zero.stage=2"]).model.compile
+
+
 def test_the_schema_for_editors_is_up_to_date() -> None:
     assert SCHEMA.read_text(encoding="utf-8") == schema_text(), "run: python -m launch.schema"
 
