@@ -57,7 +57,12 @@ class Part:
 PARTS = (
     Part("engine", "Engine", ("--rounds", "4", "--micro-size", "4"), ("--rounds", "2", "--micro-size", "2")),
     Part("cached_latents", "Latents, cached or not", (), ("--count", "16", "--rounds", "1", "--micro-size", "2")),
-    Part("memory", "Memory of a step", ("--only", "tiny, fp32", "--only", "70M, bf16"), ("--only", "tiny, fp32")),
+    Part(
+        "memory",
+        "Memory of a step",
+        ("--only", "tiny, fp32", "--only", "70M, bf16", "--only", "70M, offloaded"),
+        ("--only", "tiny, fp32"),
+    ),
     Part("activations", "Activations"),
     Part("loader", "Loader", ("--samples", "2000"), ("--samples", "50", "--resolution", "64")),
     Part("start", "Start and resume", ("--repeats", "2"), ("--repeats", "1")),

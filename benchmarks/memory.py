@@ -52,12 +52,15 @@ class Case:
     settings: dict[str, Any]
     needs_gpu: bool = False
     resident_limit_gb: float | None = None  # on a CPU
+    accumulation_steps: int = 1
 
 
 BF16 = {"precision": "bf16"}
+OFFLOADED = {"precision": "fp32", "zero": {"offload": "optimizer"}}
 CASES = {
     "tiny, fp32": Case(None, 128, 8, 2, {"precision": "fp32"}),
     "70M, bf16": Case(SMALLER_UNET, 256, 2, 2, BF16),
+    "70M, offloaded": Case(SMALLER_UNET, 256, 1, 2, OFFLOADED, accumulation_steps=2),
     "SD 1.5, bf16": Case(UNET, 128, 1, 1, BF16, resident_limit_gb=11),
     "SD 1.5, stochastic": Case(UNET, 128, 1, 1, BF16 | {"optimizer": {"master": "stochastic"}}, resident_limit_gb=8.5),
     "SD 1.5, 512 px": Case(UNET, 512, 4, 1, BF16, needs_gpu=True),
@@ -72,7 +75,10 @@ def configuration(case: Case, folder: Path) -> RunConfig:
             "run": folder,
             "model": {"base": base, "resolution": case.pixels, "gradient_checkpointing": case.unet is not None},
             "databases": {"none": {"kind": "simulated", "preset": "breast", "count": 1}},
-            "batch": {"global_size": case.micro_size * case.num_ranks, "micro_size": case.micro_size},
+            "batch": {
+                "global_size": case.micro_size * case.num_ranks * case.accumulation_steps,
+                "micro_size": case.micro_size,
+            },
             "ema": {"lengths": [0.1] if case.unet is None else []},
             "stages": [{"name": "none", "databases": ["none"], "steps": 1}],
             **case.settings,
@@ -104,17 +110,18 @@ def measure(case: Case, folder: Path) -> None:
         rank,
         precision=config.precision,
         micro_size=case.micro_size,
-        accumulation_steps=1,
+        accumulation_steps=case.accumulation_steps,
     )
     ema = ShardedEma([group.master for group in engine.groups], config.ema.lengths)
     torch.manual_seed(rank.index)
     for step in (1, 2):
-        noisy = torch.randn(case.micro_size, *latent_shape(config.model), dtype=dtype, device=device)
-        text = torch.randn(case.micro_size, *text_shape(config.model), dtype=dtype, device=device)
-        timesteps = torch.ones(case.micro_size, dtype=torch.int64, device=device)
-        engine.accumulate(engine.network(noisy, timesteps, text).sample.float().square().mean())
-        del noisy, text
-        engine.finish_micro_batch(1e-5)
+        for _ in range(case.accumulation_steps):
+            noisy = torch.randn(case.micro_size, *latent_shape(config.model), dtype=dtype, device=device)
+            text = torch.randn(case.micro_size, *text_shape(config.model), dtype=dtype, device=device)
+            timesteps = torch.ones(case.micro_size, dtype=torch.int64, device=device)
+            engine.accumulate(engine.network(noisy, timesteps, text).sample.float().square().mean())
+            del noisy, text
+            engine.finish_micro_batch(1e-5)
         ema.update(step)
     kinds = measured_bytes(engine, ema)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -153,7 +160,7 @@ def compare(name: str, case: Case, folder: Path) -> tuple[ReportTable, list[Besi
     num_parameters = sum(p.numel() for p in empty_unet(config.model).parameters())
     title = (
         f"{name}: {num_parameters / 1e6:.1f}M parameters, ZeRO-{config.zero.stage}, {config.optimizer.name},"
-        f" {case.num_ranks} rank(s), micro batch {case.micro_size} of {case.pixels} px"
+        f" {case.num_ranks} rank(s), {case.accumulation_steps} micro batch(es) of {case.micro_size}, {case.pixels} px"
     )
     rows = [(kind, value, measured[kind]) for kind, value in predicted.items() if value or measured[kind]]
     rows.append(("total", sum(predicted.values()), sum(measured[kind] for kind in predicted)))

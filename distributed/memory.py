@@ -85,7 +85,10 @@ def predicted_bytes(
         copies += STOCHASTIC_CHUNK_BYTES * min(GPU_CHUNK_ELEMENTS if on_gpu else CPU_CHUNK_ELEMENTS, largest_slice)
     # ZeRO-3, and offloading, take each gradient's norm in float64.
     norm = 8 * largest_gradient if zero.stage == 3 or is_offloaded else 0
-    kinds["buckets"] = max(size * _buffer_elements(bucket_elements(module, zero), layouts, zero), copies, norm)
+    # After a step of ZeRO-3 those that stay gathered are gathered anew, all at once.
+    again = size * sum(numel for p in module.parameters() if (numel := p.numel()) <= PERSISTENT_ELEMENTS)
+    buffers = size * _buffer_elements(bucket_elements(module, zero), layouts, zero)
+    kinds["buckets"] = max(buffers, copies, norm, again if zero.stage == 3 else 0)
     return kinds
 
 
