@@ -13,9 +13,6 @@ from data.encode import EncodeConfig, picture_of
 from data.manifest import ManifestRow
 from evaluation.evenly import evenly
 
-# Splits that no model is trained on.
-HELD_OUT = ("validation", "test")
-
 
 @dataclass(frozen=True)
 class RealImages:

@@ -18,6 +18,7 @@ import torch
 from data.durable import replacing
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
+from data.splits import HELD_OUT
 from evaluation.classifier import ClassifierConfig
 from evaluation.evenly import evenly
 from evaluation.features import torchscript_features
@@ -25,13 +26,13 @@ from evaluation.generated_images import ALL, GeneratedImages, count_generated, r
 from evaluation.judgement import Judgement, judge
 from evaluation.mask_judgement import MaskJudgement, judge_masks
 from evaluation.measures import MEASURES
-from evaluation.real_images import HELD_OUT, RealImages
+from evaluation.real_images import RealImages
 from evaluation.realism import MIN_CLUSTERS
 from evaluation.reconstruction import reconstructed
 from evaluation.report_figures import Figure, figures, limits
 from evaluation.report_page import NUM_WORST, REPORT_FILE, write_page
 from evaluation.segmenter import SegmenterConfig
-from evaluation.stage_images import FOLDER, FOLDERS, draw_stage, learnt_databases, stage_to_draw
+from evaluation.stage_images import FOLDER, FOLDERS, draw_stage, stage_to_draw
 from evaluation.verdicts import Verdict, of_copies, of_distance, of_labels, of_mask, of_unseen_mask
 from launch.config import RunConfig
 from launch.run_steps import steps_before, steps_taken
@@ -113,7 +114,7 @@ def evaluate_run(
     if of_features is not None:
         of_features.of(np.zeros((1, resolution, resolution), np.uint8))  # hours of drawing may lie before the first
     stage = stage_to_draw(config, stage_name) if images is None else None
-    databases = list(config.databases) if stage is None else learnt_databases(config, stage)
+    databases = list(config.databases) if stage is None else config.databases_seen(stage)
     training, held_out = (
         [row for row in manifest.rows if row.database in databases and row.split in splits]
         for splits in (("train",), HELD_OUT)

@@ -17,9 +17,9 @@ from data.durable import replacing
 from data.encode import picture_of
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
+from data.splits import HELD_OUT
 from evaluation.evenly import evenly
 from evaluation.masked_images import grey
-from evaluation.real_images import HELD_OUT
 from evaluation.realism import MIN_CLUSTERS, Realism, Scale, real_against_real, realism
 from evaluation.ultrasound_statistics import STATISTICS, image_statistics
 from launch.config import RunConfig
@@ -74,7 +74,7 @@ class RealismMatrix(BaseModel):
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutStatistics:
     """The held-out images of a database, [N, D]; drawn ones are brought to the same `scale`.
 
     prompts: one of each image. digest: of the images, those that the scale is of, and how they were read.
@@ -87,7 +87,7 @@ class HeldOut:
     digest: str
 
     @classmethod
-    def read(cls, config: RunConfig, rows: Sequence[ManifestRow], resolution: int) -> "HeldOut | None":
+    def read(cls, config: RunConfig, rows: Sequence[ManifestRow], resolution: int) -> "HeldOutStatistics | None":
         """Return those of a database's rows at a resolution in pixels; None where there are too few patients."""
         held_out, training = (
             _spread([row for row in rows if row.split in splits], MAX_REAL_IMAGES) for splits in (HELD_OUT, ("train",))
@@ -158,11 +158,11 @@ def stage_realism(config: RunConfig, num_images: int, say: Callable[[str], None]
     return matrix()
 
 
-def _read_held_out(config: RunConfig, resolution: int) -> dict[str, HeldOut]:
+def _read_held_out(config: RunConfig, resolution: int) -> dict[str, HeldOutStatistics]:
     rows = Manifest.read(config.manifest_path).rows
     found = {}
     for name in config.databases:
-        held_out = HeldOut.read(config, [row for row in rows if row.database == name], resolution)
+        held_out = HeldOutStatistics.read(config, [row for row in rows if row.database == name], resolution)
         if held_out is None:
             warnings.warn(
                 f"{name} is left out: needed {MIN_CLUSTERS} held-out patients and training images",

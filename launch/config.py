@@ -104,6 +104,19 @@ class RunConfig(BaseModel):
         by_name = {earlier.name: earlier for earlier in self.stages[:number]}
         return [(by_name[name], weight / total) for name, weight in weights.items() if name in by_name]
 
+    def stages_behind(self, stage: StageConfig) -> list[StageConfig]:
+        """The stages that a stage's model went through, in the run's order; it is the last of them."""
+        names = {stage.name}
+        for later in reversed(self.stages):
+            if later.name in names:
+                names.update(start.name for start, _ in self.starts_of(later))
+        return [each for each in self.stages if each.name in names]
+
+    def databases_seen(self, stage: StageConfig) -> list[str]:
+        """The databases that a stage's model was trained on, in this stage or in one that it goes on from."""
+        seen = {name for each in self.stages_behind(stage) for name in each.trained_on}
+        return [name for name in self.databases if name in seen]
+
     def stage_base(self, stage: StageConfig) -> ModelConfig:
         """The model that a stage starts from."""
         if not self.starts_of(stage):

@@ -188,6 +188,16 @@ def test_a_stage_has_its_own_optimizer_and_start(tmp_path: Path) -> None:
     assert chained.stage_base(chained.stages[1]).base == "runs/x/stages/a/model"
 
 
+def test_a_model_has_seen_what_the_stages_behind_it_have(tmp_path: Path) -> None:
+    chained, alone = curriculum(tmp_path, "fraction: 0.5"), curriculum(tmp_path, "start: base")
+    assert [chained.databases_seen(stage) for stage in chained.stages] == [["one"], ["one", "two"]]
+    assert [alone.databases_seen(stage) for stage in alone.stages] == [["one"], ["two"]]
+    assert chained.stages_behind(chained.stages[1]) == chained.stages
+    replaying = curriculum(tmp_path, "start: base, replay: {one: 0.5}")
+    assert replaying.databases_seen(replaying.stages[1]) == ["one", "two"]
+    assert replaying.stages_behind(replaying.stages[1]) == replaying.stages[1:]
+
+
 def test_a_stage_says_what_trains(tmp_path: Path) -> None:
     first, second = curriculum(tmp_path, "trains: lora").stages
     assert (first.trains, first.lora) == ("all", None)
