@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from data.durable import replacing
-from data.encode import hint_of
 from data.errors import DataError
 from data.hints import LEVELS, hint_images
 from data.manifest import Manifest, ManifestRow
+from data.preprocessing import hint_of
 from data.splits import HELD_OUT
 from evaluation.generated_images import COLUMNS, LABELS_FILE
 from launch.config import RunConfig
@@ -111,11 +111,12 @@ def _draw(
     tell_every = max(AT_ONCE, len(missing) // 10 // AT_ONCE * AT_ONCE)
     for start in range(0, len(missing), AT_ONCE):
         numbers = missing[start : start + AT_ONCE]
-        masks_BHW = [np.asarray(hint_of(wanted[number], palette, config.encode, resolution)) for number in numbers]
+        rows = [wanted[number] for number in numbers]
+        masks_BHW = [np.asarray(hint_of(row, palette, resolution, config.encode.resize)) for row in rows]
         hints_BCHW = torch.from_numpy(hint_images(np.stack(masks_BHW))) if stage.has_hints else None
         images = sample(
             pipeline,
-            [wanted[number].prompts[0] for number in numbers],
+            [row.prompts[0] for row in rows],
             numbers,
             height=resolution,
             width=resolution,

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from data.durable import replacing
-from data.encode import picture_of
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
+from data.preprocessing import picture_of
 from data.splits import HELD_OUT
 from evaluation.evenly import evenly
 from evaluation.masked_images import grey
@@ -97,7 +97,8 @@ class HeldOutStatistics:
             return None
 
         def statistics(rows: Sequence[ManifestRow]) -> NDArray[np.float64]:
-            return image_statistics(np.asarray(picture_of(row, config.encode, resolution).convert("L")) for row in rows)
+            pictures = (picture_of(row, resolution, config.encode.resize) for row in rows)
+            return image_statistics(np.asarray(picture.convert("L")) for picture in pictures)
 
         scale = Scale(statistics(training))
         prompts = tuple(row.prompts[0] for row in held_out)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.encode import picture_of
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
+from data.preprocessing import picture_of
 from evaluation.generated_images import count_generated, generated_databases, read_generated
 from evaluation.reader_study.choice import choose_rows
 from evaluation.reader_study.generated import draw, stage_to_show
@@ -139,7 +139,7 @@ def _real(config: RunConfig, rows: Sequence[ManifestRow]) -> list[ShownImage]:
     resolution = resolution_of(config.model)
     return [
         ShownImage(
-            png(np.asarray(picture_of(row, config.encode, resolution).convert("L"))),
+            png(np.asarray(picture_of(row, resolution, config.encode.resize).convert("L"))),
             *("real", row.database, row.label, row.id),
         )
         for row in rows
