@@ -118,10 +118,10 @@ def _draw(
             pipeline,
             [row.prompts[0] for row in rows],
             numbers,
+            config.preview.sampling,
             height=resolution,
             width=resolution,
             hints_N3HW=hints_BCHW,
-            **config.preview.sampling.model_dump(),
         )
         for number, image, mask_HW in zip(numbers, images, masks_BHW, strict=True):
             if stage.has_hints:

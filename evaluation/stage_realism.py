@@ -148,9 +148,9 @@ def stage_realism(config: RunConfig, num_images: int, say: Callable[[str], None]
             pipeline,
             [prompts[number * len(prompts) // num_images] for number in range(num_images)],
             range(num_images),
+            config.preview.sampling,
             height=resolution,
             width=resolution,
-            **config.preview.sampling.model_dump(),
         )
         features_ND = held_out[name].scale(image_statistics(grey(images)))
         of_row[name] = Cell(key=key, **realism(features_ND, held_out[name].features_ND).model_dump())

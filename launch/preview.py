@@ -124,10 +124,10 @@ class Preview:
             self._text_NLD[numbers],
             self._empty_LD,
             [self._config.seed + number for number in numbers],
+            self._config.sampling,
             height=self._pixels,
             width=self._pixels,
             hints_N3HW=None if hints_NHW is None else torch.from_numpy(hint_images(hints_NHW)),
-            **self._config.sampling.model_dump(),
         )
         if hints_NHW is not None and subjects.real_NChw is not None:
             with torch.no_grad():

@@ -99,7 +99,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return str(model.base)
 
     def sample(
-        pipeline: str, prompts: Sequence[str], seeds: Sequence[int], *, hints_N3HW: Any, height: int, **_: Any
+        pipeline: str, prompts: Sequence[str], seeds: Sequence[int], _: Any, *, hints_N3HW: Any, height: int, width: int
     ) -> NDArray[np.uint8]:
         calls.append({"model": pipeline, "prompts": prompts, "seeds": list(seeds), "hints": hints_N3HW})
         rng = np.random.default_rng(seeds[0])
