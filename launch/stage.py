@@ -13,7 +13,7 @@ from data.shards import ShardSet
 from distributed.checkpoint import Found, find_checkpoint, labelled_checkpoint, restore_older
 from distributed.checkpoint_state import load_checkpoint
 from distributed.checkpoint_writer import CheckpointWriter
-from distributed.ema import ShardedEma
+from distributed.ema import ShardedEma, average_length
 from distributed.engine import Engine
 from distributed.memory import measured_bytes
 from distributed.optimizer import learning_rate
@@ -319,7 +319,7 @@ class Stage:
     def _record_length(self, name: str, mean: float) -> None:
         """Record the loss of one average, by its name in checkpoints (`ema@0.1`)."""
         if self.tracker:
-            length = name.removeprefix("ema")
+            length = f"@{average_length(name):g}"
             self.tracker.scalars(self.step, {f"validation/loss{length}": mean})
             self._say(f"step {self.step}, validation loss{length} {mean:.4f}")
 
