@@ -91,7 +91,7 @@ def manifest(
 
 
 def sampling_defaults(record: Mapping[str, Any], schedule: NoiseSchedule) -> dict[str, Any]:
-    """Return how images are drawn where a user does not say: as the run's own previews were."""
+    """Return how images are drawn where a user does not say: as in its own run."""
     known: Mapping[str, Any] = record.get("sampling") or {}
     rescale = {"guidance_rescale": 0.7} if schedule.has_zero_terminal_snr else {}
     return {key: (known or rescale).get(key, value) for key, value in DEFAULT_SAMPLING.items()}
