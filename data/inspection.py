@@ -1,7 +1,6 @@
 """Every image of every database, read once: what cannot be used is named, the rest is hashed and looked at."""
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.databases import AnyDatabase, Row
-from data.databases.base import FolderDatabase
+from data.databases.base import DATABASE_NAME, FolderDatabase
 from data.errors import DataError
 from data.images import BINARY, decode, mask_values
 from data.manifest import ManifestRow
@@ -89,7 +88,7 @@ def _all_rows(databases: Mapping[str, AnyDatabase], workspace: Path) -> Iterator
         if isinstance(database, FolderDatabase):  # all of them, before hours go by with the first
             database.check_layout()
     for name, database in databases.items():
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        if not DATABASE_NAME.fullmatch(name):
             raise DataError(f"a database is named {name!r}, needed letters, digits, - and _: it names a folder")
         for row in database.rows(workspace / name):
             id_ = f"{name}/{row.id}"

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from data.augment import AugmentConfig
 from data.databases import AnyDatabase, UserPath
+from data.databases.base import DATABASE_NAME
 from data.encode import EncodeConfig
 from data.loader import LoaderConfig
 from data.prepare import PrepareConfig
@@ -54,8 +55,11 @@ class RunConfig(BaseModel):
     @classmethod
     def _names_are_folders(cls, databases: dict[str, Any]) -> dict[str, Any]:
         for name in databases:
-            if not name.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"database name {name!r} names folders: use letters, digits, '_' and '-'")
+            if not DATABASE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"database name {name!r} names folders: use letters of a to z, digits, '_' and '-', and begin with"
+                    " a letter or digit"
+                )
         return databases
 
     @property
