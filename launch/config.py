@@ -22,6 +22,9 @@ from models.base import ModelConfig
 from models.objective import ObjectiveConfig
 from models.record import read_record
 
+MANIFEST_FILE = "manifest.parquet"
+CHECKPOINTS = "checkpoints"
+
 
 class RunConfig(BaseModel):
     """A run: databases, a base model, and the stages that train it."""
@@ -65,7 +68,7 @@ class RunConfig(BaseModel):
     @property
     def manifest_path(self) -> Path:
         """The table of all images and their splits."""
-        return self.run / "manifest.parquet"
+        return self.run / MANIFEST_FILE
 
     @property
     def quality_report(self) -> Path:
@@ -135,6 +138,10 @@ class RunConfig(BaseModel):
     def stage_path(self, stage: StageConfig) -> Path:
         """The folder of one stage: its checkpoints, its log and its final model."""
         return self.run / "stages" / stage.name
+
+    def stage_checkpoints(self, stage: StageConfig) -> Path:
+        """The folder of one stage's checkpoints."""
+        return self.stage_path(stage) / CHECKPOINTS
 
     def stage_model(self, stage: StageConfig) -> Path:
         """The diffusers folder that a finished stage leaves."""

@@ -89,7 +89,7 @@ class Stage:
         self.held_out = HeldOut(config, schedule, shards, self.slicing, self.engine.device, with_hints=stage.has_hints)
         subjects = subjects_of(config, stage, shards)
         self.preview = Preview(config, schedule, shards, self.engine, self.denoiser, subjects)
-        self.checkpoints = config.stage_path(stage) / "checkpoints"
+        self.checkpoints = config.stage_checkpoints(stage)
         self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
         self.validation_losses: dict[int, float] = {}
         self.step = self.num_bad_steps = 0
