@@ -72,9 +72,9 @@ def encode(
         if nproc is not None and nproc > 1:
             sys.exit(run_ranks(["-m", "launch.encode_process", *arguments], nproc))
         if world_size_of_launcher() and nproc is None:
-            from launch.encode_process import main as run_part
+            from launch.encode_process import main as encode_and_exit
 
-            run_part(arguments)
+            encode_and_exit(arguments)
         from launch.prepare import encode_databases
 
         print(encode_databases(settings, own, num_parts))
@@ -91,14 +91,14 @@ def train(
     """Train all stages, each going on where it stopped."""
     with one_line_errors():
         from launch.config import load_config
-        from launch.rank_process import main as run_rank
+        from launch.rank_process import main as train_and_exit
         from launch.spawn import run_ranks, world_size_of_launcher
 
         arguments = [str(config), *(overrides or ())]
         settings = load_config(config, overrides or ())
         num_started = world_size_of_launcher()
         if num_started and nproc is None and not dry_run:
-            run_rank(arguments)
+            train_and_exit(arguments)
         import torch
 
         from distributed.rank import free_port, rank_variables
@@ -118,7 +118,7 @@ def train(
             sys.exit(run_ranks(["-m", "launch.rank_process", *arguments], nproc))
         # A single rank is this process, which has imported most of what training needs.
         os.environ.update(rank_variables(0, 1, "127.0.0.1", free_port()))
-        run_rank(arguments)
+        train_and_exit(arguments)
 
 
 def submit(
