@@ -93,7 +93,7 @@ def _all_rows(databases: Mapping[str, AnyDatabase], workspace: Path) -> Iterator
         for row in database.rows(workspace / name):
             id_ = f"{name}/{row.id}"
             if id_ in images:
-                raise DataError(f"{id_} comes twice: {images[id_]} and {row.image}; needed one id an image")
+                raise DataError(f"{id_} comes twice: {images[id_]} and {row.image}; needed one id per image")
             images[id_] = row.image
             yield _Named(id_, name, database.patients or name, row)
 

@@ -332,7 +332,7 @@ def _worst(judgement: Judgement, generated: GeneratedImages, training: RealImage
 
 
 def _write_scalars(config: RunConfig, name: str, metrics: dict[str, Any], step: int) -> None:
-    """Write figures to TensorBoard, as a run of their own: one file a folder is read while it grows."""
+    """Write figures to TensorBoard, as a run of their own: one file per folder is read while it grows."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(tensorboard_folder(config) / "evaluation" / name)) as writer:

@@ -1,4 +1,4 @@
-"""What every database gives: rows of one format, one an image."""
+"""What every database gives: rows of one format, one per image."""
 
 import re
 from collections.abc import Iterator, Mapping
