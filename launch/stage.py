@@ -13,7 +13,7 @@ from data.shards import ShardSet
 from distributed.checkpoint import Found, find_checkpoint, labelled_checkpoint, restore_older
 from distributed.checkpoint_state import load_checkpoint
 from distributed.checkpoint_writer import CheckpointWriter
-from distributed.ema import ShardedEma, average_length
+from distributed.ema import SlicedEma, average_length
 from distributed.engine import Engine
 from distributed.memory import measured_bytes
 from distributed.optimizer import learning_rate
@@ -83,7 +83,7 @@ class Stage:
             accumulation_steps=self.slicing.accumulation_steps,
         )
         self.denoiser = networks.denoiser(self.engine.network)
-        self.ema = ShardedEma([group.master for group in self.engine.groups], config.ema.lengths)
+        self.ema = SlicedEma([group.master for group in self.engine.groups], config.ema.lengths)
         schedule = noise_schedule(config.model)
         self.objective = Objective(schedule, config.stage_objective(stage), self.engine.device)
         self.held_out = HeldOut(config, schedule, shards, self.slicing, self.engine.device, with_hints=stage.has_hints)
