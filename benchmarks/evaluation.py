@@ -107,7 +107,7 @@ def drawing_seconds(config: RunConfig, num_images: int) -> float:
     began_s = time.perf_counter()
     for start in range(0, num_images, 8):
         seeds = range(start, min(start + 8, num_images))
-        sample(pipeline, [PROMPT] * len(seeds), seeds, height=size, width=size, **config.preview.sampling.model_dump())
+        sample(pipeline, [PROMPT] * len(seeds), seeds, config.preview.sampling, height=size, width=size)
     return time.perf_counter() - began_s
 
 

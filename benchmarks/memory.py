@@ -88,7 +88,7 @@ def configuration(case: Case, folder: Path) -> RunConfig:
 
 def measure(case: Case, folder: Path) -> None:
     """Write the first rank's bytes by kind after two steps to FOLDER/measured.json. Collective."""
-    from distributed.ema import ShardedEma
+    from distributed.ema import SlicedEma
     from distributed.engine import Engine
     from distributed.memory import measured_bytes
     from distributed.placement import training_device, training_dtype
@@ -112,7 +112,7 @@ def measure(case: Case, folder: Path) -> None:
         micro_size=case.micro_size,
         accumulation_steps=case.accumulation_steps,
     )
-    ema = ShardedEma([group.master for group in engine.groups], config.ema.lengths)
+    ema = SlicedEma([group.master for group in engine.groups], config.ema.lengths)
     torch.manual_seed(rank.index)
     for step in (1, 2):
         for _ in range(case.accumulation_steps):

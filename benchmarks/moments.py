@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 from benchmarks.report import ReportTable, report
-from data.encode import fit
 from data.loader import posterior_sample
+from data.preprocessing import resized
 from data.simulate import PRESETS, simulate
 from models.base import ModelConfig, resolution_of
 from models.stable_diffusion import load_vae
@@ -36,7 +36,7 @@ SEED = 0
 def images(resolution: int) -> Tensor:
     """Return simulated images of every preset, [B, 3, H, W] float32 in [-1, 1]."""
     drawn = [simulate(preset, SEED, index, 256).image for preset in PRESETS for index in range(NUM_IMAGES)]
-    fitted = [np.asarray(fit(Image.fromarray(image).convert("RGB"), resolution, "pad")) for image in drawn]
+    fitted = [np.asarray(resized(Image.fromarray(image).convert("RGB"), resolution, "pad")) for image in drawn]
     return torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

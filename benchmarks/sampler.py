@@ -100,7 +100,7 @@ def _draw_with_torch(control: bool):  # type: ignore[no-untyped-def]
 
     from models.base import ModelConfig
     from models.controlnet import load_control_pipeline, load_controlnet
-    from models.sampling import sample
+    from models.sampling import SamplingConfig, sample
     from models.stable_diffusion import load_pipeline
     from sampler.threads import num_threads
 
@@ -114,7 +114,8 @@ def _draw_with_torch(control: bool):  # type: ignore[no-untyped-def]
 
     def draw(batch: int, steps: int) -> None:
         hints = torch.zeros(batch, 3, 128, 128) if control else None
-        sample(pipeline, [PROMPT] * batch, range(batch), steps=steps, guidance=5.0, hints_N3HW=hints)
+        settings = SamplingConfig(steps=steps, guidance=5.0)
+        sample(pipeline, [PROMPT] * batch, range(batch), settings, hints_N3HW=hints)
 
     return draw
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.durable import replacing
 from data.embeddings import ARRAY_FILE, write_embeddings
 from data.errors import DataError
 from data.hints import LEVELS
-from data.images import class_numbers, decode
 from data.manifest import ManifestRow
 from data.manifest_slices import ManifestSlices
+from data.preprocessing import Resize, hint_of, picture_of
 from data.shard_index import (
     CONTENTS_FILE,
     MEMBERS,
@@ -69,7 +69,7 @@ class EncodeConfig(BaseModel):
         description="Heights and widths in pixels to encode at, each into a folder of its own; a run trains on those of"
         " model.resolution. None: that of the model.",
     )
-    resize: Literal["pad", "crop", "stretch"] = Field(
+    resize: Resize = Field(
         "pad",
         description="How an image becomes square: pad (black borders; keeps the geometry, which is physical), crop "
         "(the middle), stretch. Masks go the same way.",
@@ -271,7 +271,7 @@ def _write_shard(
                 moments = _moments(batch, encoder, config, resolution)
                 shape = moments.shape[1:]
                 for row, of_row in zip(batch, moments, strict=True):
-                    hint = hint_of(row, contents.palette, config, resolution)
+                    hint = hint_of(row, contents.palette, resolution, config.resize)
                     contents_of = [_png(hint), _json(_facts(row)), _npy(of_row)]
                     members = dict(zip(MEMBERS, contents_of, strict=True))
                     key = sample_key(row.id)
@@ -321,7 +321,7 @@ def _moments(
     """Return the stored moments of images and mirror images, [B, 2, 2 C, H/8, W/8]."""
     import torch
 
-    pictures = [picture_of(row, config, resolution) for row in rows]
+    pictures = [picture_of(row, resolution, config.resize) for row in rows]
     images_BHWC = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
     images_BCHW = images_BHWC.permute(0, 3, 1, 2).float() / 127.5 - 1
     # One after the other: the batch size is the user's word on memory.
@@ -337,33 +337,6 @@ def _moments(
             )
     # NumPy has no bfloat16: its bits are stored.
     return (both.view(torch.uint16) if both.dtype == torch.bfloat16 else both).numpy()
-
-
-def picture_of(row: ManifestRow, config: EncodeConfig, resolution: int) -> Image.Image:
-    """Return the image at training resolution, RGB. Raises: DataError if its file is gone, or another one."""
-    return fit(decode(row.image, row.sha256)[0].crop(row.crop).convert("RGB"), resolution, config.resize)
-
-
-def hint_of(row: ManifestRow, palette: Sequence[str], config: EncodeConfig, resolution: int) -> Image.Image:
-    """Return the mask at training resolution as class numbers; background where the database has no mask."""
-    if not row.masks:
-        return Image.new("L", (resolution, resolution))
-    masks = [decode(path, sha256)[0] for path, sha256 in zip(row.masks, row.masks_sha256, strict=True)]
-    numbers = class_numbers(masks, row.mask_classes, palette)
-    return fit(Image.fromarray(numbers).crop(row.crop), resolution, config.resize, Image.Resampling.NEAREST)
-
-
-def fit(
-    picture: Image.Image,
-    resolution: int,
-    resize: Literal["pad", "crop", "stretch"],
-    resample: Image.Resampling = Image.Resampling.BICUBIC,
-) -> Image.Image:
-    """Return a picture as a square of `resolution` pixels, never turned or flipped; borders are 0."""
-    size = (resolution, resolution)
-    if resize == "pad":
-        return ImageOps.pad(picture, size, method=resample)
-    return ImageOps.fit(picture, size, method=resample) if resize == "crop" else picture.resize(size, resample)
 
 
 def _png(hint: Image.Image) -> bytes:

@@ -1,7 +1,6 @@
 """Every image of every database, read once: what cannot be used is named, the rest is hashed and looked at."""
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data.databases import AnyDatabase, Row
-from data.databases.base import FolderDatabase
+from data.databases.base import DATABASE_NAME, FolderDatabase
 from data.errors import DataError
 from data.images import BINARY, decode, mask_values
 from data.manifest import ManifestRow
@@ -108,12 +107,12 @@ def _all_rows(databases: Mapping[str, AnyDatabase], workspace: Path) -> Iterator
         if isinstance(database, FolderDatabase):  # all of them, before hours go by with the first
             database.check_layout()
     for name, database in databases.items():
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        if not DATABASE_NAME.fullmatch(name):
             raise DataError(f"a database is named {name!r}, needed letters, digits, - and _: it names a folder")
         for row in database.rows(workspace / name):
             id_ = f"{name}/{row.id}"
             if id_ in images:
-                raise DataError(f"{id_} comes twice: {images[id_]} and {row.image}; needed one id an image")
+                raise DataError(f"{id_} comes twice: {images[id_]} and {row.image}; needed one id per image")
             images[id_] = row.image
             yield _Named(id_, name, database.patients or name, row)
 

@@ -116,7 +116,7 @@ class Loader:
         return read_ahead(self.batch(self._slicing.positions(step, m)) for step in steps for m in micro_batches)
 
     def batch(self, positions: Sequence[int]) -> Batch:
-        """Return the samples at `positions` of the run."""
+        """Return the samples at `positions` of the stage."""
         filling = _Filling(self._shards, len(positions), self._with_hints)
         # Each for the whole batch, while its code and tables are in the caches: 8 % faster than a sample at a time.
         entries = [self._entry(position) for position in positions]
@@ -149,7 +149,7 @@ def validation_batches(
     with_hints: bool = False,
     split: str = "validation",
 ) -> Iterator[Batch]:
-    """Yield this rank's share of a database's held-out samples at fixed timesteps and noise, unflipped, undropped.
+    """Yield this rank's share of a database's held-out samples at fixed timesteps and noise, unflipped, with captions.
 
     num_samples: the first so many entries of the split. Every sample is taken at `timesteps_per_sample`
     evenly spaced quantiles, shifted from sample to sample by the golden ratio. The last batch may be smaller.
@@ -189,7 +189,7 @@ class _Filling:
         self._is_repeat: list[bool] = []
 
     def draw(self, seed: int, stream: Stream, place: int, position: int) -> Draws:
-        """Return the draws of the sample at `position` of the run, the noise at its `place` in the batch."""
+        """Return the draws of the sample at `position`, the noise at its `place` in the batch."""
         return draw(seed, stream, position, self._shards.latent_shape, noise=self._noise_BChw[place])
 
     def add(

@@ -1,4 +1,4 @@
-"""The manifest: a row an image over all databases, with hashes, flags and splits, in one Parquet file."""
+"""The manifest: one row per image over all databases, with hashes, flags and splits, in one Parquet file."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which sample stands at which position of the run: a pure function, so that no loader has a state to save.
+"""Which sample stands at which position of a stage: a pure function, so that no loader has a state to save.
 
 Positions count samples from the beginning of a stage. Those of global step k are k * global_size up to
 (k + 1) * global_size, whatever the number of ranks, the micro batch and the resumes on the way.

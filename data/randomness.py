@@ -1,4 +1,4 @@
-"""Everything random about a sample, drawn from its position in the run: the same for any ranks and micro batch."""
+"""Everything random about a sample, drawn from its position in a stage: the same for any ranks and micro batch."""
 
 import math
 from enum import IntEnum

@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple, get_args
 from data.errors import DataError
 
 Split = Literal["train", "validation", "test"]
+# Those that no model is trained on.
+HELD_OUT: tuple[Split, ...] = ("validation", "test")
 # Other databases' names of the splits.
 SYNONYMS = {"val": "validation", "valid": "validation", "training": "train", "testing": "test"}
 # Who shares a patient with a held-out image is held out too.

@@ -1,1 +1,1 @@
-"""The engine: ZeRO, 8-bit optimizers, sharded averages, checkpoints, agreed stops."""
+"""The engine: ZeRO, 8-bit optimizers, sliced averages, checkpoints, agreed stops."""

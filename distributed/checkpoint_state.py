@@ -12,7 +12,7 @@ from distributed.layout import GroupLayout
 from distributed.slice_file import DTYPE_NAMES
 from distributed.stored_state import StoredState, slices_key
 
-# An average's slices, one a group, by the average's name.
+# An average's slices, one per group, by the average's name.
 Averages = Mapping[str, Sequence[Tensor]]
 
 

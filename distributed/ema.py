@@ -21,7 +21,7 @@ def power_function_exponent(length: float) -> float:
     return float(roots.real.max())
 
 
-class ShardedEma:
+class SlicedEma:
     """Power-function averages of this rank's slices of the master weights, one for each length.
 
     They need no warm-up: the first steps leave them as the window, a fraction of the training so far, moves on.

@@ -39,7 +39,7 @@ class Engine:
     ) -> None:
         """Take over `module`, which is in `training_dtype(precision)`; collective.
 
-        micro_size: samples a rank and micro batch; accumulation_steps: micro batches an optimizer step.
+        micro_size: samples per rank and micro batch; accumulation_steps: micro batches per optimizer step.
         Raises: EngineError for settings that do not go together.
         """
         self.rank = rank
@@ -115,7 +115,7 @@ class Engine:
         self._state.send([group.master.data for group in self.groups])
 
     def gather(self, slices: Sequence[Tensor]) -> dict[str, Tensor] | None:
-        """Return the trained parameters that `slices` (one a group) make up, by name, float32 on the first rank's CPU.
+        """Return the trained parameters that `slices` (one per group) make up by name, float32 on the first rank's CPU.
 
         Other ranks get None. Collective; one group at a time is on the device.
         """
@@ -142,7 +142,7 @@ class Engine:
 
     @contextmanager
     def weights_from(self, slices: Sequence[Tensor]) -> Iterator[nn.Module]:
-        """Lend the module with the weights of `slices` (one a group) in place of the master's. Collective.
+        """Lend the module with the weights of `slices` (one per group) in place of the master's. Collective.
 
         Where the weights are their own master it keeps a copy of them meanwhile, as large as a step's gradients.
         """

@@ -8,7 +8,7 @@ from torch import nn
 
 from distributed.blockwise import CPU_CHUNK_ELEMENTS, GPU_CHUNK_ELEMENTS, STOCHASTIC_CHUNK_BYTES
 from distributed.config import OptimizerConfig, ZeroConfig
-from distributed.ema import ShardedEma
+from distributed.ema import SlicedEma
 from distributed.engine import Engine
 from distributed.layout import QUANTISATION_BLOCK, GroupLayout, each_layout, whole_layout
 from distributed.optimizer import bucket_elements, parameter_groups
@@ -92,7 +92,7 @@ def predicted_bytes(
     return kinds
 
 
-def measured_bytes(engine: Engine, ema: ShardedEma) -> dict[str, int]:
+def measured_bytes(engine: Engine, ema: SlicedEma) -> dict[str, int]:
     """Return the bytes that each kind holds on this rank, and the process's peak.
 
     Keys: those of `Engine.state_bytes`, ema, and peak (on CUDA: most allocated on the device; on CPU: most resident).

@@ -31,7 +31,7 @@ def training_device(rank: Rank) -> torch.device:
     if rank.local_index >= torch.cuda.device_count():
         raise EngineError(
             f"rank {rank.index} is number {rank.local_index} of its node, which shows {torch.cuda.device_count()} GPUs:"
-            " start as many ranks a node as it has GPUs, with srun's --gpu-bind=none so that each rank sees them all"
+            " start as many ranks per node as it has GPUs, with srun's --gpu-bind=none so that each rank sees them all"
         )
     torch.cuda.set_device(rank.local_index)
     return torch.device("cuda", rank.local_index)

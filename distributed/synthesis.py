@@ -22,7 +22,7 @@ RIDGE = 1e-8
 class Profile:
     """How much the weights of each time tau count in the average of `length` after optimizer step `step`.
 
-    p(tau) = (gamma + 1) tau^gamma / step^(gamma + 1) for tau in (0, step], 0 after it; its integral is 1. ShardedEma
+    p(tau) = (gamma + 1) tau^gamma / step^(gamma + 1) for tau in (0, step], 0 after it; its integral is 1. SlicedEma
     gives the weights after step s the integral of it from s - 1 to s. Source: equation 2 of the paper.
     """
 

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from data.encode import EncodeConfig, fit
+from data.encode import EncodeConfig
 from data.errors import DataError
+from data.preprocessing import resized
 
 LABELS_FILE = "labels.csv"
 COLUMNS = ("file", "label", "database", "prompt", "seed", "mask")
@@ -94,7 +95,7 @@ def read_generated(
     images, masks = [], []
     for row in rows:
         picture = _opened(folder, row["file"]).convert("L")
-        images.append(np.asarray(fit(picture, resolution, config.resize)))
+        images.append(np.asarray(resized(picture, resolution, config.resize)))
         masks.append(_mask(folder, row["mask"], config, resolution, palette) if row["mask"] else None)
     return GeneratedImages(
         np.stack(images),
@@ -149,4 +150,4 @@ def _mask(
             f"{folder / name} has the class number {numbers_HW.max()}, needed those of the manifest ({known}): write"
             " masks as `sample` does, or leave them out of labels.csv"
         )
-    return np.asarray(fit(Image.fromarray(numbers_HW), resolution, config.resize, Image.Resampling.NEAREST))
+    return np.asarray(resized(Image.fromarray(numbers_HW), resolution, config.resize, Image.Resampling.NEAREST))

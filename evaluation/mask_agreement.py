@@ -170,7 +170,7 @@ def _over(
     statistic: Callable[[NDArray[np.float64]], Any],
     seed: int,
 ) -> Interval:
-    """Return a statistic of values, one an image, with its interval over patients."""
+    """Return a statistic of values, one per image, with its interval over patients."""
     return bootstrap(lambda places: float(statistic(values_N[places])), [clusters], seed)
 
 

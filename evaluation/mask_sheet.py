@@ -38,7 +38,7 @@ def mask_sheet(
     """Return a sheet of three rows: masks, generated images, those with what was found in them.
 
     generated: a column each, with the masks they were drawn from. predicted_NHW: the segmenter's class numbers of them.
-    captions: one a column, a line each. Colours are those of the hints that `encode` writes.
+    captions: one per column, a line each. Colours are those of the hints that `encode` writes.
     """
     num, height, width = generated.images_NHW.shape
     scale = max(1, math.ceil(MIN_SIDE / max(height, width)))

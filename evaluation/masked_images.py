@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.encode import EncodeConfig, hint_of, picture_of
+from data.encode import EncodeConfig
 from data.errors import DataError
 from data.manifest import ManifestRow
+from data.preprocessing import hint_of, picture_of
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def read_rows(
     palette: the manifest's. Raises: DataError if a file is not as it was.
     """
     return MaskedImages(
-        np.stack([np.asarray(picture_of(row, config, resolution).convert("L")) for row in rows]),
-        np.stack([np.asarray(hint_of(row, palette, config, resolution)) for row in rows]),
+        np.stack([np.asarray(picture_of(row, resolution, config.resize).convert("L")) for row in rows]),
+        np.stack([np.asarray(hint_of(row, palette, resolution, config.resize)) for row in rows]),
         tuple(row.id for row in rows),
         tuple(row.cluster for row in rows),
     )

@@ -9,12 +9,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from data.encode import EncodeConfig, picture_of
+from data.encode import EncodeConfig
 from data.manifest import ManifestRow
+from data.preprocessing import picture_of
 from evaluation.evenly import evenly
-
-# Splits that no model is trained on.
-HELD_OUT = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class RealImages:
         chosen = [rows[place] for place in evenly(len(rows) if max_images is None else max_images, len(rows))]
         found = np.empty((len(chosen), resolution, resolution), np.uint8)
         for place, row in enumerate(chosen):
-            found[place] = np.asarray(picture_of(row, config, resolution).convert("L"))
+            found[place] = np.asarray(picture_of(row, resolution, config.resize).convert("L"))
         return cls(found, tuple(chosen))
 
     def where(self, wanted: Callable[[ManifestRow], bool]) -> Self:

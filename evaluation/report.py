@@ -18,6 +18,7 @@ import torch
 from data.durable import replacing
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
+from data.splits import HELD_OUT
 from evaluation.classifier import ClassifierConfig
 from evaluation.evenly import evenly
 from evaluation.features import torchscript_features
@@ -25,16 +26,17 @@ from evaluation.generated_images import ALL, GeneratedImages, count_generated, r
 from evaluation.judgement import Judgement, judge
 from evaluation.mask_judgement import MaskJudgement, judge_masks
 from evaluation.measures import MEASURES
-from evaluation.real_images import HELD_OUT, RealImages
+from evaluation.real_images import RealImages
 from evaluation.realism import MIN_CLUSTERS
 from evaluation.reconstruction import reconstructed
 from evaluation.report_figures import Figure, figures, limits
 from evaluation.report_page import NUM_WORST, REPORT_FILE, write_page
 from evaluation.segmenter import SegmenterConfig
-from evaluation.stage_images import FOLDER, FOLDERS, draw_stage, learnt_databases, stage_to_draw
+from evaluation.stage_images import FOLDER, FOLDERS, draw_stage, stage_to_draw
 from evaluation.verdicts import Verdict, of_copies, of_distance, of_labels, of_mask, of_unseen_mask
 from launch.config import RunConfig
 from launch.run_steps import steps_before, steps_taken
+from launch.stage_config import StageConfig
 from launch.tracking import tensorboard_folder
 from models.base import resolution_of
 from models.record import record_sha256
@@ -112,29 +114,15 @@ def evaluate_run(
     if of_features is not None:
         of_features.of(np.zeros((1, resolution, resolution), np.uint8))  # hours of drawing may lie before the first
     stage = stage_to_draw(config, stage_name) if images is None else None
-    databases = list(config.databases) if stage is None else learnt_databases(config, stage)
+    databases = list(config.databases) if stage is None else config.databases_seen(stage)
     training, held_out = (
         [row for row in manifest.rows if row.database in databases and row.split in splits]
         for splits in (("train",), HELD_OUT)
     )
     # A folder's images may be of no database that is known, and are compared with all together.
     _refuse_too_few(databases, training, held_out, are_together=stage is None)
-    if stage is not None:
-        name = stage.name
-        step = steps_before(config, stage) + steps_taken(config, stage)
-        num_images = num_images or NUM_DRAWN
-        folder = draw_stage(config, stage, num_images, say)
-        places = list(range(num_images))
-        subject = f"{num_images} images of stage {name}"
-    else:
-        assert images is not None
-        name, folder = f"{FOLDERS}/{images.resolve().name}", images
-        step = sum(steps_taken(config, stage) for stage in config.stages)
-        count = count_generated(folder)
-        places = evenly(num_images or count, count)
-        of_all = "" if len(places) == count else f" of {count}"
-        subject = f"{len(places)}{of_all} images of the folder {images.resolve().name}"
-    generated = read_generated(folder, config.encode, resolution, places, manifest.palette)
+    subject = _subject_of(config, stage, images, num_images, say)
+    generated = read_generated(subject.folder, config.encode, resolution, subject.places, manifest.palette)
     generated = generated.among(sorted({row.database for row in held_out}))
     # Of what was not drawn nothing is said, nor is anything compared with it.
     undrawn = (
@@ -168,33 +156,52 @@ def evaluate_run(
         say=say,
     )
     judgement = replace(judgement, left_out={**judgement.left_out, **undrawn})
-    out = config.run / FOLDER / name
-    verdicts = _verdicts(judgement, masks)
-    metrics = _metrics(name, generated, judgement, masks, verdicts)
-    without_patients = sorted({row.database for row in held_out if row.patient is None})
-    metrics["without_patients"] = without_patients
-    metrics["model_sha256"] = record_sha256(config.stage_model(stage)) if stage else None
-    metrics["memorisation"]["worst"] = _worst(judgement, generated, real_training)
-    with replacing(out / METRICS_FILE) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    for of in masks:
-        with replacing(out / sheet_file(of.database)) as temporary:
-            of.sheet.save(temporary, format="PNG", optimize=True)
-    _write_scalars(config, name, metrics, step)
-    are_simulated = {"simulated" in row.flags for row in [*training, *held_out]}
-    write_page(
-        out / REPORT_FILE,
-        subject,
-        generated,
-        real_training,
-        real_held_out,
-        judgement,
-        masks,
-        verdicts,
-        are_simulated,
-        without_patients,
+    model_sha256 = record_sha256(config.stage_model(stage)) if stage else None
+    return _write_report(config, subject, generated, real_training, real_held_out, judgement, masks, model_sha256)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """Images to judge: those of `folder` at `places`, in words `title`.
+
+    name: of the folder within RUN/evaluation that the report goes to. step: of the run, for TensorBoard.
+    """
+
+    name: str
+    folder: Path
+    places: Sequence[int]
+    step: int
+    title: str
+
+
+def _subject_of(
+    config: RunConfig,
+    stage: StageConfig | None,
+    images: Path | None,
+    num_images: int | None,
+    say: Callable[[str], None],
+) -> _Subject:
+    """Return the images of a folder or, where a stage is given, those that it draws here; see `evaluate_run`."""
+    if stage is not None:
+        count = num_images or NUM_DRAWN
+        return _Subject(
+            name=stage.name,
+            folder=draw_stage(config, stage, count, say),
+            places=range(count),
+            step=steps_before(config, stage) + steps_taken(config, stage),
+            title=f"{count} images of stage {stage.name}",
+        )
+    assert images is not None
+    count, name = count_generated(images), images.resolve().name
+    places = evenly(num_images or count, count)
+    of_all = "" if len(places) == count else f" of {count}"
+    return _Subject(
+        name=f"{FOLDERS}/{name}",
+        folder=images,
+        places=places,
+        step=sum(steps_taken(config, each) for each in config.stages),
+        title=f"{len(places)}{of_all} images of the folder {name}",
     )
-    return Report(out / REPORT_FILE, out / METRICS_FILE, len(generated), verdicts)
 
 
 def _refuse_too_few(
@@ -211,6 +218,51 @@ def _refuse_too_few(
             f"{', '.join(databases)} have {len(training)} training images and {num_patients} held-out patients at most,"
             f" needed some and {MIN_CLUSTERS}: give prepare.test_fraction a share and prepare in another folder"
         )
+
+
+def _write_report(
+    config: RunConfig,
+    subject: _Subject,
+    generated: GeneratedImages,
+    training: RealImages,
+    held_out: RealImages,
+    judgement: Judgement,
+    masks: list[MaskJudgement],
+    model_sha256: str | None,
+) -> Report:
+    """Write the page, metrics.json, a sheet of the masks of each database, and TensorBoard's curves."""
+    out = config.run / FOLDER / subject.name
+    verdicts = _verdicts(judgement, masks)
+    without_patients = sorted({row.database for row in held_out.rows if row.patient is None})
+    metrics = _metrics(
+        subject.name,
+        generated,
+        judgement,
+        masks,
+        verdicts,
+        worst=_worst(judgement, generated, training),
+        without_patients=without_patients,
+        model_sha256=model_sha256,
+    )
+    with replacing(out / METRICS_FILE) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    for of in masks:
+        with replacing(out / sheet_file(of.database)) as temporary:
+            of.sheet.save(temporary, format="PNG", optimize=True)
+    _write_scalars(config, subject.name, metrics, subject.step)
+    write_page(
+        out / REPORT_FILE,
+        subject=subject.title,
+        generated=generated,
+        training=training,
+        held_out=held_out,
+        judgement=judgement,
+        masks=masks,
+        verdicts=verdicts,
+        are_simulated={"simulated" in row.flags for row in [*training.rows, *held_out.rows]},
+        without_patients=without_patients,
+    )
+    return Report(out / REPORT_FILE, out / METRICS_FILE, len(generated), verdicts)
 
 
 def sheet_file(database: str) -> str:
@@ -239,15 +291,24 @@ def _metrics(
     judgement: Judgement,
     masks: list[MaskJudgement],
     verdicts: dict[str, Verdict],
+    *,
+    worst: list[dict[str, Any]],
+    without_patients: list[str],
+    model_sha256: str | None,
 ) -> dict[str, Any]:
+    """Return what metrics.json holds. worst: images that look like copies. model_sha256: None of a folder's images."""
+    found = judgement.to_json()
     return {
         "version": VERSION,
         "of": name,
         "num_images": len(generated),
         "verdicts": {of: verdict.model_dump() for of, verdict in verdicts.items()},
         "measures": {name: measure.to_json() for name, measure in MEASURES.items()},
-        **judgement.to_json(),
+        **found,
+        "memorisation": {**found["memorisation"], "worst": worst},
         "masks": {each.database: each.agreement.to_json() for each in masks},
+        "without_patients": without_patients,
+        "model_sha256": model_sha256,
     }
 
 
@@ -271,7 +332,7 @@ def _worst(judgement: Judgement, generated: GeneratedImages, training: RealImage
 
 
 def _write_scalars(config: RunConfig, name: str, metrics: dict[str, Any], step: int) -> None:
-    """Write figures to TensorBoard, as a run of their own: one file a folder is read while it grows."""
+    """Write figures to TensorBoard, as a run of their own: one file per folder is read while it grows."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(tensorboard_folder(config) / "evaluation" / name)) as writer:

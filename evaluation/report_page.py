@@ -32,6 +32,7 @@ NUM_WORST = 20
 
 def write_page(
     path: Path,
+    *,
     subject: str,
     generated: GeneratedImages,
     training: RealImages,

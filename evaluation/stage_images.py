@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 from data.durable import replacing
-from data.encode import hint_of
 from data.errors import DataError
 from data.hints import LEVELS, hint_images
 from data.manifest import Manifest, ManifestRow
+from data.preprocessing import hint_of
+from data.splits import HELD_OUT
 from evaluation.generated_images import COLUMNS, LABELS_FILE
-from evaluation.real_images import HELD_OUT
 from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.stage_config import StageConfig
@@ -49,14 +49,6 @@ def stage_to_draw(config: RunConfig, name: str | None) -> StageConfig:
     return drawing[-1]
 
 
-def learnt_databases(config: RunConfig, stage: StageConfig) -> list[str]:
-    """Return the databases that a stage's model has seen, in this stage or those that it goes on from."""
-    seen = set(stage.trained_on)
-    for earlier, _ in config.starts_of(stage):
-        seen.update(learnt_databases(config, earlier))
-    return [name for name in config.databases if name in seen]
-
-
 def draw_stage(config: RunConfig, stage: StageConfig, num_images: int, say: Callable[[str], None] = print) -> Path:
     """Draw what is missing of a stage's first `num_images` images and return their folder, which has a labels.csv.
 
@@ -64,7 +56,7 @@ def draw_stage(config: RunConfig, stage: StageConfig, num_images: int, say: Call
     `num_images`; of a ControlNet's stage, of its mask, too. Images of another model or other settings are removed.
     """
     manifest = Manifest.read(config.manifest_path)
-    databases = learnt_databases(config, stage)
+    databases = config.databases_seen(stage)
     rows = [
         row
         for row in manifest.rows
@@ -119,16 +111,17 @@ def _draw(
     tell_every = max(AT_ONCE, len(missing) // 10 // AT_ONCE * AT_ONCE)
     for start in range(0, len(missing), AT_ONCE):
         numbers = missing[start : start + AT_ONCE]
-        masks_BHW = [np.asarray(hint_of(wanted[number], palette, config.encode, resolution)) for number in numbers]
+        rows = [wanted[number] for number in numbers]
+        masks_BHW = [np.asarray(hint_of(row, palette, resolution, config.encode.resize)) for row in rows]
         hints_BCHW = torch.from_numpy(hint_images(np.stack(masks_BHW))) if stage.has_hints else None
         images = sample(
             pipeline,
-            [wanted[number].prompts[0] for number in numbers],
+            [row.prompts[0] for row in rows],
             numbers,
+            config.preview.sampling,
             height=resolution,
             width=resolution,
             hints_N3HW=hints_BCHW,
-            **config.preview.sampling.model_dump(),
         )
         for number, image, mask_HW in zip(numbers, images, masks_BHW, strict=True):
             if stage.has_hints:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from data.durable import replacing
-from data.encode import picture_of
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
+from data.preprocessing import picture_of
+from data.splits import HELD_OUT
 from evaluation.evenly import evenly
 from evaluation.masked_images import grey
-from evaluation.real_images import HELD_OUT
 from evaluation.realism import MIN_CLUSTERS, Realism, Scale, real_against_real, realism
 from evaluation.ultrasound_statistics import STATISTICS, image_statistics
 from launch.config import RunConfig
@@ -74,7 +74,7 @@ class RealismMatrix(BaseModel):
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutStatistics:
     """The held-out images of a database, [N, D]; drawn ones are brought to the same `scale`.
 
     prompts: one of each image. digest: of the images, those that the scale is of, and how they were read.
@@ -87,7 +87,7 @@ class HeldOut:
     digest: str
 
     @classmethod
-    def read(cls, config: RunConfig, rows: Sequence[ManifestRow], resolution: int) -> "HeldOut | None":
+    def read(cls, config: RunConfig, rows: Sequence[ManifestRow], resolution: int) -> "HeldOutStatistics | None":
         """Return those of a database's rows at a resolution in pixels; None where there are too few patients."""
         held_out, training = (
             _spread([row for row in rows if row.split in splits], MAX_REAL_IMAGES) for splits in (HELD_OUT, ("train",))
@@ -97,7 +97,8 @@ class HeldOut:
             return None
 
         def statistics(rows: Sequence[ManifestRow]) -> NDArray[np.float64]:
-            return image_statistics(np.asarray(picture_of(row, config.encode, resolution).convert("L")) for row in rows)
+            pictures = (picture_of(row, resolution, config.encode.resize) for row in rows)
+            return image_statistics(np.asarray(picture.convert("L")) for picture in pictures)
 
         scale = Scale(statistics(training))
         prompts = tuple(row.prompts[0] for row in held_out)
@@ -147,9 +148,9 @@ def stage_realism(config: RunConfig, num_images: int, say: Callable[[str], None]
             pipeline,
             [prompts[number * len(prompts) // num_images] for number in range(num_images)],
             range(num_images),
+            config.preview.sampling,
             height=resolution,
             width=resolution,
-            **config.preview.sampling.model_dump(),
         )
         features_ND = held_out[name].scale(image_statistics(grey(images)))
         of_row[name] = Cell(key=key, **realism(features_ND, held_out[name].features_ND).model_dump())
@@ -158,11 +159,11 @@ def stage_realism(config: RunConfig, num_images: int, say: Callable[[str], None]
     return matrix()
 
 
-def _read_held_out(config: RunConfig, resolution: int) -> dict[str, HeldOut]:
+def _read_held_out(config: RunConfig, resolution: int) -> dict[str, HeldOutStatistics]:
     rows = Manifest.read(config.manifest_path).rows
     found = {}
     for name in config.databases:
-        held_out = HeldOut.read(config, [row for row in rows if row.database == name], resolution)
+        held_out = HeldOutStatistics.read(config, [row for row in rows if row.database == name], resolution)
         if held_out is None:
             warnings.warn(
                 f"{name} is left out: needed {MIN_CLUSTERS} held-out patients and training images",

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from data.augment import AugmentConfig
 from data.databases import AnyDatabase, UserPath
+from data.databases.base import DATABASE_NAME
 from data.encode import EncodeConfig
 from data.loader import LoaderConfig
 from data.prepare import PrepareConfig
@@ -20,6 +21,9 @@ from launch.stage_config import StageConfig
 from models.base import ModelConfig
 from models.objective import ObjectiveConfig
 from models.record import read_record
+
+MANIFEST_FILE = "manifest.parquet"
+CHECKPOINTS = "checkpoints"
 
 
 class RunConfig(BaseModel):
@@ -54,14 +58,17 @@ class RunConfig(BaseModel):
     @classmethod
     def _names_are_folders(cls, databases: dict[str, Any]) -> dict[str, Any]:
         for name in databases:
-            if not name.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"database name {name!r} names folders: use letters, digits, '_' and '-'")
+            if not DATABASE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"database name {name!r} names folders: use letters of a to z, digits, '_' and '-', and begin with"
+                    " a letter or digit"
+                )
         return databases
 
     @property
     def manifest_path(self) -> Path:
         """The table of all images and their splits."""
-        return self.run / "manifest.parquet"
+        return self.run / MANIFEST_FILE
 
     @property
     def quality_report(self) -> Path:
@@ -104,6 +111,19 @@ class RunConfig(BaseModel):
         by_name = {earlier.name: earlier for earlier in self.stages[:number]}
         return [(by_name[name], weight / total) for name, weight in weights.items() if name in by_name]
 
+    def stages_behind(self, stage: StageConfig) -> list[StageConfig]:
+        """The stages that a stage's model went through, in the run's order; it is the last of them."""
+        names = {stage.name}
+        for later in reversed(self.stages):
+            if later.name in names:
+                names.update(start.name for start, _ in self.starts_of(later))
+        return [each for each in self.stages if each.name in names]
+
+    def databases_seen(self, stage: StageConfig) -> list[str]:
+        """The databases that a stage's model was trained on, in this stage or in one that it goes on from."""
+        seen = {name for each in self.stages_behind(stage) for name in each.trained_on}
+        return [name for name in self.databases if name in seen]
+
     def stage_base(self, stage: StageConfig) -> ModelConfig:
         """The model that a stage starts from."""
         if not self.starts_of(stage):
@@ -118,6 +138,10 @@ class RunConfig(BaseModel):
     def stage_path(self, stage: StageConfig) -> Path:
         """The folder of one stage: its checkpoints, its log and its final model."""
         return self.run / "stages" / stage.name
+
+    def stage_checkpoints(self, stage: StageConfig) -> Path:
+        """The folder of one stage's checkpoints."""
+        return self.stage_path(stage) / CHECKPOINTS
 
     def stage_model(self, stage: StageConfig) -> Path:
         """The diffusers folder that a finished stage leaves."""

@@ -64,13 +64,14 @@ def check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str:
     """Return what a stage will train, for a person. Raises: the error of whatever is wrong with it."""
     _refuse_without_masks(stage, shards)
     facts = stage_facts(config, stage, shards)
-    already: dict[str, Mapping[str, object] | None] = {
-        "model": read_record(config.stage_model(stage)),
-        "checkpoints": (newest_position(config.stage_path(stage) / "checkpoints") or {}).get("facts"),
+    model, checkpoints = config.stage_model(stage), config.stage_checkpoints(stage)
+    already: dict[Path, Mapping[str, object] | None] = {
+        model: read_record(model),
+        checkpoints: (newest_position(checkpoints) or {}).get("facts"),
     }
-    for name, found in already.items():
+    for folder, found in already.items():
         if found is not None:
-            refuse_other_facts(found, facts, config.stage_path(stage) / name)
+            refuse_other_facts(found, facts, folder)
     base = config.stage_base(stage).base
     if not config.starts_of(stage) or Path(base).is_dir():  # of an earlier stage, if that is done
         refuse_leaks(config, stage, shards, base)

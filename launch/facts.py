@@ -144,23 +144,25 @@ def refuse_other_facts(found: Mapping[str, Any], expected: Mapping[str, Any], wh
     for name, value in expected.items():
         if name in WRITTEN_LATER and name not in found:
             continue
-        if (saved := found.get(name, UNWRITTEN.get(name))) != value and name == IMAGES:
+        saved = found.get(name, UNWRITTEN.get(name))
+        if saved == value:
+            continue
+        if name == IMAGES:
             raise ConfigError(
                 f"{where} was trained on other images than the shards hold now, or with other ones held out: encode the"
                 " manifest that it had, or remove that folder, or give this run another one"
             )
-        if saved != value and name == PROMPTS:
+        if name == PROMPTS:
             raise ConfigError(
                 f"{where} was trained with other prompts, or masks of other images, than the shards hold now: encode"
                 " the manifest that it had, or remove that folder, or give this run another one"
             )
-        if saved != value and name == "base_sha256":
+        if name == "base_sha256":
             raise ConfigError(
                 f"{where} was trained from other weights than model.base has now: set it back, or remove that"
                 " folder, or give this run another one"
             )
-        if saved != value:
-            raise ConfigError(
-                f"{where} was trained with {name}={saved}, this run has {value}: set it back, or remove that folder,"
-                " or give this run another one"
-            )
+        raise ConfigError(
+            f"{where} was trained with {name}={saved}, this run has {value}: set it back, or remove that folder,"
+            " or give this run another one"
+        )

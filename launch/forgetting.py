@@ -49,7 +49,6 @@ class MatrixRow(BaseModel):
     starts: tuple[str, ...] = ()  # what it goes on from, several if that is a merge; of the base: none
     databases: tuple[str, ...] = ()
     replay: tuple[str, ...] = ()
-    seen: tuple[str, ...] = ()  # trained on in this stage or in one that it goes on from
     losses: dict[str, float]
 
     @property
@@ -193,17 +192,11 @@ def read_matrix(config: RunConfig) -> ForgettingMatrix:
                     starts=tuple(start.name for start, _ in config.starts_of(stage)) or (BASE,),
                     databases=tuple(stage.databases),
                     replay=tuple(stage.replay),
-                    seen=_seen(config, stage),
                     losses=validation_losses(config, stage, record.get("steps")),
                 )
             )
     databases = [name for name in config.databases if any(name in row.losses for row in rows)]
     return ForgettingMatrix(databases=tuple(databases), rows=tuple(rows))
-
-
-def _seen(config: RunConfig, stage: StageConfig) -> tuple[str, ...]:
-    names = {*stage.trained_on, *(name for start, _ in config.starts_of(stage) for name in _seen(config, start))}
-    return tuple(name for name in config.databases if name in names)
 
 
 def _base_losses(config: RunConfig) -> dict[str, float]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from data.durable import replacing
 from data.quality.likeness import alike_to
 from data.shards import Entry, ShardSet
+from data.splits import HELD_OUT
 from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.facts import stage_parts
@@ -23,7 +24,6 @@ from launch.stage_config import StageConfig
 from models.base import locate
 
 LINEAGE_FILE = "lineage.safetensors"
-HELD_OUT = ("validation", "test")
 SIDES = ("trained", "held_out")
 
 

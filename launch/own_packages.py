@@ -25,8 +25,8 @@ def packages_of_others() -> list[Path]:
     return found
 
 
-def how_to_mend(name: str, place: str | None) -> str:
-    """Return what makes `name` mean this checkout."""
+def how_to_import_ours(place: str | None) -> str:
+    """Return what makes a name mean this checkout that opens `place` now; None: nothing."""
     if place is None:
         return f"install this checkout again, by: pip install -c constraints.txt -e {CHECKOUT}"
     if "site-packages" in place or "dist-packages" in place:
@@ -37,7 +37,7 @@ def how_to_mend(name: str, place: str | None) -> str:
 def tell_elsewhere(elsewhere: Mapping[str, str | None]) -> str:
     """Return what `packages_from_elsewhere` found and what to do, a line each."""
     lines = [
-        f"X `import {name}` opens {place or 'nothing'}, not {CHECKOUT / name}\n  -> {how_to_mend(name, place)}"
+        f"X `import {name}` opens {place or 'nothing'}, not {CHECKOUT / name}\n  -> {how_to_import_ours(place)}"
         for name, place in elsewhere.items()
     ]
     things = "1 thing" if len(lines) == 1 else f"{len(lines)} things"

@@ -25,7 +25,7 @@ def encode_databases(config: RunConfig, part: int = 0, num_parts: int = 1, proce
     """Encode the manifest into latent shards with the base model's VAE and text encoder; both leave memory after.
 
     part, num_parts: of the shards of each resolution. process: of those on this machine; it picks the GPU, and the
-    first one shows how far it is. Returns what was made, a line a resolution.
+    first one shows how far it is. Returns what was made, one line per resolution.
     """
     device = torch.device("cuda", process % torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
     encoder = load_encoder(config.model, device, torch.float32)

@@ -53,7 +53,7 @@ def masked_samples(shards: ShardSet, databases: Sequence[str]) -> list[Record]:
 
 @dataclass(frozen=True)
 class Subjects:
-    """What to draw. captions: one an image. hints_NHW: class numbers, where the network sees masks.
+    """What to draw. captions: one per image. hints_NHW: class numbers, where the network sees masks.
 
     real_NChw: the VAE's latents of the real images with these masks, not scaled.
     """
@@ -65,12 +65,12 @@ class Subjects:
 
     @classmethod
     def of_prompts(cls, prompts: list[str]) -> "Subjects":
-        """Return one image a prompt."""
+        """Return one image per prompt."""
         return cls(prompts, prompts)
 
     @classmethod
     def of_masks(cls, records: Sequence[Record], shards: ShardSet) -> "Subjects":
-        """Return one image a sample, drawn by its mask and its first prompt."""
+        """Return one image per sample, drawn by its mask and its first prompt."""
         prompts = [shards.prompts[record.prompt_index] for record in records]
         captions = [f"{number}: {prompt}" for number, prompt in enumerate(prompts)]
         if not records:
@@ -103,7 +103,7 @@ class Preview:
         self._text_NLD, self._empty_LD = self._embeddings(config, shards)
 
     def draw(self) -> dict[str, NDArray[np.uint8]]:
-        """Return one image [H, W, 3] a caption with the module's present weights; on the first rank. Collective.
+        """Return one image [H, W, 3] per caption with the module's present weights; on the first rank. Collective.
 
         Where the network sees masks, it stands between the mask and the real image as the VAE keeps it: [H, 3 W, 3].
         """
@@ -124,10 +124,10 @@ class Preview:
             self._text_NLD[numbers],
             self._empty_LD,
             [self._config.seed + number for number in numbers],
+            self._config.sampling,
             height=self._pixels,
             width=self._pixels,
             hints_N3HW=None if hints_NHW is None else torch.from_numpy(hint_images(hints_NHW)),
-            **self._config.sampling.model_dump(),
         )
         if hints_NHW is not None and subjects.real_NChw is not None:
             with torch.no_grad():

@@ -19,6 +19,7 @@ from launch.snapshot import COMMIT_FILE
 from launch.stage_config import StageConfig
 from launch.training_data import KEY as TRAINING
 from launch.training_data import Training
+from models.record import HINT_COLOURS
 
 _LIBRARIES = ("torch", "deepspeed", "bitsandbytes", "diffusers", "peft", "transformers", "webdataset", "numpy")
 
@@ -49,7 +50,7 @@ def model_record(
     if stage.early_stop:
         record["early_stop"] = stage.early_stop.model_dump()
     if stage.has_hints:
-        record["hint_colours"] = hint_colours(training.palette if training else PALETTE)
+        record[HINT_COLOURS] = hint_colours(training.palette if training else PALETTE)
     return record
 
 

@@ -40,7 +40,7 @@ class ValidationConfig(BaseModel):
 
 
 class PreviewConfig(BaseModel):
-    """The images that TensorBoard shows while training, from the averaged weights."""
+    """The images that TensorBoard shows while training, from the averaged weights, and how others are drawn."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,4 +53,8 @@ class PreviewConfig(BaseModel):
         " stage draws held-out masks by their own prompts instead.",
     )
     seed: int = Field(0, ge=0, description="Prompt i starts from the noise of seed + i.")
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: SamplingConfig = Field(
+        SamplingConfig(),
+        description="How images are drawn: those of the preview and all that are judged; also what a bundle of the"
+        " model takes where its user does not say.",
+    )

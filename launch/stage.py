@@ -13,7 +13,7 @@ from data.shards import ShardSet
 from distributed.checkpoint import Found, find_checkpoint, lowest_checkpoint, restore_older
 from distributed.checkpoint_state import load_checkpoint
 from distributed.checkpoint_writer import CheckpointWriter
-from distributed.ema import ShardedEma
+from distributed.ema import SlicedEma, average_length
 from distributed.engine import Engine
 from distributed.memory import measured_bytes
 from distributed.optimizer import learning_rate
@@ -83,13 +83,13 @@ class Stage:
             accumulation_steps=self.slicing.accumulation_steps,
         )
         self.denoiser = networks.denoiser(self.engine.network)
-        self.ema = ShardedEma([group.master for group in self.engine.groups], config.ema.lengths)
+        self.ema = SlicedEma([group.master for group in self.engine.groups], config.ema.lengths)
         schedule = noise_schedule(config.model)
         self.objective = Objective(schedule, config.stage_objective(stage), self.engine.device)
         self.held_out = HeldOut(config, schedule, shards, self.slicing, self.engine.device, with_hints=stage.has_hints)
         subjects = subjects_of(config, stage, shards)
         self.preview = Preview(config, schedule, shards, self.engine, self.denoiser, subjects)
-        self.checkpoints = config.stage_path(stage) / "checkpoints"
+        self.checkpoints = config.stage_checkpoints(stage)
         self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
         self.validation_losses: dict[int, float] = {}
         self.step = self.num_bad_steps = 0
@@ -344,7 +344,7 @@ class Stage:
     def _record_length(self, name: str, mean: float) -> None:
         """Record the loss of one average, by its name in checkpoints (`ema@0.1`)."""
         if self.tracker:
-            length = name.removeprefix("ema")
+            length = f"@{average_length(name):g}"
             self.tracker.scalars(self.step, {f"validation/loss{length}": mean})
             self._say(f"step {self.step}, validation loss{length} {mean:.4f}")
 

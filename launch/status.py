@@ -221,7 +221,7 @@ def _read_stage(config: RunConfig, stage: StageConfig, job: Job | None) -> Stage
     losses = [entry["loss"] for entry in steps[-NUM_SMOOTHED:] if entry.get("loss") is not None]
     rates = [entry["samples_per_s"] for entry in times[-NUM_SMOOTHED:]]
     last_loss = validations[-1]["mean"] if validations else None
-    checkpoint_step, checkpoint_time = _newest_checkpoint(folder / "checkpoints")
+    checkpoint_step, checkpoint_time = _newest_checkpoint(config.stage_checkpoints(stage))
     return StageStatus(
         name=stage.name,
         state="done" if record else "waiting",

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-# One object a step: step, loss, learning rate, gradient norm and the ids of the samples. A skipped step also has
+# One object per step: step, loss, learning rate, gradient norm and the ids of the samples. A skipped step also has
 # `bad_ids`, the samples whose own loss was not finite.
 STEPS_FILE = "steps.jsonl"
-# One object a step: step, `time` (Unix seconds at its end) and samples_per_s. Apart from steps.jsonl, which is the same
-# to the bit in a run that was killed.
+# One object per step: step, `time` (Unix seconds at its end) and samples_per_s. Apart from steps.jsonl, which is the
+# same to the bit in a run that was killed.
 TIMES_FILE = "times.jsonl"
-# One object a validation: step (0: the model that the stage starts from), losses by database, and their mean over the
+# One object per validation: step (0: the model that the stage starts from), losses by database, and their mean over the
 # databases that the stage is for.
 VALIDATION_FILE = "validation.jsonl"
 # What `newest_steps` looks at: thousands of steps, or some tens with the ids of hundreds of samples each.

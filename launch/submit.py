@@ -143,9 +143,9 @@ def submit(
     chain: bool = False,
     sbatch: Mapping[str, Any] | None = None,
 ) -> list["submitit.Job[dict[str, Any]]"]:
-    """Submit a run whose shards are there, and return its jobs: one, or with `chain` one a stage, in their order.
+    """Submit a run whose shards are there, and return its jobs: one, or with `chain` one per stage, in their order.
 
-    The configuration and, on SLURM, the code are those of now. gpus_per_node: as many ranks a node; 0: one rank, on
+    The configuration and, on SLURM, the code are those of now. gpus_per_node: as many ranks per node; 0: one rank, on
     the CPU. cpus_per_rank: CPU cores of each. sbatch: further options, such as {"account": "lab"}. All of them count,
     whatever SBATCH_* variables say; those of other options count too.
     chain: a stage's job waits for the end of the one before, and is taken out of the queue if that fails.

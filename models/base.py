@@ -19,6 +19,8 @@ BUILT_IN = Path(__file__).parent
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # What a hub model needs here: no pickles, no float16 twins, no single files, which often lie beside it.
 HUB_FILES = ("*.json", "*.txt", "*/diffusion_pytorch_model*.safetensors", "text_encoder/model*.safetensors")
+# Height and width in pixels of what one latent covers, in every Stable Diffusion 1 and 2; shards are made for it.
+LATENT_PIXELS = 8
 
 Attention = Literal["sdpa", "eager"]
 
@@ -210,6 +212,11 @@ def _check_kind(base: BaseFiles) -> None:
         raise ModelError(
             f"{base.name} is a {kind} (a UNet of {channels} channels for {latents} latent channels); "
             "a text-to-image model of Stable Diffusion 1 or 2 is needed"
+        )
+    if (pixels := base.latent_pixels) != LATENT_PIXELS:
+        raise ModelError(
+            f"{base.name} has a VAE of which one latent covers {pixels} x {pixels} pixels, needed {LATENT_PIXELS} x"
+            f" {LATENT_PIXELS}: give a model with a VAE of Stable Diffusion 1 or 2"
         )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 # Beside model_index.json.
 RECORD_FILE = "sonoshard.json"
+# In the record of a ControlNet: red, green and blue of each class of a mask, and of a hint that says nothing.
+HINT_COLOURS = "hint_colours"
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ Sampler = Literal["dpmsolver++", "ddim"]
 
 
 class SamplingConfig(BaseModel):
-    """How images are drawn; the fields are keywords of `sample` and `sample_from_embeddings`."""
+    """How images are drawn."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -48,11 +48,8 @@ def sample(
     pipeline: StableDiffusionPipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
+    settings: SamplingConfig,
     *,
-    steps: int = 25,
-    guidance: float = 5.0,
-    guidance_rescale: float = 0.0,
-    sampler: Sampler = "dpmsolver++",
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
@@ -80,10 +77,7 @@ def sample(
         text_PLD[[distinct.index(prompt) for prompt in prompts]],
         text_PLD[0],
         seeds,
-        steps=steps,
-        guidance=guidance,
-        guidance_rescale=guidance_rescale,
-        sampler=sampler,
+        settings,
         height=height,
         width=width,
         batch_size=batch_size,
@@ -98,11 +92,8 @@ def sample_from_embeddings(
     text_NLD: Tensor,
     empty_LD: Tensor,
     seeds: Sequence[int],
+    settings: SamplingConfig,
     *,
-    steps: int = 25,
-    guidance: float = 5.0,
-    guidance_rescale: float = 0.0,
-    sampler: Sampler = "dpmsolver++",
     height: int | None = None,
     width: int | None = None,
     batch_size: int = 8,
@@ -123,6 +114,9 @@ def sample_from_embeddings(
     if len(seeds) != len(text_NLD):
         raise ValueError(f"{len(seeds)} seeds were given for {len(text_NLD)} embeddings; one for each is needed")
     latent_shape = _latent_shape(unet, vae, height, width)
+    guide = None
+    if settings.guidance != 1:
+        guide = partial(guided, guidance=settings.guidance, rescale=settings.guidance_rescale)
     was_training = unet.training
     unet.eval()
     images: list[NDArray[np.uint8]] = []
@@ -131,9 +125,8 @@ def sample_from_embeddings(
             for start in range(0, len(seeds), batch_size):
                 stop = start + batch_size
                 noise_BCHW = torch.stack([_noise(seed, latent_shape) for seed in seeds[start:stop]])
-                solver = make_solver(schedule, sampler)
-                solver.set_timesteps(steps, device=next(unet.parameters()).device)
-                guide = partial(guided, guidance=guidance, rescale=guidance_rescale) if guidance != 1 else None
+                solver = make_solver(schedule, settings.sampler)
+                solver.set_timesteps(settings.steps, device=next(unet.parameters()).device)
                 hint_B3HW = None if hints_N3HW is None else hints_N3HW[start:stop]
                 latents_BCHW = _denoise(unet, solver, noise_BCHW, text_NLD[start:stop], empty_LD, guide, hint_B3HW)
                 images.append(decode_latents(vae, latents_BCHW / schedule.scaling_factor))

@@ -47,7 +47,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 class PaletteClass:
     """A class that a mask can hold: its number, its name, and its colour as red, green and blue, 0 to 255.
 
-    trained: whether a mask that the model learnt from had it, as far as that is known. Others are drawn at a venture.
+    trained: whether a mask that the model learnt from had it, as far as that is known. Others may not be followed.
     """
 
     number: int

@@ -42,7 +42,7 @@ ELSEWHERE = {
     "python -m tests.curriculum_drill": "launch/test_killed_curriculum.py",
     "python sample.py --serve": "sampler/test_serve.py",
     "sbatch ": "slurm/test_scripts.py",
-    "sonoshard downstream ": "evaluation/test_downstream_run.py",
+    "sonoshard downstream ": "evaluation/downstream/test_experiment.py",
     "sonoshard evaluate ": "evaluation/test_report.py",
     "sonoshard submit ": "slurm/test_submit.py",
     "tensorboard ": "launch/test_train.py",

@@ -70,7 +70,7 @@ def write_average(
     folder = out or config.stage_path(stage) / "averages" / f"{length:g}"
     if folder.exists():
         raise ConfigError(f"{folder} is there already: remove it, or give another folder with --out")
-    root = config.stage_path(stage) / "checkpoints"
+    root = config.stage_checkpoints(stage)
     found = _checkpoint(root, checkpoint)
     for line in found.skipped:
         print(f"skipped: {line}")

@@ -1,5 +1,6 @@
-"""What every database gives: rows of one format, one an image."""
+"""What every database gives: rows of one format, one per image."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from data.errors import DataError
 
 # A path as people write it: `~` is their home, and a folder may be named by digits.
 UserPath = Annotated[Path, BeforeValidator(str), AfterValidator(Path.expanduser)]
+
+# What a database may be called: folders are named for it.
+DATABASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 # What a prompt template of any database may name, in braces.
 PROMPT_FIELDS = ("label", "organ", "pathology", "view")

@@ -1,4 +1,4 @@
-"""BUSI: breast ultrasound in one folder a class, masks beside the images."""
+"""BUSI: breast ultrasound in one folder per class, masks beside the images."""
 
 import re
 from collections import defaultdict

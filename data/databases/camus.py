@@ -57,7 +57,7 @@ class Camus(FolderDatabase):
     kind: Literal["camus"] = "camus"
 
     def rows(self, workspace: Path) -> Iterator[Row]:
-        """Yield four images a patient; upright pictures and masks of square pixels are made in the workspace."""
+        """Yield four images per patient; upright pictures and masks of square pixels are made in the workspace."""
         self.check_layout()
         folder = self.root / "database_nifti"
         patients = sorted(path for path in folder.glob("patient*") if path.is_dir())

@@ -32,7 +32,7 @@ class Echonet(FolderDatabase):
         layout=("Videos/0X1A0A263B22CCD966.avi", "FileList.csv", TRACINGS),
         labels="four-chamber diastole, four-chamber systole: one frame each of 10,030 videos",
         masks="left ventricle (its cavity), between the traced lines",
-        patients="one a video",
+        patients="one per video",
         licence="research use agreement, non-commercial",
         citation="Ouyang et al. 2020, doi:10.1038/s41586-020-2145-8",
         faults=(
@@ -50,7 +50,7 @@ class Echonet(FolderDatabase):
     kind: Literal["echonet"] = "echonet"
 
     def rows(self, workspace: Path) -> Iterator[Row]:
-        """Yield two frames a traced video, as pictures that are made in the workspace."""
+        """Yield two frames per traced video, as pictures that are made in the workspace."""
         self.check_layout()
         table = self.root / "FileList.csv"
         tracings = _tracings(self.root / TRACINGS)

@@ -27,7 +27,7 @@ TEXTS = tuple(name for name in COLUMNS if name not in (*LISTS, "mask_classes", "
 
 
 class ManifestFile(Database):
-    """A table with a row an image, for a database that has no adapter."""
+    """A table with one row per image, for a database that has no adapter."""
 
     about: ClassVar[About] = About(
         title="Any other database, by a table of its images",

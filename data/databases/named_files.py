@@ -29,7 +29,7 @@ def named_files(
     Raises: DataError if a name comes twice, a file is missing, two files have one name, or another file is there.
     """
     if not names:
-        raise DataError(f"{listed_in} names no images; needed a row an image")
+        raise DataError(f"{listed_in} names no images; needed one row per image")
     name, times = Counter(map(_composed, names)).most_common(1)[0]
     if times > 1:
         raise DataError(f"{listed_in} has {times} rows of {name}; needed one: remove the wrong ones")

@@ -27,7 +27,7 @@ FLAGS_OF_DATABASES: dict[str, Fault] = {
 
 
 class Rules(BaseModel):
-    """For each fault: leave the image out (drop), keep it and say so in the manifest (flag), or pass it over (keep).
+    """For each fault: leave the image out (drop), keep and note it in the manifest (flag), or ignore the fault (keep).
 
     Whatever is chosen, duplicates and near-duplicates share a split.
     """

@@ -37,9 +37,7 @@ def _ventricle(heart: Heart, across: Float, down: Float, wall: float) -> Float:
     return np.where(down < widest, apex, np.abs(across) / (half_width * taper))
 
 
-def _leaflets(
-    heart: Heart, centre: float, half_width: float, annulus: float, opening: float
-) -> list[NDArray[np.float64]]:
+def _leaflets(centre: float, half_width: float, annulus: float, opening: float) -> list[NDArray[np.float64]]:
     """Return the two leaflets of a valve as curves; `opening` 0: closed, 1: hanging into the ventricle."""
     curves = []
     for side in (-1, 1):
@@ -55,9 +53,9 @@ def _add_valves(
 ) -> None:
     opening = rng.uniform(0, 0.15) if heart.is_systole else rng.uniform(0.5, 1.0)
     annulus_half = 0.86 * heart.half_width
-    valves = _leaflets(heart, 0, annulus_half, heart.length, opening)
+    valves = _leaflets(0, annulus_half, heart.length, opening)
     if heart.is_four_chamber:
-        valves += _leaflets(heart, tricuspid, 0.42 * heart.right_width, heart.length - 5, opening)
+        valves += _leaflets(tricuspid, 0.42 * heart.right_width, heart.length - 5, opening)
     for points in valves:
         leaflet = curve(across, down, points, rng.uniform(0.8, 1.2))
         scene.echo_db = blend(scene.echo_db, np.float32(rng.uniform(-12, -6)), leaflet)

@@ -84,7 +84,7 @@ def _lines(rng: np.random.Generator, scene: Scene, across: Float, down: Float, h
         scene.echo_db = blend(scene.echo_db, np.float32(-9), 0.8 * curve(across, down, insula, 0.9))
 
 
-def _thalami(rng: np.random.Generator, grid: BeamGrid, scene: Scene, across: Float, down: Float, head: Head) -> None:
+def _thalami(grid: BeamGrid, scene: Scene, across: Float, down: Float, head: Head) -> None:
     for side in (-1, 1):
         centre = (-0.04 * head.half_length, side * 0.2 * head.half_width)
         thalamus = ellipse(across, down, centre, (0.22 * head.half_length, 0.17 * head.half_width))
@@ -112,7 +112,7 @@ def _ventricles(rng: np.random.Generator, grid: BeamGrid, scene: Scene, across: 
         scene.echo_db = blend(scene.echo_db, plexus, soft_step(1.1 - choroid, 0.3))
 
 
-def _cerebellum(rng: np.random.Generator, grid: BeamGrid, scene: Scene, across: Float, down: Float, head: Head) -> None:
+def _cerebellum(grid: BeamGrid, scene: Scene, across: Float, down: Float, head: Head) -> None:
     """Draw the cerebellum's two lobes and vermis, and the cisterna magna behind them."""
     length, width = head.half_length, head.half_width
     cistern = ellipse(across, down, (-0.8 * length, 0), (0.14 * length, 0.36 * width))
@@ -140,9 +140,9 @@ def _add_head(rng: np.random.Generator, grid: BeamGrid, scene: Scene, head: Head
     if plane == "transventricular":
         _ventricles(rng, grid, scene, across, down, head)
     else:
-        _thalami(rng, grid, scene, across, down, head)
+        _thalami(grid, scene, across, down, head)
     if plane == "transcerebellar":
-        _cerebellum(rng, grid, scene, across, down, head)
+        _cerebellum(grid, scene, across, down, head)
     _lines(rng, scene, across, down, head)
 
     depth_in_skull = distance_mm(grid, radius - 1) + head.skull / 2

@@ -18,7 +18,7 @@ def learnt_rows(config: RunConfig, stage: StageConfig, rows: Sequence[ManifestRo
     Raises: DataError if the shards that tell them have other images than the manifest.
     """
     training = [row for row in rows if row.database == database and row.split == "train"]
-    stages = [each for each in _lineage(config, stage) if database in each.trained_on]
+    stages = [each for each in config.stages_behind(stage) if database in each.trained_on]
     if any(each.fraction == 1 or database in each.replay for each in stages):
         return training
     shards = ShardSet.open(shards_folder(config))
@@ -30,8 +30,3 @@ def learnt_rows(config: RunConfig, stage: StageConfig, rows: Sequence[ManifestRo
             " `sonoshard encode` again, or take the manifest that the stage was trained with"
         )
     return [row for row in training if row.id in seen]
-
-
-def _lineage(config: RunConfig, stage: StageConfig) -> list[StageConfig]:
-    """Return a stage and all those that it goes on from."""
-    return [stage, *(each for earlier, _ in config.starts_of(stage) for each in _lineage(config, earlier))]

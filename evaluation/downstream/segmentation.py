@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.encode import fit, hint_of
 from data.errors import DataError
 from data.manifest import ManifestRow
+from data.preprocessing import hint_of, resized
 from evaluation.downstream.arms import ARMS, Arm, compared
 from evaluation.downstream.databases import NUM_SEEDS, over_databases
 from evaluation.downstream.labelled_images import refuse_shared_patients, refuse_test_images
@@ -116,10 +116,11 @@ def refuse_test_masks(generated: MaskedImages, test: Sequence[ManifestRow], sour
     drawn_from = {
         mask_HW.tobytes(): file for mask_HW, file in zip(generated.class_numbers_NHW, generated.ids, strict=True)
     }
+    resize = source.config.encode.resize
     for row in test:
         # At the model's resolution first, as it was drawn.
-        drawn = hint_of(row, source.manifest.palette, source.config.encode, resolution_of(source.config.model))
-        mask_HW = np.asarray(fit(drawn, source.resolution, source.config.encode.resize, Image.Resampling.NEAREST))
+        drawn = hint_of(row, source.manifest.palette, resolution_of(source.config.model), resize)
+        mask_HW = np.asarray(resized(drawn, source.resolution, resize, Image.Resampling.NEAREST))
         if mask_HW.any() and mask_HW.tobytes() in drawn_from:
             raise DataError(
                 f"{drawn_from[mask_HW.tobytes()]} was drawn from the mask of {row.key}, a test image of {database},"

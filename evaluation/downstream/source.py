@@ -9,7 +9,7 @@ from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
 from evaluation.evenly import evenly
 from evaluation.generated_images import GeneratedImages, generated_databases, read_generated
-from evaluation.stage_images import draw_rows, learnt_databases, stage_to_draw
+from evaluation.stage_images import draw_rows, stage_to_draw
 from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.stage_config import StageConfig
@@ -61,7 +61,7 @@ class Source:
     @property
     def databases(self) -> list[str]:
         """The databases that the images may be of."""
-        return list(self.config.databases) if self.stage is None else learnt_databases(self.config, self.stage)
+        return list(self.config.databases) if self.stage is None else self.config.databases_seen(self.stage)
 
     def why_without(self, database: str) -> str | None:
         """Return why there are too few images of a database, before any is read or drawn; None: there are enough."""

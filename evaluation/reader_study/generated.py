@@ -48,8 +48,8 @@ def draw(config: RunConfig, stage: StageConfig, rows: Sequence[ManifestRow], see
         pipeline,
         [row.prompts[0] for row in rows],
         seeds,
+        config.preview.sampling,
         height=resolution,
         width=resolution,
-        **config.preview.sampling.model_dump(),
     )
     return grey(images)

@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data.encode import picture_of
 from data.errors import DataError
 from data.manifest import Manifest, ManifestRow
+from data.preprocessing import picture_of
 from evaluation.generated_images import count_generated, generated_databases, read_generated
 from evaluation.reader_study.choice import choose_rows
 from evaluation.reader_study.generated import draw, stage_to_show
 from evaluation.reader_study.key import KeyRow, Kind, read_key, write_key
 from evaluation.reader_study.page import Simulated, write_page
-from evaluation.stage_images import learnt_databases
 from launch.config import RunConfig
 from models.base import resolution_of
 
@@ -64,7 +63,7 @@ def make_study(
     rows = [row for row in Manifest.read(config.manifest_path).rows if row.split == "test"]
     if images is None:
         stage = stage_to_show(config, stage_name)
-        learnt = learnt_databases(config, stage)
+        learnt = config.databases_seen(stage)
         chosen = _choose([row for row in rows if row.database in learnt], num_images, num_images, random)
         seeds = random.integers(2**31, size=len(chosen)).tolist()
         say(f"{stage.name}: {len(chosen)} images of {', '.join(learnt)}")
@@ -140,7 +139,7 @@ def _real(config: RunConfig, rows: Sequence[ManifestRow]) -> list[ShownImage]:
     resolution = resolution_of(config.model)
     return [
         ShownImage(
-            png(np.asarray(picture_of(row, config.encode, resolution).convert("L"))),
+            png(np.asarray(picture_of(row, resolution, config.encode.resize).convert("L"))),
             *("real", row.database, row.label, row.id),
         )
         for row in rows

@@ -28,7 +28,11 @@ def evaluate(
         bool, typer.Option("--every-stage", help="Instead of a report: a table of all stages by statistics.")
     ] = False,
     stage: Annotated[
-        str | None, typer.Option(help="Stage that draws the images. Default: the last finished; for readers, of SD.")
+        str | None,
+        typer.Option(
+            help="Stage that draws the images. Default: the last finished; with --reader-study, the last diffusion"
+            " stage."
+        ),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of images made elsewhere, to judge or show instead of a stage's.")

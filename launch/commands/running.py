@@ -72,9 +72,9 @@ def encode(
         if nproc is not None and nproc > 1:
             sys.exit(run_ranks(["-m", "launch.encode_process", *arguments], nproc))
         if world_size_of_launcher() and nproc is None:
-            from launch.encode_process import main as run_part
+            from launch.encode_process import main as encode_and_exit
 
-            run_part(arguments)
+            encode_and_exit(arguments)
         from launch.prepare import encode_databases
 
         print(encode_databases(settings, own, num_parts))
@@ -91,7 +91,7 @@ def train(
     """Train all stages, each going on where it stopped."""
     with one_line_errors():
         from launch.config import load_config
-        from launch.rank_process import main as run_rank
+        from launch.rank_process import main as train_and_exit
         from launch.spawn import run_ranks, world_size_of_launcher
         from launch.streams import outlive_readers
 
@@ -100,7 +100,7 @@ def train(
         settings = load_config(config, overrides or ())
         num_started = world_size_of_launcher()
         if num_started and nproc is None and not dry_run:
-            run_rank(arguments)
+            train_and_exit(arguments)
         import torch
 
         from distributed.rank import free_port, rank_variables
@@ -120,7 +120,7 @@ def train(
             sys.exit(run_ranks(["-m", "launch.rank_process", *arguments], nproc))
         # A single rank is this process, which has imported most of what training needs.
         os.environ.update(rank_variables(0, 1, "127.0.0.1", free_port()))
-        run_rank(arguments)
+        train_and_exit(arguments)
 
 
 def submit(
@@ -130,7 +130,7 @@ def submit(
         str, typer.Option(help="slurm, or this machine: local in the background, debug here.")
     ] = "slurm",
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of a job.")] = 1,
-    gpus_per_node: Annotated[int, typer.Option(min=0, help="As many ranks a node. 0: one, on the CPU.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=0, help="As many ranks per node. 0: one, on the CPU.")] = 1,
     cpus_per_rank: Annotated[int, typer.Option(min=1, help="CPU cores of each rank.")] = 1,
     time_min: Annotated[int, typer.Option(min=1, help="Time limit in minutes; a job goes on after it.")] = 24 * 60,
     partition: Annotated[str | None, typer.Option(help="Partition. Default: the cluster's.")] = None,

@@ -20,15 +20,13 @@ from models.merging.recipe import Recipe, make_recipe
 from models.merging.single_file_source import part_source
 from models.merging.source import sha256_of_all
 from models.merging.writer import write_pieces
-from models.record import RECORD_FILE
+from models.record import HINT_COLOURS, RECORD_FILE
 from models.weights import PICKLES, STEMS
 
 if TYPE_CHECKING:
     from models.merging.recipe import Part
 
 INDEX = "model_index.json"
-# In a record: red, green and blue of each class of a mask.
-COLOURS = "hint_colours"
 NETWORKS: tuple[Part, ...] = ("unet", "controlnet")
 
 
@@ -88,7 +86,7 @@ class Merge:
     def _inherited(self, folder: Path) -> dict[str, Any]:
         """Return what stays true of the parents' records: the colours that their ControlNet knows."""
         united = _united_colours(self.parents if "controlnet" in self.parts else self.parents[:1])
-        return {COLOURS: united} if united and (folder / "controlnet").is_dir() else {}
+        return {HINT_COLOURS: united} if united and (folder / "controlnet").is_dir() else {}
 
     def _write_network(self, folder: Path, part: Part, told: Mapping[str, Any]) -> None:
         home, merged, first = folder / part, self.networks[part], self.parents[0]
@@ -118,7 +116,7 @@ def _united_colours(parents: Sequence[Parent]) -> dict[str, tuple[int, ...]]:
     seen: dict[object, tuple[str, str, tuple[int, ...]]] = {}
     united: dict[str, tuple[int, ...]] = {}
     for parent in parents:
-        for name, colour in ((parent.record or {}).get(COLOURS) or {}).items():
+        for name, colour in ((parent.record or {}).get(HINT_COLOURS) or {}).items():
             united[name] = tuple(colour)
             for key in (name, tuple(colour)):
                 label, *known = seen.setdefault(key, (parent.label, name, tuple(colour)))

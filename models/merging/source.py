@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # The names that the format has for dtypes that are merged.
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+# Why tensors are not the same, where nothing can be done about it.
+UNLIKE = "they have different architectures"
 # Of so many tensors a message gives the name.
 MAX_NAMED = 3
 
@@ -172,7 +174,7 @@ def refuse_strangers(sources: Sequence[Source], base: Source | None = None, *, a
         of_source = source.tensors
         for lacking, having in ((source, first), (first, source)):
             if absent := sorted(having.tensors.keys() - lacking.tensors.keys()):
-                raise ModelError(f"{lacking.label} has no {_listed(absent)}, which {having.label} has: they are no kin")
+                raise ModelError(f"{lacking.label} has no {_listed(absent)}, which {having.label} has: {UNLIKE}")
         _refuse(first, source, "shape", [n for n, s in of_source.items() if s.shape != of_first[n].shape])
         if not any_dtype and source is not base:
             _refuse(first, source, "dtype", [n for n, s in of_source.items() if s.dtype != of_first[n].dtype])
@@ -181,7 +183,7 @@ def refuse_strangers(sources: Sequence[Source], base: Source | None = None, *, a
 def _refuse(first: Source, source: Source, what: str, names: list[str]) -> None:
     if names:
         one, other = (getattr(of.tensors[names[0]], what) for of in (first, source))
-        mend = "they are no kin" if what == "shape" else "say which one is to be written with --dtype"
+        mend = UNLIKE if what == "shape" else "say which one is to be written with --dtype"
         one, other = (list(value) if what == "shape" else value for value in (one, other))
         raise ModelError(
             f"{source.label} and {first.label} differ in the {what} of {_listed(sorted(names))} ({other} and {one} of"

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from data.databases import Busi, SimulatedDatabase
-from data.encode import EncodeConfig, encode, fit, sample_key
+from data.encode import EncodeConfig, encode, sample_key
 from data.errors import DataError
 from data.images import decode
 from data.manifest import Manifest, ManifestRow
@@ -32,8 +32,6 @@ from tests.data.fake_encoder import FINGERPRINT, FakeEncoder
 from tests.data.noise_image import write_noise
 from tests.data.peak_memory import peak_bytes
 from tests.data.rows_fixture import write_rows
-
-Resize = Literal["pad", "crop", "stretch"]
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -351,30 +349,6 @@ def test_an_unfinished_part_is_counted(busi_manifest: Path, tmp_path: Path) -> N
         f"3 of the 5 shards in {tmp_path} are missing or not whole, the first of them: {tmp_path}/busi/test-000000.tar"
         " is missing: run `sonoshard encode` again, all its parts"
     )
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    size=st.tuples(st.integers(3, 200), st.integers(3, 200)),
-    resize=st.sampled_from(["pad", "crop", "stretch"]),
-    resolution=st.sampled_from([8, 64]),
-)
-def test_image_and_mask_go_the_same_way(size: tuple[int, int], resize: Resize, resolution: int) -> None:
-    """A mask of the picture's bright half is found where the picture is bright, up to one pixel at its edge."""
-    x = np.arange(size[0])[None, :] >= size[0] / 2
-    half = np.broadcast_to(x, (size[1], size[0])).astype(np.uint8)
-    bright = np.asarray(fit(Image.fromarray(255 * half), resolution, resize)) >= 128
-    mask = np.asarray(fit(Image.fromarray(half), resolution, resize, Image.Resampling.NEAREST))
-    assert mask.shape == (resolution, resolution)
-    assert set(np.unique(mask)) <= {0, 1}
-    assert (bright != mask.astype(bool)).sum(axis=1).max() <= 1 + resolution // min(size)
-
-
-def test_padding_keeps_the_geometry() -> None:
-    fitted = np.asarray(fit(Image.new("L", (64, 32), 200), 64, "pad"))
-    assert (fitted[16:48] == 200).all()
-    assert not fitted[:16].any()
-    assert not fitted[48:].any()
 
 
 @settings(max_examples=100, deadline=None)

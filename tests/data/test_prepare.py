@@ -272,7 +272,7 @@ def test_an_id_that_comes_twice(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
     (tmp_path / "t.csv").write_text("image,prompts,label\nx.png,a,b\nx.png,a,b\n")
     assert refusal(tmp_path, t=ManifestFile(path=tmp_path / "t.csv")) == (
-        f"t/x.png comes twice: {tmp_path}/x.png and {tmp_path}/x.png; needed one id an image"
+        f"t/x.png comes twice: {tmp_path}/x.png and {tmp_path}/x.png; needed one id per image"
     )
 
 

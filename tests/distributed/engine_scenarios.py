@@ -33,7 +33,7 @@ from distributed.checkpoint import find_checkpoint, named_checkpoint
 from distributed.checkpoint_state import load_checkpoint, slices_of
 from distributed.checkpoint_writer import CheckpointWriter
 from distributed.config import CheckpointConfig, OptimizerConfig, Precision, ZeroConfig
-from distributed.ema import ShardedEma, average_name, power_function_exponent
+from distributed.ema import SlicedEma, average_name, power_function_exponent
 from distributed.engine import Engine
 from distributed.live_bytes import PeakBytes
 from distributed.memory import predicted_bytes
@@ -161,7 +161,7 @@ class Run:
         if cell.checkpointing:
             unet.enable_gradient_checkpointing()
         self.engine = engine_of(cell, unet, rank)
-        self.ema = ShardedEma([group.master for group in self.engine.groups], LENGTHS)
+        self.ema = SlicedEma([group.master for group in self.engine.groups], LENGTHS)
         self.losses: list[float] = []
 
     def train(self, first: int, last: int) -> None:
@@ -585,7 +585,7 @@ def memory(rank: Rank, folder: Path) -> dict[str, object]:
     module = nn.Sequential(*(nn.Linear(4096, 4096, bias=False) for _ in range(4)))
     cell = Cell(precision="bf16")
     engine = engine_of(cell, module, rank)
-    ema = ShardedEma([group.master for group in engine.groups], [0.1])
+    ema = SlicedEma([group.master for group in engine.groups], [0.1])
     facts: dict[str, object] = {}
     ones = torch.ones(1, 4096, device=engine.device, dtype=torch.bfloat16)
     for step in (1, 2):

@@ -11,7 +11,7 @@ from torch import nn
 from distributed import blockwise
 from distributed.blockwise import build_optimizer, round_stochastically_
 from distributed.config import OptimizerConfig
-from distributed.ema import ShardedEma, average_name, power_function_exponent
+from distributed.ema import SlicedEma, average_name, power_function_exponent
 from distributed.optimizer import learning_rate, parameter_groups
 
 
@@ -125,7 +125,7 @@ def test_the_average_has_the_width_that_was_asked_for(length: float) -> None:
 
 def test_the_average_forgets_where_it_started() -> None:
     masters = [torch.zeros(3)]
-    ema = ShardedEma(masters, [0.1, 0.2])
+    ema = SlicedEma(masters, [0.1, 0.2])
     for slices in ema.slices.values():
         slices[0].fill_(99.0)
     for step in range(1, 401):

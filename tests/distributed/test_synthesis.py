@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from distributed.ema import ShardedEma, average_length, average_name, power_function_exponent
+from distributed.ema import SlicedEma, average_length, average_name, power_function_exponent
 from distributed.synthesis import Profile, dot, synthesise
 
 LENGTHS = (0.05, 0.1)
@@ -76,7 +76,7 @@ def averages_at(steps: Sequence[int], lengths: Sequence[float]) -> dict[Profile,
     """Return the averages of weights on a random walk from a mean of 1, after each of `steps`."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.ones(1000)
-    ema = ShardedEma([weights], lengths)
+    ema = SlicedEma([weights], lengths)
     kept: dict[Profile, NDArray[np.float64]] = {}
     for step in range(1, max(steps) + 1):
         weights += 0.01 * torch.randn(1000, generator=generator)

@@ -8,11 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from data.databases import SimulatedDatabase
-from data.encode import EncodeConfig, hint_of, picture_of
+from data.encode import EncodeConfig
 from data.errors import DataError
 from data.hints import CLASS_COLOURS
 from data.manifest import PALETTE, Manifest
 from data.prepare import PrepareConfig, prepare
+from data.preprocessing import hint_of, picture_of
 from evaluation.mask_sheet import mask_sheet
 from evaluation.masked_images import MaskedImages, grey, read_rows
 
@@ -38,8 +39,8 @@ def test_rows_are_read_as_encode_sees_them(manifest: Manifest) -> None:
     assert found.clusters == tuple(row.cluster for row in rows)
     assert {id_.split("/")[0] for id_ in found.ids} == {"breast", "cardiac"}
     for place, row in enumerate(rows):
-        assert np.array_equal(found.images_NHW[place], np.asarray(picture_of(row, config, RESOLUTION))[..., 0])
-        hint = np.asarray(hint_of(row, manifest.palette, config, RESOLUTION))
+        assert np.array_equal(found.images_NHW[place], np.asarray(picture_of(row, RESOLUTION, config.resize))[..., 0])
+        hint = np.asarray(hint_of(row, manifest.palette, RESOLUTION, config.resize))
         assert np.array_equal(found.class_numbers_NHW[place], hint)
     assert PALETTE.index("left ventricle") in found.class_numbers_NHW
     assert PALETTE.index("lesion") in found.class_numbers_NHW

@@ -20,6 +20,7 @@ from evaluation.ultrasound_statistics import STATISTICS
 from launch.cli import app
 from launch.config import RunConfig, load_config
 from launch.prepare import prepare_databases
+from models.sampling import SamplingConfig
 from models.saving import save_pipeline
 from models.stable_diffusion import load_unet
 from tests.tiny_random_model import write_tiny_random_model
@@ -86,9 +87,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
     real_sample: Callable[..., Any] = vars(module)["sample"]
 
-    def counted(pipeline: Any, prompts: list[str], seeds: range, **settings: Any) -> Any:
-        calls.append({"prompts": prompts, "seeds": list(seeds), **settings})
-        return real_sample(pipeline, prompts, seeds, **settings)
+    def counted(pipeline: Any, prompts: list[str], seeds: range, settings: SamplingConfig, **size: int) -> Any:
+        calls.append({"prompts": prompts, "seeds": list(seeds), "steps": settings.steps, **size})
+        return real_sample(pipeline, prompts, seeds, settings, **size)
 
     monkeypatch.setattr(module, "sample", counted)
     return calls
@@ -145,12 +146,12 @@ def test_a_stop_loses_only_what_was_being_drawn(path: Path, monkeypatch: pytest.
     real_sample: Callable[..., Any] = vars(module)["sample"]
     num_calls = 0
 
-    def stopped(*arguments: Any, **settings: Any) -> Any:
+    def stopped(*arguments: Any, **size: int) -> Any:
         nonlocal num_calls
         num_calls += 1
         if num_calls == 4:
             raise KeyboardInterrupt
-        return real_sample(*arguments, **settings)
+        return real_sample(*arguments, **size)
 
     monkeypatch.setattr(module, "sample", stopped)
     with pytest.raises(KeyboardInterrupt):

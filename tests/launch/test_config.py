@@ -57,7 +57,9 @@ def test_the_schema_for_editors_is_up_to_date() -> None:
         ),
         ("stages.0.databases=[bussi]", "stage busi names database 'bussi', which is not among `databases` (busi), did"),
         ("stages.0.weights={other: 1}", "stage busi names database 'other', which is not among `databases` (busi)"),
-        ("databases.b/c={kind: busi, root: x}", "database name 'b/c' names folders: use letters, digits, '_' and '-'"),
+        ("databases.b/c={kind: busi, root: x}", "database name 'b/c' names folders: use letters of a to z, digits"),
+        ("databases.größe={kind: busi, root: x}", "database name 'größe' names folders: use letters of a to z, digits"),
+        ("databases.-x={kind: busi, root: x}", "'-x' names folders: use letters of a to z, digits, '_' and '-',"),
         ("seed", "override 'seed' is not KEY=VALUE, such as optimizer.lr=2e-5"),
         ("run=${oc.env:NO_SUCH_VARIABLE}", "Environment variable 'NO_SUCH_VARIABLE' not found"),
     ],
@@ -193,6 +195,16 @@ def test_a_stage_has_its_own_optimizer_and_start(tmp_path: Path) -> None:
     assert config.stage_base(second).base == "tiny"
     chained = curriculum(tmp_path, "fraction: 0.5")
     assert chained.stage_base(chained.stages[1]).base == "runs/x/stages/a/model"
+
+
+def test_a_model_has_seen_what_the_stages_behind_it_have(tmp_path: Path) -> None:
+    chained, alone = curriculum(tmp_path, "fraction: 0.5"), curriculum(tmp_path, "start: base")
+    assert [chained.databases_seen(stage) for stage in chained.stages] == [["one"], ["one", "two"]]
+    assert [alone.databases_seen(stage) for stage in alone.stages] == [["one"], ["two"]]
+    assert chained.stages_behind(chained.stages[1]) == chained.stages
+    replaying = curriculum(tmp_path, "start: base, replay: {one: 0.5}")
+    assert replaying.databases_seen(replaying.stages[1]) == ["one", "two"]
+    assert replaying.stages_behind(replaying.stages[1]) == replaying.stages[1:]
 
 
 def test_a_stage_says_what_trains(tmp_path: Path) -> None:

@@ -19,10 +19,11 @@ from models.controlnet import (
     load_frozen_unet,
 )
 from models.objective import ObjectiveConfig, denoising_loss
-from models.sampling import make_solver, sample
+from models.sampling import SamplingConfig, make_solver, sample
 from models.saving import save_pipeline
 
 PROMPTS, SEEDS, STEPS = ["breast tumor", "tumor"], [7, 8], 4
+SETTINGS = SamplingConfig(steps=STEPS)
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_saved_one_is_diffusers_own_pipeline(config: ModelConfig, tmp_path: Pa
     again = load_controlnet(saved, torch.float32, seed=99).state_dict()
     assert all(torch.equal(again[name], value) for name, value in controlnet.state_dict().items())
 
-    ours = sample(load_control_pipeline(saved, "cpu", torch.float32), PROMPTS, SEEDS, steps=STEPS, hints_N3HW=hints())
+    ours = sample(load_control_pipeline(saved, "cpu", torch.float32), PROMPTS, SEEDS, SETTINGS, hints_N3HW=hints())
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.scheduler = make_solver(noise_schedule(saved), "dpmsolver++")
     pipeline.set_progress_bar_config(disable=True)
@@ -108,7 +109,5 @@ def test_a_saved_one_is_diffusers_own_pipeline(config: ModelConfig, tmp_path: Pa
     ).images
     # One grey level for the rounding to 8 bits.
     assert np.abs(ours.astype(int) - (theirs * 255).round().astype(int)).max() <= 1
-    moved = sample(
-        load_control_pipeline(saved, "cpu", torch.float32), PROMPTS, SEEDS, steps=STEPS, hints_N3HW=1 - hints()
-    )
+    moved = sample(load_control_pipeline(saved, "cpu", torch.float32), PROMPTS, SEEDS, SETTINGS, hints_N3HW=1 - hints())
     assert not np.array_equal(ours, moved), "the hint matters"

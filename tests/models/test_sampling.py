@@ -16,6 +16,7 @@ from models.schedule import NoiseSchedule, PredictionType
 from models.stable_diffusion import load_encoder, load_pipeline, load_vae
 
 PROMPTS, SEEDS, STEPS = ["breast tumor", "", "tumor"], [7, 8, 9], 4
+SETTINGS = SamplingConfig(steps=STEPS)
 SAMPLERS: tuple[Sampler, ...] = ("dpmsolver++", "ddim")
 
 
@@ -32,7 +33,7 @@ def test_images_are_those_of_the_diffusers_pipeline(
 ) -> None:
     config = config.model_copy(update={"prediction_type": prediction_type})
     pipeline = load_pipeline(config, "cpu", torch.float32)
-    ours = sample(pipeline, PROMPTS, SEEDS, steps=STEPS, guidance=guidance, sampler=sampler)
+    ours = sample(pipeline, PROMPTS, SEEDS, SamplingConfig(steps=STEPS, guidance=guidance, sampler=sampler))
 
     pipeline.scheduler = make_solver(noise_schedule(config), sampler)
     pipeline.set_progress_bar_config(disable=True)
@@ -47,9 +48,9 @@ def test_images_are_those_of_the_diffusers_pipeline(
 
 
 def test_picture_of_a_seed_does_not_depend_on_its_batch(pipeline: StableDiffusionPipeline) -> None:
-    together = sample(pipeline, PROMPTS, SEEDS, steps=STEPS).astype(int)
-    apart = sample(pipeline, PROMPTS, SEEDS, steps=STEPS, batch_size=1).astype(int)
-    alone = sample(pipeline, PROMPTS[2:], SEEDS[2:], steps=STEPS).astype(int)
+    together = sample(pipeline, PROMPTS, SEEDS, SETTINGS).astype(int)
+    apart = sample(pipeline, PROMPTS, SEEDS, SETTINGS, batch_size=1).astype(int)
+    alone = sample(pipeline, PROMPTS[2:], SEEDS[2:], SETTINGS).astype(int)
     # one grey level: sums of another batch size round otherwise
     assert np.abs(together - apart).max() <= 1
     assert np.abs(together[2:] - alone).max() <= 1
@@ -58,9 +59,10 @@ def test_picture_of_a_seed_does_not_depend_on_its_batch(pipeline: StableDiffusio
 
 def test_prompt_and_seed_change_the_picture(pipeline: StableDiffusionPipeline) -> None:
     # guided strongly: random weights hardly listen to the prompt
-    images = sample(pipeline, ["tumor", "tumor", "breast"], [1, 2, 1], steps=STEPS, guidance=50)
+    settings = SamplingConfig(steps=STEPS, guidance=50)
+    images = sample(pipeline, ["tumor", "tumor", "breast"], [1, 2, 1], settings)
     assert len({image.tobytes() for image in images}) == 3
-    assert np.array_equal(images, sample(pipeline, ["tumor", "tumor", "breast"], [1, 2, 1], steps=STEPS, guidance=50))
+    assert np.array_equal(images, sample(pipeline, ["tumor", "tumor", "breast"], [1, 2, 1], settings))
 
 
 def test_cached_embeddings_give_the_same_pictures(pipeline: StableDiffusionPipeline, config: ModelConfig) -> None:
@@ -68,21 +70,21 @@ def test_cached_embeddings_give_the_same_pictures(pipeline: StableDiffusionPipel
     vae = load_vae(config, "cpu", torch.float32)
     unet = pipeline.unet.train()
     text, empty = encoder.embed(PROMPTS), encoder.embed([""])[0]
-    images = sample_from_embeddings(unet, vae, noise_schedule(config), text, empty, SEEDS, steps=STEPS)
-    assert np.array_equal(images, sample(pipeline, PROMPTS, SEEDS, steps=STEPS))
+    images = sample_from_embeddings(unet, vae, noise_schedule(config), text, empty, SEEDS, SETTINGS)
+    assert np.array_equal(images, sample(pipeline, PROMPTS, SEEDS, SETTINGS))
     assert unet.training, "training goes on as before"
 
 
 def test_size_is_in_pixels(pipeline: StableDiffusionPipeline) -> None:
-    assert sample(pipeline, ["tumor"], [0], steps=1, height=32, width=96).shape == (1, 32, 96, 3)
-    assert sample(pipeline, [], [], steps=1).shape == (0, 64, 64, 3)
+    assert sample(pipeline, ["tumor"], [0], SamplingConfig(steps=1), height=32, width=96).shape == (1, 32, 96, 3)
+    assert sample(pipeline, [], [], SamplingConfig(steps=1)).shape == (0, 64, 64, 3)
     with pytest.raises(ModelError, match="height=60 is not a multiple of 8"):
-        sample(pipeline, ["tumor"], [0], steps=1, height=60)
+        sample(pipeline, ["tumor"], [0], SamplingConfig(steps=1), height=60)
 
 
 def test_a_seed_for_each_embedding(pipeline: StableDiffusionPipeline) -> None:
     with pytest.raises(ValueError, match="1 seeds were given for 2 embeddings"):
-        sample(pipeline, ["a", "b"], [0], steps=1)
+        sample(pipeline, ["a", "b"], [0], SamplingConfig(steps=1))
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -123,9 +125,9 @@ def test_default_solver_is_the_closest_to_the_known_answer() -> None:
     assert error_ours < error_ddim / 5
 
 
-def test_config_fields_are_keywords_of_sample(pipeline: StableDiffusionPipeline) -> None:
+def test_settings_are_those_that_there_are(pipeline: StableDiffusionPipeline) -> None:
     settings = SamplingConfig(steps=1, guidance=1, sampler="ddim")
-    assert sample(pipeline, ["tumor"], [0], **settings.model_dump()).shape == (1, 64, 64, 3)
+    assert sample(pipeline, ["tumor"], [0], settings).shape == (1, 64, 64, 3)
     with pytest.raises(ValidationError):
         SamplingConfig.model_validate({"sampler": "euler"})
 

@@ -413,6 +413,13 @@ def test_an_inpainting_model_is_refused(broken: Path) -> None:
         load_unet(ModelConfig(base=str(broken)), torch.float32)
 
 
+def test_a_vae_of_another_reduction_is_refused(broken: Path) -> None:
+    edit_json(broken / "vae" / "config.json", block_out_channels=[8, 8, 16])
+    needed = r"one latent covers 4 x 4 pixels, needed 8 x 8: give a model with a VAE of Stable Diffusion 1 or 2"
+    with pytest.raises(ModelError, match=needed):
+        resolution_of(ModelConfig(base=str(broken)))
+
+
 def test_a_tokenizer_of_another_model_is_refused(broken: Path) -> None:
     # Without its files CLIPTokenizer is silently one of two words.
     (broken / "tokenizer" / "vocab.json").unlink()

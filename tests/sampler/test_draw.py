@@ -18,7 +18,7 @@ from PIL import Image
 from data.hints import CLASS_COLOURS
 from models import sampling
 from models.base import ModelConfig
-from models.sampling import Sampler, sample
+from models.sampling import Sampler, SamplingConfig, sample
 from models.stable_diffusion import load_pipeline
 from sampler.bundle import Bundle, open_bundle
 from sampler.draw import Drawer, Settings, Wish, guided
@@ -52,9 +52,8 @@ def test_images_are_those_of_torch_from_the_same_noise(
     rescale: float,
 ) -> None:
     monkeypatch.setattr(sampling, "_noise", lambda seed, shape: torch.from_numpy(noise(seed, shape)))
-    theirs = sample(
-        pipeline, PROMPTS, SEEDS, steps=6, guidance=guidance, guidance_rescale=rescale, sampler=solver
-    ).astype(int)
+    settings = SamplingConfig(sampler=solver, steps=6, guidance=guidance, guidance_rescale=rescale)
+    theirs = sample(pipeline, PROMPTS, SEEDS, settings).astype(int)
     wishes = [Wish(prompt, "", seed) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
     ours = drawer.draw(wishes, Settings(solver, 6, guidance, rescale))
     assert ours.dtype == np.uint8

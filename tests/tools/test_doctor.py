@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from launch.own_packages import CHECKOUT, how_to_mend, packages_from_elsewhere, packages_of_others
+from launch.own_packages import CHECKOUT, how_to_import_ours, packages_from_elsewhere, packages_of_others
 from tests.tiny_random_model import write_tiny_random_model
 from tools.doctor import base_models, disk_speed, disks, gpus, network, slurm, software
 from tools.doctor.examination import _lines
@@ -210,9 +210,9 @@ def test_rivals_and_foreign_packages(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_mends_a_foreign_package() -> None:
-    assert "pip uninstall" in how_to_mend("distributed", "/env/lib/python3.11/site-packages/distributed")
-    assert "PYTHONPATH" in how_to_mend("data", "/home/me/data")
-    assert "pip install" in how_to_mend("evaluation", None)
+    assert "pip uninstall" in how_to_import_ours("/env/lib/python3.11/site-packages/distributed")
+    assert "PYTHONPATH" in how_to_import_ours("/home/me/data")
+    assert "pip install" in how_to_import_ours(None)
 
 
 def test_compiler_and_limits(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.encode import hint_of
 from data.manifest import Manifest
+from data.preprocessing import hint_of
 from launch.config import RunConfig
 from launch.stage_config import StageConfig
 from models.base import resolution_of
@@ -89,5 +89,5 @@ def _write_masks(config: RunConfig, folder: Path, per_class: int) -> None:
             continue
         counts[own] = counts.get(own, 0) + 1
         own.mkdir(parents=True, exist_ok=True)
-        numbers = np.asarray(hint_of(row, manifest.palette, config.encode, resolution))
+        numbers = np.asarray(hint_of(row, manifest.palette, resolution, config.encode.resize))
         Image.fromarray(numbers).save(own / f"{counts[own]}.png")

@@ -129,7 +129,7 @@ def _drawn(config: RunConfig, model: ModelConfig, columns: Sequence[ManifestRow]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = load_pipeline(model, device, torch.float32)
     prompts = [row.prompts[0] for row in columns]
-    images = sample(pipeline, prompts, list(range(len(prompts))), **config.preview.sampling.model_dump())
+    images = sample(pipeline, prompts, list(range(len(prompts))), config.preview.sampling)
     folder = config.run / "generated" / when
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):

@@ -9,6 +9,7 @@ from launch.record import versions
 from launch.training_data import Training
 from models.base import noise_schedule, resolution_of, text_shape
 from models.errors import ModelError
+from models.sampling import SamplingConfig
 from models.schedule import NoiseSchedule
 from sampler.manifest import FORMAT, VERSION
 from tools.export.masks import mask_palette
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "onnx", "onnxruntime")
-DEFAULT_SAMPLING = {"sampler": "dpmsolver++", "steps": 25, "guidance": 5.0, "guidance_rescale": 0.0}
+DEFAULT_SAMPLING = SamplingConfig().model_dump()
 DTYPES = {"torch.float32": "float32", "torch.int64": "int64"}
 
 
@@ -90,7 +91,7 @@ def manifest(
 
 
 def sampling_defaults(record: Mapping[str, Any], schedule: NoiseSchedule) -> dict[str, Any]:
-    """Return how images are drawn where a user does not say: as the run's own previews were."""
+    """Return how images are drawn where a user does not say: as in its own run."""
     known: Mapping[str, Any] = record.get("sampling") or {}
     rescale = {"guidance_rescale": 0.7} if schedule.has_zero_terminal_snr else {}
     return {key: (known or rescale).get(key, value) for key, value in DEFAULT_SAMPLING.items()}

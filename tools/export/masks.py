@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from data.hints import hint_colours
 from launch.training_data import Training
 from models.errors import ModelError
+from models.record import HINT_COLOURS
 from sampler.manifest import PaletteClass
 from sampler.masks import hint_image
 from tools.export.source import Source
@@ -42,7 +43,7 @@ def mask_palette(source: Source, training: Training) -> list[dict[str, Any]]:
     """
     if not source.has_controlnet:
         return []
-    written = dict((source.record or {}).get("hint_colours") or {})
+    written = dict((source.record or {}).get(HINT_COLOURS) or {})
     written.pop("no hint", None)
     colours = hint_colours(training.palette) | written
     colours.pop("no hint", None)

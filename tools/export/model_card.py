@@ -11,9 +11,11 @@ from data.manifest import Manifest
 from evaluation.downstream.result import results_of
 from evaluation.report import Report
 from evaluation.report_figures import said
+from launch.config import MANIFEST_FILE
 from launch.lineage import LINEAGE_FILE
 from launch.training_data import Training
 from models.base import noise_schedule, resolution_of
+from models.record import HINT_COLOURS
 from tools.export.masks import mask_palette
 from tools.export.parity import Parity
 from tools.export.source import Source
@@ -145,14 +147,14 @@ def _tags(training: Training) -> list[str]:
 
 
 def _palette(source: Source, training: Training) -> list[dict[str, Any]]:
-    has_names = bool(training.palette or (source.record or {}).get("hint_colours"))
+    has_names = bool(training.palette or (source.record or {}).get(HINT_COLOURS))
     return mask_palette(source, training) if has_names else []
 
 
 def _splits(model: Path, training: Training) -> list[tuple[str, list[str]]]:
     """Return images and patients of each split, by database, as the run's manifest beside the model has them."""
     stages = model.resolve().parent.parent
-    path = stages.parent / "manifest.parquet"
+    path = stages.parent / MANIFEST_FILE
     if stages.name != "stages" or not path.is_file():
         return []
     rows = Manifest.read(path).rows

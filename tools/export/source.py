@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launch.config import CHECKPOINTS
 from models.base import BaseFiles, ModelConfig, locate, open_base
 from models.controlnet import has_controlnet
 from models.record import read_record
@@ -24,7 +25,7 @@ class Source:
     def name(self) -> str:
         """A short name for people: of a stage's model the stage's, else that of the folder, the file or on the hub."""
         given = Path(self.config.base)
-        if given.name == "model" and (given.parent / "checkpoints").is_dir():
+        if given.name == "model" and (given.parent / CHECKPOINTS).is_dir():
             return given.parent.name
         return self.config.base if not given.exists() else given.resolve().stem
 

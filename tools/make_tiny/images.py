@@ -54,7 +54,7 @@ def load_or_simulate(recipe: ImageRecipe, work: Path, *, held_out: bool) -> Simu
 
 
 def simulate_set(recipe: ImageRecipe, seed: int, count: int, *, num_workers: int | None = None) -> SimulatedSet:
-    """Return `count` images of `seed`, on `num_workers` processes (None: one a core)."""
+    """Return `count` images of `seed`, on `num_workers` processes (None: one per core)."""
     images_NHW = np.empty((count, recipe.size, recipe.size), np.uint8)
     facts: list[tuple[str, str, str]] = []
     num_workers = num_workers or len(os.sched_getaffinity(0))
@@ -77,7 +77,7 @@ def _chunks(recipe: ImageRecipe, seed: int, count: int, num_workers: int) -> Ite
         for start, end in zip(starts, ends, strict=True):
             yield start, _simulate_chunk(recipe, seed, start, end)
         return
-    # One thread a process: numpy's and scipy's own threads would fight over the same cores.
+    # One thread per process: numpy's and scipy's own threads would fight over the same cores.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     # Spawned, not forked: the caller may already hold threads and a CUDA context.

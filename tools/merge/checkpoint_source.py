@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from distributed.checkpoint import Found, verified_manifest
+from distributed.ema import average_length, average_name
 from distributed.stored_state import StoredState
 from launch.config import RunConfig, load_config
 from launch.errors import ConfigError
@@ -91,11 +92,20 @@ def _kind(which: str, found: Found) -> str:
         return "master"
     if which == AVERAGE:
         return averages[0]
-    name = f"{AVERAGE}@{which.removeprefix(f'{AVERAGE}=')}"
-    if which.startswith(f"{AVERAGE}=") and name in averages:
+    name = _named_by_length(which)
+    if name in averages:
         return name
-    there = ", ".join([f"@{RAW}", *(f"@{average.replace('@', '=')}" for average in averages)])
+    there = ", ".join([f"@{RAW}", *(f"@{AVERAGE}={average_length(average):g}" for average in averages)])
     raise ConfigError(f"{found.folder} has no weights @{which}: give one of {there}")
+
+
+def _named_by_length(which: str) -> str | None:
+    """Return the name, within a checkpoint, of the average that `ema=LENGTH` means; None where it means none."""
+    kind, _, length = which.partition("=")
+    try:
+        return average_name(float(length)) if kind == AVERAGE else None
+    except ValueError:
+        return None
 
 
 class CheckpointSource:

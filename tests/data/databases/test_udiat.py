@@ -58,7 +58,7 @@ def test_a_table_without_types(root: Path) -> None:
 def test_an_empty_table(root: Path) -> None:
     table = root / "DatasetB.xlsx"
     pd.DataFrame([], columns=["Image", "Type"]).to_excel(table, index=False)
-    assert refusal(root) == f"{table} names no images; needed a row an image"
+    assert refusal(root) == f"{table} names no images; needed one row per image"
 
 
 def test_a_missing_image(root: Path) -> None:

@@ -184,12 +184,15 @@ def test_dtypes_are_kept_or_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a": torch.zeros(1), "b": torch.zeros(1)}, "model-0 has no a, b, which model-1 has: they are no kin"),
+        (
+            {"a": torch.zeros(1), "b": torch.zeros(1)},
+            "model-0 has no a, b, which model-1 has: they have different architectures",
+        ),
         ({"mid_block.resnets.0.norm1.bias": None}, "model-1 has no mid_block.resnets.0.norm1.bias, which model-0 has"),
         (
             {name: torch.zeros(2) for name in SHAPES},
             "model-1 and model-0 differ in the shape of conv_in.weight, down_blocks.0.attentions.0.proj_in.weight,"
-            " down_blocks.0.resnets.0.conv1.weight and 2 more ([2] and [8, 4, 3, 3] of conv_in.weight): they are no",
+            " down_blocks.0.resnets.0.conv1.weight and 2 more ([2] and [8, 4, 3, 3] of conv_in.weight): they have",
         ),
         (
             {"conv_in.weight": torch.zeros(8, 4, 3, 3).half()},

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from launch.cli import app
 from models.base import ModelConfig
 from models.errors import ModelError
-from models.sampling import sample
+from models.sampling import SamplingConfig, sample
 from models.stable_diffusion import load_text_encoder
 from sampler.bundle import open_bundle
 from sampler.selftest import run_selftest, table
@@ -137,7 +137,7 @@ def test_image_in_parity_is_that_of_the_projects_own_sampling(plain: Path, tmp_p
     pipeline = StableDiffusionPipeline.from_pretrained(plain)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("models.sampling._noise", lambda seed, shape: torch.from_numpy(arrays["noise"][0]))
-        images = sample(pipeline, [str(arrays["image_prompt"])], [0], steps=int(arrays["image_steps"]))
+        images = sample(pipeline, [str(arrays["image_prompt"])], [0], SamplingConfig(steps=int(arrays["image_steps"])))
     assert np.abs(images[0].astype(int) - arrays["image"].astype(int)).max() <= 1  # batches differ in rounding
 
 

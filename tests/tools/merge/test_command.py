@@ -390,7 +390,13 @@ def test_checkpoints_give_raw_and_averaged_weights_with_the_rest_of_the_base(
     stage = run.stages[number]
     kinds = {kind: trained_by(run, stage, seed) for seed, kind in enumerate(("master", "ema@0.05", "ema@0.1"))}
     folder = write_checkpoint(run, stage, kinds)
-    for suffix, kind in (("@raw", "master"), ("@ema", "ema@0.05"), ("", "ema@0.05"), ("@ema=0.1", "ema@0.1")):
+    for suffix, kind in (
+        ("@raw", "master"),
+        ("@ema", "ema@0.05"),
+        ("", "ema@0.05"),
+        ("@ema=0.1", "ema@0.1"),
+        ("@ema=0.10", "ema@0.1"),
+    ):
         source = open_model(f"{folder}{suffix}").networks["unet"]
         expected = whole_weights(run.model, kinds[kind], stage.trains, stage.lora)
         merged = Merged(make_recipe(sources=["one"]), [source])
@@ -475,6 +481,7 @@ def test_checkpoints_that_cannot_be_read_are_refused(run: RunConfig, folders: li
     folder = write_checkpoint(run, stage, {"master": trained_by(run, stage, 0), "ema@0.05": trained_by(run, stage, 1)})
     line = refusal(tmp_path / "out", f"{folder}@ema=0.2", folders[0])
     assert f"{folder} has no weights @ema=0.2: give one of @raw, @ema=0.05" in line
+    assert "has no weights @ema=x: give one of" in refusal(tmp_path / "out", f"{folder}@ema=x", folders[0])
     assert f"{folders[1]} is no checkpoint, of which" in refusal(tmp_path / "out", f"{folders[1]}@raw", folders[0])
     moved = shutil.copytree(folder, tmp_path / "step-00000007")
     assert "is no checkpoint within its run" in refusal(tmp_path / "out", moved, folders[0])

@@ -17,9 +17,9 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from data.encode import hint_of
 from data.hints import hint_images
 from data.manifest import Manifest, ManifestRow
+from data.preprocessing import hint_of
 from data.shards import ShardSet
 from evaluation import stage_images
 from evaluation.classifier import ClassifierConfig
@@ -99,7 +99,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return str(model.base)
 
     def sample(
-        pipeline: str, prompts: Sequence[str], seeds: Sequence[int], *, hints_N3HW: Any, height: int, **_: Any
+        pipeline: str, prompts: Sequence[str], seeds: Sequence[int], _: Any, *, hints_N3HW: Any, height: int, width: int
     ) -> NDArray[np.uint8]:
         calls.append({"model": pipeline, "prompts": prompts, "seeds": list(seeds), "hints": hints_N3HW})
         rng = np.random.default_rng(seeds[0])
@@ -231,7 +231,7 @@ def test_a_segmenter_s_images_are_drawn_from_training_masks(config: RunConfig, d
     palette = Manifest.read(config.manifest_path).palette
 
     def hints(rows: Sequence[ManifestRow]) -> set[bytes]:
-        masks = [np.asarray(hint_of(row, palette, config.encode, 64)) for row in rows]
+        masks = [np.asarray(hint_of(row, palette, 64, config.encode.resize)) for row in rows]
         return {hint.tobytes() for mask, hint in zip(masks, hint_images(np.stack(masks)), strict=True) if mask.any()}
 
     asked = {hint.numpy().tobytes() for call in drawn for hint in call["hints"] if len(hint.unique()) > 1}

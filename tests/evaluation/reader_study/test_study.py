@@ -18,7 +18,6 @@ from evaluation.reader_study.choice import choose_rows
 from evaluation.reader_study.generated import stage_to_show
 from evaluation.reader_study.key import KeyRow, read_key
 from evaluation.reader_study.page import COLUMNS
-from evaluation.stage_images import learnt_databases
 from launch.cli import app
 from launch.config import RunConfig, load_config
 from launch.prepare import prepare_databases
@@ -116,8 +115,8 @@ def test_databases_labels_and_patients_take_turns() -> None:
 def test_a_stage_shows_what_its_model_has_seen(path: Path) -> None:
     config = load_config(path)
     assert stage_to_show(config, None).name == "two"
-    assert learnt_databases(config, stage_to_show(config, None)) == ["breast", "cardiac"]
-    assert learnt_databases(config, stage_to_show(config, "one")) == ["breast"]
+    assert config.databases_seen(stage_to_show(config, None)) == ["breast", "cardiac"]
+    assert config.databases_seen(stage_to_show(config, "one")) == ["breast"]
 
 
 def study(config: RunConfig) -> tuple[list[KeyRow], dict[str, Image.Image]]:
