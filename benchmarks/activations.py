@@ -131,8 +131,7 @@ def measure(
     for name, unet in unets.items():
         with gradients_dropped(unet):
             peak_bytes = allocated_bytes(lambda name=name: step(name), device)  # type: ignore[misc]
-        sizes = {"micro_size": micro_size, "latent_shape": latent_shape(config), "text_shape": text_shape(config)}
-        predicted_bytes = activation_bytes(configs[name], dtype=dtype, **sizes)  # type: ignore[arg-type]
+        predicted_bytes = activation_bytes(configs[name], micro_size=micro_size, dtype=dtype)
         rows[name] = Measured(statistics.median(seconds[name]), peak_bytes, predicted_bytes, errors[name])
     return rows
 

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file of slices a rank and a manifest, written whole or not at all.
+"""Checkpoints: one safetensors file of slices per rank and a manifest, written whole or not at all.
 
     checkpoints/step-00000010/manifest.json                        layout, hashes (also of itself), position, versions
     checkpoints/step-00000010/slices-00000-of-00002.safetensors    `003.master`, `003.state1`, `003.absmax1`, ...

@@ -39,7 +39,7 @@ def predicted_bytes(
     bitsandbytes' on a CPU), gathered (with ZeRO-3 on several ranks: the most that layers hold whole at once, while they
     are computed), offload (with ZeRO-1 and 2: through what gradients and weights go to the host and back, and with
     ZeRO-2 the sums of a global batch's gradients so far); frozen and start only where there are some. Activations are
-    not the engine's. accumulation_steps: micro batches an optimizer step.
+    not the engine's. accumulation_steps: micro batches per optimizer step.
     """
     size = dtype.itemsize
     divisor = QUANTISATION_BLOCK * world_size if zero.stage == 3 else 1

@@ -24,15 +24,12 @@ def activation_bytes(
     has_hints: bool = False,
     micro_size: int,
     dtype: torch.dtype,
-    latent_shape: tuple[int, int, int],
-    text_shape: tuple[int, int],
     trains: TrainedPart = "all",
     lora: LoraConfig | None = None,
 ) -> int:
     """Return what `peak_bytes` would measure on this rank, in bytes, from the base's configs alone, in seconds.
 
-    micro_size: samples; dtype: of parameters and activations; latent_shape: C, H, W; text_shape: L, D; has_hints: of a
-    ControlNet beside its frozen UNet.
+    micro_size: samples; dtype: of parameters and activations; has_hints: of a ControlNet beside its frozen UNet.
     Checkpointing and attention are as `config` sets them. The attention is the CPU's fused kernel; CUDA's keep the
     same tensors for the backward pass. What is frozen needs no gradient, nor all that one would be computed from.
     Compiling is left out of it: it would keep other tensors, mostly fewer.
@@ -52,8 +49,8 @@ def activation_bytes(
             ControlledUnet(networks[0].requires_grad_(False), networks[1]) if has_hints else networks[0],
             replace(schedule, alpha_bar_T=torch.empty(schedule.num_timesteps)),
             micro_size=micro_size,
-            latent_shape=latent_shape,
-            text_shape=text_shape,
+            latent_shape=latent_shape(config),
+            text_shape=text_shape(config),
             hint_pixels=resolution_of(config) if has_hints else None,
         )
 

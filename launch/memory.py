@@ -13,7 +13,7 @@ from launch.activations import activation_bytes
 from launch.config import RunConfig
 from launch.networks import empty_trained
 from launch.stage_config import StageConfig
-from models.base import latent_shape, text_shape
+from models.base import text_shape
 from models.stable_diffusion import empty_unet
 
 # What was computed in this process, by all that it depends on.
@@ -57,8 +57,6 @@ def _activations(config: RunConfig, stage: StageConfig, dtype: torch.dtype) -> i
             config.model,
             micro_size=config.batch.micro_size,
             dtype=dtype,
-            latent_shape=latent_shape(config.model),
-            text_shape=text_shape(config.model),
             trains=stage.trains,
             lora=stage.lora,
             has_hints=stage.has_hints,

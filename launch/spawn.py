@@ -1,4 +1,4 @@
-"""Starts one process a rank on this machine, passes signals on to them, and ends the others when one fails.
+"""Starts one process per rank on this machine, passes signals on to them, and ends the others when one fails.
 
 torchrun does nearly this, but answers every failure with exit code 1 and turns a TERM into a kill: a stop that was
 asked for must reach the ranks as it came, and their 75 must reach the scheduler.

@@ -2,8 +2,9 @@
 
 python -m tests.drill [--kills 50] [--seed 0] [--out runs/drill]
 
-Most kills are aimed at a save: its folder is there, or has slices, or a manifest, or was just renamed. The ranks are
-frozen first and killed then, so that what is told of a kill is what it hit. Linux only.
+Most kills are aimed at a save: its folder is there, or has slices, or a manifest, or was just renamed; some at a start,
+which imports and loads. Every other start saves while it trains on. The ranks are frozen first and killed then, so that
+what is told of a kill is what it hit. Linux only.
 """
 
 import argparse
@@ -30,20 +31,30 @@ NUM_RANKS = 2
 SAVE_EVERY = 2
 # Ranks that are left alone end within the spawner's grace; on a busy machine that takes longer.
 MAX_SECONDS_TO_END = 60.0
-AIMS = ("a step", "the save's folder", "its slices", "its manifest", "its rename")
+AIMS = ("a start", "a step", "the save's folder", "its slices", "its manifest", "its rename")
+# A start takes some ten seconds: kills at one come within so many delays.
+START_DELAYS = 80
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When to kill: at `aim` of the save after `step`, or, for a step, `delay_s` after the next step. victim: a rank.
+    """When to kill: at `aim` of the save after `step`, or `delay_s` after the next step, or within a start.
 
-    None: all ranks.
+    victim: a rank; None: all ranks. is_async: whether this start's saves are written while it trains on.
     """
 
     step: int
     aim: str
     victim: int | None
     delay_s: float
+    is_async: bool
+
+    @property
+    def least_step(self) -> int:
+        """The step that the next start must go on from at least: at most one save is lost, after a step none."""
+        if self.aim == "a start":
+            return 0  # which took no step
+        return self.step - SAVE_EVERY * (self.aim != "a step" or self.is_async)
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,9 @@ def plan(num_kills: int, seed: int) -> list[Moment]:
     generator = random.Random(seed)
     aims = [*(generator.choice(AIMS) for _ in range(num_kills - 1)), "the model"]
     return [
-        Moment(SAVE_EVERY * (number + 1), aim, generator.choice([None, 0, 1]), generator.uniform(0, 0.1))
+        Moment(
+            SAVE_EVERY * (number + 1), aim, generator.choice([None, 0, 1]), generator.uniform(0, 0.1), number % 2 == 1
+        )
         for number, aim in enumerate(aims)
     ]
 
@@ -90,7 +103,9 @@ class Drill:
     def start(self, name: str, moment: Moment | None) -> Start:
         """Start the run `name`, or go on with it; kill it at `moment`."""
         program = f"import sys; from launch.spawn import run_ranks; sys.exit(run_ranks(sys.argv[1:], {NUM_RANKS}))"
+        is_async = moment is not None and moment.is_async
         command = [sys.executable, "-c", program, "-m", "launch.rank_process", *self._arguments]
+        command.append(f"checkpoint.is_async={is_async}")
         log = self.folder / f"{name}.log"
         with log.open("w", encoding="utf-8") as stderr:
             process = subprocess.Popen([*command, f"run={self.folder / name}"], stderr=stderr)
@@ -112,30 +127,38 @@ class Drill:
         config = self.config(name)
         stage = config.stage_path(config.stages[0])
         moment = replace(moment, step=max(moment.step, next_save(stage)))
-        while not has_come(moment, stage):
+        while not (len(rank_pids(process.pid)) == NUM_RANKS if moment.aim == "a start" else has_come(moment, stage)):
             assert process.poll() is None, (self.folder / f"{name}.log").read_text(encoding="utf-8")
             time.sleep(0.0002)
         if moment.aim == "a step":
             time.sleep(moment.delay_s)
+        elif moment.aim == "a start":
+            time.sleep(START_DELAYS * moment.delay_s)
         pids = rank_pids(process.pid)
         assert len(pids) == NUM_RANKS, "the run ended before it was killed"
         for pid in pids.values():
             os.kill(pid, signal.SIGSTOP)
         while not all(map(is_frozen, pids.values())):
             time.sleep(0.0002)
-        hit = what_is_done(stage, config.checkpoint.keep_last)
-        last_step = max((entry["step"] for entry in read_steps(stage / "steps.jsonl")), default=0)
+        if moment.aim == "a start":
+            hit = f"{START_DELAYS * moment.delay_s:.1f} s into a start"
+        else:
+            hit = what_is_done(stage, config.checkpoint.keep_last)
         for rank, pid in pids.items():
             os.kill(pid, signal.SIGKILL if moment.victim in (None, rank) else signal.SIGCONT)
         who = "all ranks" if moment.victim is None else f"rank {moment.victim}"
-        return f"{who} after step {last_step}, {hit}", hit.startswith("in the save")
+        return f"{who} after step {last_step(stage)}, {hit}", hit.startswith("in the save")
 
 
 def next_save(stage: Path) -> int:
     """Return the first step after all that the killed starts reached at which there is a save."""
-    steps = read_steps(stage / "steps.jsonl") if (stage / "steps.jsonl").exists() else []
-    reached = max((entry["step"] for entry in steps), default=0)
-    return (reached // SAVE_EVERY + 1) * SAVE_EVERY
+    return (last_step(stage) // SAVE_EVERY + 1) * SAVE_EVERY
+
+
+def last_step(stage: Path) -> int:
+    """Return the last step that any start took; 0 where none did."""
+    log = stage / "steps.jsonl"
+    return max((entry["step"] for entry in read_steps(log)), default=0) if log.exists() else 0
 
 
 def has_come(moment: Moment, stage: Path) -> bool:
@@ -146,8 +169,7 @@ def has_come(moment: Moment, stage: Path) -> bool:
     if moment.aim == "the model":
         return (stage / ".model.partial").is_dir()
     if moment.aim == "a step":
-        steps = read_steps(stage / "steps.jsonl") if (stage / "steps.jsonl").exists() else []
-        return bool(steps) and steps[-1]["step"] > moment.step
+        return last_step(stage) > moment.step
     if moment.aim == "the save's folder":
         return partial.is_dir() or final.is_dir()
     if moment.aim == "its slices":
@@ -193,9 +215,9 @@ def drill(config_path: Path, folder: Path, num_kills: int, seed: int) -> None:
     killed = runs.start("killed", moments[0])
     for number, moment in enumerate(moments):
         following = runs.start("killed", moments[number + 1] if number + 1 < num_kills else None)
-        aim = moment.aim if moment.aim in ("a step", "the model") else f"{moment.aim} of step {moment.step}"
+        aim = moment.aim if moment.aim in ("a start", "a step", "the model") else f"{moment.aim} of step {moment.step}"
         print(f"kill {number + 1}, aimed at {aim}: {killed.killed}; went on after step {following.resumed}", flush=True)
-        assert following.resumed >= moment.step - SAVE_EVERY * (moment.aim != "a step"), "a whole save was lost"
+        assert following.resumed >= max(killed.resumed, moment.least_step), "a whole save was lost"
         hits[killed.is_in_save] += 1
         killed = following
     straight, drilled = (runs.config(name) for name in ("straight", "killed"))

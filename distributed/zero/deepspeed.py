@@ -89,7 +89,7 @@ def _zero_section(module: nn.Module, setting: Setting) -> dict[str, Any]:
         section["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
     if zero.stage == 3:
         section |= {
-            # One flat slice a group of ours, which are bounded already.
+            # One flat slice per group of ours, which are bounded already.
             "sub_group_size": 2**62,
             "stage3_prefetch_bucket_size": zero.allgather_bucket_elements,
             "stage3_max_live_parameters": live_elements(zero),

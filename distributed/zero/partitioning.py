@@ -27,7 +27,7 @@ def shares_masters(optimizer: OptimizerConfig, zero: ZeroConfig, dtype: torch.dt
 
 @dataclass(frozen=True)
 class Setting:
-    """What a stage is built from. dtype: of the weights; accumulation_steps: micro batches an optimizer step."""
+    """What a stage is built from. dtype: of the weights; accumulation_steps: micro batches per optimizer step."""
 
     optimizer: OptimizerConfig
     zero: ZeroConfig
@@ -71,7 +71,7 @@ class Partitioning(Protocol):
         """Count one micro batch; step and return the result where it was the last of its global batch."""
 
     def send(self, slices: Sequence[Tensor]) -> None:
-        """Give the module the weights that `slices` (one a group, of this rank) make up."""
+        """Give the module the weights that `slices` (one per group, of this rank) make up."""
 
     def weights(self) -> list[Tensor]:
         """Return the tensors that hold the weights that train on this rank between two steps. Not collective."""

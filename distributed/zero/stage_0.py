@@ -66,7 +66,7 @@ class Replicated(FrozenWhole):
         return StepResult(grad_norm=norm, is_skipped=is_skipped)
 
     def send(self, slices: Sequence[Tensor]) -> None:
-        """Give the module the weights that `slices` (one a group) make up."""
+        """Give the module the weights that `slices` (one per group) make up."""
         for weights, slice_ in zip(self._weights, slices, strict=True):
             weights.copy_(slice_)
 

@@ -74,7 +74,7 @@ class PartitionedOptimizer(FrozenWhole, SteppedByDeepSpeed):
         self.groups = flat_groups(layouts, self._zero.single_partition_of_fp32_groups, self.optimizer, setting)
 
     def send(self, slices: Sequence[Tensor]) -> None:
-        """Give the module the weights that `slices` (one a group, of this rank) make up. Collective."""
+        """Give the module the weights that `slices` (one per group, of this rank) make up. Collective."""
         masters = [group.master.data for group in self.groups]
         for group, slice_ in zip(self.groups, slices, strict=True):
             group.master.data = slice_

@@ -35,7 +35,7 @@ class PartitionedParameters(SteppedByDeepSpeed):
         self.groups = flat_groups(layouts, masters, self.optimizer, setting)
 
     def send(self, slices: Sequence[Tensor]) -> None:
-        """Give the module the weights that `slices` (one a group, of this rank) make up. Collective."""
+        """Give the module the weights that `slices` (one per group, of this rank) make up. Collective."""
         for part, slice_ in zip(self._parts, slices, strict=True):
             part.copy_(slice_)
         # As DeepSpeed's own step does: those that stay gathered are gathered anew.

@@ -48,7 +48,7 @@ def test_the_prediction_is_what_real_tensors_take(
 ) -> None:
     config = ModelConfig.model_validate({"base": random_model if base == "random" else base, **settings})
     unet, schedule = load_unet(config, dtype), noise_schedule(config)
-    predicted = activation_bytes(config, dtype=dtype, **sizes(config, 2))
+    predicted = activation_bytes(config, dtype=dtype, micro_size=2)
     counted = peak_bytes(unet, schedule, **sizes(config, 2))
     assert all(p.grad is None for p in unet.parameters())
     # The same operators run on both. 1 %: room for a torch whose fake kernel keeps one tensor differently.
@@ -61,7 +61,7 @@ def test_the_prediction_knows_what_is_frozen(trains: TrainedPart, settings: dict
     config = ModelConfig.model_validate({"base": "tiny", **settings})
     unet, schedule = load_unet(config, torch.bfloat16), noise_schedule(config)
     train_only(unet, trains)
-    predicted = activation_bytes(config, dtype=torch.bfloat16, trains=trains, **sizes(config, 2))
+    predicted = activation_bytes(config, dtype=torch.bfloat16, trains=trains, micro_size=2)
     assert predicted == pytest.approx(peak_bytes(unet, schedule, **sizes(config, 2)), rel=0.01)
     assert all(p.grad is None for p in unet.parameters())
 
@@ -73,7 +73,7 @@ def test_the_prediction_is_what_the_allocator_gives_out(is_checkpointed: bool) -
     given_out = allocated_bytes(lambda: peak_bytes(unet, schedule, **sizes(config, 2)), torch.device("cpu"))
     # The allocator also sees what kernels take while they run: 4 % of the 4.2 MB here with checkpointing, 0.3 % of a
     # UNet of 50 million parameters.
-    assert activation_bytes(config, dtype=torch.bfloat16, **sizes(config, 2)) == pytest.approx(given_out, rel=0.1)
+    assert activation_bytes(config, dtype=torch.bfloat16, micro_size=2) == pytest.approx(given_out, rel=0.1)
 
 
 def test_the_full_unet_is_predicted_without_its_memory(stable_diffusion: str) -> None:
@@ -84,7 +84,7 @@ def test_the_full_unet_is_predicted_without_its_memory(stable_diffusion: str) ->
             config = ModelConfig.model_validate(
                 {"base": stable_diffusion, "attention": attention, "gradient_checkpointing": is_checkpointed}
             )
-            predicted = activation_bytes(config, dtype=torch.bfloat16, **sizes(config, 4))
+            predicted = activation_bytes(config, dtype=torch.bfloat16, micro_size=4)
             predicted_mb[attention, is_checkpointed] = predicted / MB
     assert sum(p.numel() for p in empty_unet(config).parameters()) == 859_520_964
     assert latent_shape(config) == (4, 64, 64)
@@ -102,9 +102,9 @@ def test_the_full_unet_is_predicted_without_its_memory(stable_diffusion: str) ->
 
 def test_memory_grows_with_the_micro_batch_and_the_resolution(stable_diffusion: str) -> None:
     config = ModelConfig(base=stable_diffusion, resolution=256)
-    small, double = (activation_bytes(config, dtype=torch.bfloat16, **sizes(config, size)) for size in (4, 8))
+    small, double = (activation_bytes(config, dtype=torch.bfloat16, micro_size=size) for size in (4, 8))
     assert latent_shape(config) == (4, 32, 32)
     # Not quite twice: gradients of the parameters pass through, the same for any batch.
     assert 1.9 < double / small < 2
     large = config.model_copy(update={"resolution": 512})
-    assert 3.7 < activation_bytes(large, dtype=torch.bfloat16, **sizes(large, 4)) / small < 4
+    assert 3.7 < activation_bytes(large, dtype=torch.bfloat16, micro_size=4) / small < 4

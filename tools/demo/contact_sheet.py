@@ -22,7 +22,7 @@ class SheetRow:
 
 
 def contact_sheet(rows: Sequence[SheetRow], captions: Sequence[str], heading: str, footer: str) -> Image.Image:
-    """Return the sheet. captions: one a column, wrapped over up to four lines. All images have the first one's size."""
+    """Return the sheet. captions: one per column, in up to four lines. All images have the first one's size."""
     height, width = rows[0].images.shape[1:3]
     top = MARGIN + 2 * LINE_HEIGHT + CAPTION_LINES * LINE_HEIGHT
     sheet = Image.new(
