@@ -1,6 +1,6 @@
 # make demo   environment, then the whole main job on built-in data       make test   environment, then all tests
 # make lint   ruff and mypy                                               make drill  kills a run 50 times (15 min)
-# make bench  writes docs/benchmarks.md (30 min); one alone, also of those not on it: make bench NAME=evaluation
+# make bench  writes docs/benchmarks.md (15 min); one alone, also of those not on it: make bench NAME=evaluation
 
 # The first of these that there is; any from 3.11 on will do.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
