@@ -24,12 +24,12 @@ from tools.merge.choice import print_table
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 QUICK = (
-    "databases.breast.count=320",
-    "databases.cardiac.count=160",
-    "databases.fetal.count=160",
+    "databases.breast.count=256",
+    "databases.cardiac.count=128",
+    "databases.fetal.count=128",
     "stages.0.steps=60",
     *(f"stages.{stage}.steps=20" for stage in (1, 2, 3, 4)),
-    "stages.5.steps=40",
+    "stages.5.steps=30",
     "stages.6.steps=200",
     "optimizer.warmup_steps=5",
     "validation.every_steps=null",
