@@ -55,24 +55,32 @@ def step_folder(root: Path, step: int) -> Path:
 
 def named_checkpoint(root: Path, label: str) -> Path | None:
     """Return the folder that `label` (LATEST or BEST) names under `root`; None where there is none."""
-    with suppress(FileNotFoundError):
+    with suppress(OSError, ValueError):  # what cannot be read names nothing
         return root / (root / label).read_text(encoding="utf-8").strip()
     return None
 
 
 def newest_position(root: Path) -> dict[str, Any] | None:
-    """Return the position of the checkpoint that LATEST names, unverified, at once; None where there is none."""
+    """Return the position of the checkpoint that LATEST names, by its manifest alone; None where none can be read.
+
+    Raises: OtherFormatError.
+    """
     folder = named_checkpoint(root, "LATEST")
-    return stored_position(folder) if folder else None
+    try:
+        return _manifest(folder)["position"] if folder else None
+    except OtherFormatError:
+        raise
+    except CheckpointError:
+        return None  # `find_checkpoint` says what is wrong
 
 
 def stored_position(folder: Path) -> dict[str, Any] | None:
     """Return the position of one checkpoint, unverified; None where it cannot be read."""
     try:
-        position: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["position"]
-    except (OSError, ValueError, KeyError):
+        position = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["position"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None  # `find_checkpoint` says what is wrong, if anything is
-    return position
+    return position if isinstance(position, dict) else None
 
 
 def find_checkpoint(root: Path) -> Found | None:
@@ -83,7 +91,12 @@ def find_checkpoint(root: Path) -> Found | None:
     folders = sorted(root.glob("step-*"), reverse=True)
     latest = named_checkpoint(root, "LATEST")
     folders.sort(key=lambda folder: folder != latest)  # stable: LATEST first, then the newest
-    return _first_whole(root, folders)
+    found, skipped = _first_whole(folders)
+    if found is None and skipped:
+        raise CheckpointError(
+            f"no checkpoint in {root} is whole ({'; '.join(skipped)}): restore one, or delete the folder to start anew"
+        )
+    return found
 
 
 def lowest_checkpoint(root: Path, last_step: int) -> Found | None:
@@ -94,25 +107,28 @@ def lowest_checkpoint(root: Path, last_step: int) -> Found | None:
     """
     last = step_folder(root, last_step)
     losses = _finite_losses(folder for folder in root.glob("step-*") if folder.name <= last.name)
-    return _first_whole(root, sorted(losses, key=lambda folder: (losses[folder], folder)))
+    found, skipped = _first_whole(sorted(losses, key=lambda folder: (losses[folder], folder)))
+    if found is None and skipped:
+        raise CheckpointError(
+            f"no checkpoint in {root} that was validated is whole ({'; '.join(skipped)}): restore one, or delete the"
+            " stage's folder to train it anew"
+        )
+    return found
 
 
-def _first_whole(root: Path, folders: Iterable[Path]) -> Found | None:
-    """Return the first complete one of `folders`, which damaged ones before it do not hinder."""
+def _first_whole(folders: Iterable[Path]) -> tuple[Found | None, list[str]]:
+    """Return the first complete one of `folders`, if there is one, and what is wrong with those before it."""
     skipped: dict[str, str] = {}
     for folder in folders:
         try:
-            return Found(folder, verified_manifest(folder), tuple(skipped.values()), frozenset(skipped))
+            found = Found(folder, verified_manifest(folder), tuple(skipped.values()), frozenset(skipped))
         except OtherFormatError:  # it is as good as it was: to pass it over would train its steps again
             raise
         except CheckpointError as damage:
             skipped[folder.name] = str(damage)
-    if skipped:
-        raise CheckpointError(
-            f"no checkpoint in {root} is whole ({'; '.join(skipped.values())}): restore one, or delete the folder to"
-            " start anew"
-        )
-    return None
+        else:
+            return found, list(skipped.values())
+    return None, list(skipped.values())
 
 
 def verified_manifest(folder: Path) -> dict[str, Any]:
@@ -141,13 +157,15 @@ def _manifest(folder: Path) -> dict[str, Any]:
         version, digest = int(manifest["format_version"]), manifest.pop("sha256", None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
         raise CheckpointError(f"{folder.name}: no readable manifest.json ({type(problem).__name__})") from problem
+    if digest is not None and digest != sealed(manifest)["sha256"]:  # as every version from 3 on seals it
+        raise CheckpointError(f"{folder.name}: manifest.json does not match its hash")
     if version != FORMAT_VERSION:
         raise OtherFormatError(
             f"{folder} is of format {version}, this version reads {FORMAT_VERSION}: go on with what wrote it,"
             " or give this run another folder"
         )
-    if digest != sealed(manifest)["sha256"]:
-        raise CheckpointError(f"{folder.name}: manifest.json does not match its hash")
+    if digest is None:
+        raise CheckpointError(f"{folder.name}: manifest.json has no hash")
     names = set(manifest["files"])
     if not names or names != {slices_name(index, len(names)) for index in range(len(names))}:
         raise CheckpointError(f"{folder.name}: manifest.json names no whole set of slices")
@@ -218,7 +236,7 @@ def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool, damaged:
 def _finite_losses(folders: Iterable[Path]) -> dict[Path, float]:
     """Return the validation losses that checkpoints were saved with, of those that have one that is finite."""
     losses = {folder: (stored_position(folder) or {}).get("validation_loss") for folder in folders}
-    return {folder: loss for folder, loss in losses.items() if loss is not None and math.isfinite(loss)}
+    return {folder: loss for folder, loss in losses.items() if isinstance(loss, float | int) and math.isfinite(loss)}
 
 
 def _write_label(root: Path, label: str, name: str) -> None:

@@ -94,11 +94,14 @@ class Stage:
         self.validation_losses: dict[int, float] = {}
         self.step = self.num_bad_steps = 0
         self.is_looked_at = True  # whether this step was validated and shown, where that was due
-        self.saved: tuple[int, float | None] = (0, None)  # step and validation loss of what was saved or loaded last
+        # Step, validation loss and `is_looked_at` of what was saved or loaded last.
+        self.saved: tuple[int, float | None, bool] = (0, None, True)
         self.is_memory_told = self.has_as_many_ranks_as_before = False
         self._remember_saved(0)
         resumed = self._resume()
-        self.tracker = Tracker(config, stage, self.num_steps, done_steps=self.step) if rank.is_first else None
+        self.tracker: Tracker | None = None
+        if rank.is_first:
+            self.tracker = Tracker(config, stage, self.num_steps, self.step, self.validation_losses.keys())
         if self.tracker:
             self.tracker.begin(config_text(config), resumed)
 
@@ -117,7 +120,7 @@ class Stage:
                 raise StoppedOnRequest
         elif not self.is_looked_at:  # as it was stopped before
             self._look()
-            self._save_where_due()
+            self._save()
         batches = TimedIterator(self.loader.batches(self.step, self.num_steps))
         while not self._is_at_end():
             watch = Stopwatch()
@@ -192,10 +195,13 @@ class Stage:
     def _go_back_to_lowest(self) -> None:
         """Load the checkpoint of the lowest validation loss, where that is not the last one."""
         found = from_first_rank(self.rank, lambda: lowest_checkpoint(self.checkpoints, self.step))
+        for line in found.skipped if found else ():
+            self._say(f"skipped: {line}")
+        lowest = lowest_step(self.validation_losses)
+        if lowest and (found is None or found.position["validation_loss"] != self.validation_losses[lowest]):
+            self._say(f"the checkpoint of the lowest validation loss, that of step {lowest}, is not there any more")
         if found is None or found.position["step"] == self.step:
             return
-        for line in found.skipped:
-            self._say(f"skipped: {line}")
         load_checkpoint(found, self.engine, self.ema.slices)
         last, self.step = self.step, int(found.position["step"])
         self._say(f"ended after step {last}; the lowest validation loss was that of step {self.step}")
@@ -214,7 +220,7 @@ class Stage:
         self.step = int(found.position["step"])
         self.validation_losses = {int(step): loss for step, loss in found.position.get("validation_losses", {}).items()}
         self.is_looked_at = bool(found.position["is_looked_at"])
-        self.saved = (self.step, found.position.get("validation_loss"))
+        self.saved = (self.step, found.position.get("validation_loss"), self.is_looked_at)
         self.writer.damaged.update(found.damaged)
         self._remember_saved(self.step)
         return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
@@ -250,7 +256,8 @@ class Stage:
         losses = {at: loss for at, loss in self.validation_losses.items() if at <= step}
         # What was validated since, at a bad step, were the same weights.
         loss = next((self.validation_losses[at] for at in sorted(self.validation_losses) if at >= step), None)
-        if step == 0 or self.saved == (step, loss):
+        is_looked_at = self.is_looked_at or self.num_bad_steps > 0
+        if step == 0 or self.saved == (step, loss, is_looked_at):
             return
         if self.num_bad_steps > 0 and self._has_diverged(step):
             self._say(f"the weights after step {step} give a loss that is not finite on its own samples: not saved")
@@ -260,11 +267,11 @@ class Stage:
             "samples": step * self.slicing.global_size,
             "validation_loss": loss,
             "validation_losses": losses,
-            "is_looked_at": self.is_looked_at or self.num_bad_steps > 0,
+            "is_looked_at": is_looked_at,
             "facts": self.facts,
         }
         self.writer.save(self.ema.slices, position)
-        self.saved = (step, loss)
+        self.saved = (step, loss, is_looked_at)
 
     def _has_diverged(self, step: int) -> bool:
         """Return whether the loss of the samples of `step`, finite before it, is not finite any more. Collective.

@@ -1,7 +1,7 @@
 """The logs in a stage's folder: one JSON object a line, each with the `step` that it is of."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,17 @@ NEWEST_BYTES = 2**20
 class StepLog:
     """A log to append to."""
 
-    def __init__(self, path: Path, done_steps: int) -> None:
-        """Open the log to go on after `done_steps`; what lies beyond, of a run that was killed, is taken out."""
+    def __init__(self, path: Path, done_steps: int, known: Collection[int] | None = None) -> None:
+        """Open the log to go on after `done_steps`; what lies beyond, of a run that was killed, is taken out.
+
+        known: the steps that have an entry, where not all have: one that is made again is not to stand there twice.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
         # A stage without a step done begins anew, with step 0.
         is_kept = done_steps > 0 and path.exists()
         kept = [entry for entry in read_steps(path) if entry["step"] <= done_steps] if is_kept else []
+        if known is not None:
+            kept = [entry for entry in kept if entry["step"] in known]
         temporary = path.with_suffix(".partial")
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         temporary.rename(path)

@@ -29,6 +29,7 @@ from launch.job import announce_job
 from launch.quiet import quiet_libraries
 from launch.record import config_text
 from launch.snapshot import CHECKOUT, snapshot
+from launch.streams import outlive_readers
 from models.record import read_record
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class RunJob:
         from launch.rank_process import listen_for_stop, train_as_rank
 
         if _executor_name() != "debug":
+            outlive_readers()
             # Of a start that failed, while nobody knew that there would be another: results() would raise it.
             JobEnvironment().paths.result_pickle.unlink(missing_ok=True)
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,8 +22,18 @@ T = TypeVar("T")
 class Tracker:
     """Everything that the first rank shows of one stage."""
 
-    def __init__(self, config: RunConfig, stage: StageConfig, num_steps: int, done_steps: int) -> None:
-        """Open the logs of a stage of `num_steps` to go on after `done_steps`."""
+    def __init__(
+        self,
+        config: RunConfig,
+        stage: StageConfig,
+        num_steps: int,
+        done_steps: int,
+        validated: Collection[int] | None = None,
+    ) -> None:
+        """Open the logs of a stage of `num_steps` to go on after `done_steps`.
+
+        validated: at which of these it was, as the checkpoint says; None: as the log does.
+        """
         # The stages follow one another on one axis, since the whole curriculum is one "run" of TensorBoard. What a
         # killed process wrote beyond its checkpoint is hidden from there on, and with it what an earlier start of this
         # run wrote of the stages after this one.
@@ -31,9 +41,9 @@ class Tracker:
         self._number, self._name = config.stages.index(stage) + 1, stage.name
         self._first_step = 0 if self._offset == done_steps == 0 else self._offset + done_steps + 1
         self._writer = SummaryWriter(str(tensorboard_folder(config)), purge_step=self._first_step)
-        self._steps, self._times, self._validations = (
-            StepLog(config.stage_path(stage) / name, done_steps) for name in (STEPS_FILE, TIMES_FILE, VALIDATION_FILE)
-        )
+        folder = config.stage_path(stage)
+        self._steps, self._times = (StepLog(folder / name, done_steps) for name in (STEPS_FILE, TIMES_FILE))
+        self._validations = StepLog(folder / VALIDATION_FILE, done_steps, validated)
         self._progress = Progress(stage.name, "step", num_steps, done_steps)
 
     def begin(self, config_text: str, resumed: str | None) -> None:

@@ -13,13 +13,15 @@ from distributed.checkpoint import (
     find_checkpoint,
     lowest_checkpoint,
     named_checkpoint,
+    newest_position,
     prune,
     publish,
     restore_older,
+    sealed,
     slices_name,
     step_folder,
 )
-from distributed.errors import OtherFormatError
+from distributed.errors import CheckpointError, OtherFormatError
 
 
 def checkpoints_with_losses(root: Path, losses: list[float | None]) -> Path:
@@ -162,13 +164,33 @@ def test_a_file_that_cannot_be_read_is_damage(whole: Path, monkeypatch: pytest.M
     assert found.skipped == (f"step-00000003: {bad.name} cannot be read (Input/output error)",)
 
 
-def test_what_another_version_wrote_is_not_passed_over(whole: Path) -> None:
-    manifest = step_folder(whole, 3) / "manifest.json"
-    manifest.write_text(json.dumps({"format_version": 4, "slices": {}}))
-    with pytest.raises(
-        OtherFormatError, match=r"step-00000003 is of format 4, this version reads 3: go on with what wrote it"
-    ):
-        find_checkpoint(whole)
+@pytest.mark.parametrize(("version", "manifest"), [(2, {"slices": {}}), (4, sealed({"format_version": 4}))])
+def test_what_another_version_wrote_is_not_passed_over(whole: Path, version: int, manifest: dict[str, Any]) -> None:
+    file = step_folder(whole, 3) / "manifest.json"
+    file.write_text(json.dumps({"format_version": version, **manifest}))
+    for look in (find_checkpoint, newest_position):
+        with pytest.raises(OtherFormatError, match=rf"step-00000003 is of format {version}, this version reads 3: go"):
+            look(whole)
+
+
+def test_a_damaged_version_is_damage(whole: Path) -> None:
+    file = step_folder(whole, 3) / "manifest.json"
+    file.write_text(file.read_text().replace('"format_version": 3', '"format_version": 7'))
+    assert found_step(whole) == 2
+    assert newest_position(whole) is None
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '{"position": 3}', '{"position": {"validation_loss": "low"}}'])
+def test_a_manifest_of_nonsense_hinders_no_save(whole: Path, content: str) -> None:
+    (step_folder(whole, 1) / "manifest.json").write_text(content)
+    prune(whole, step_folder(whole, 3), keep_last=1, keep_best=True)
+    assert named_checkpoint(whole, "BEST") == step_folder(whole, 2)
+    assert newest_position(whole) == {"step": 3, "validation_loss": 0.2, "validation_losses": {"3": 0.2}}
+
+
+def test_a_label_of_nonsense_names_nothing(whole: Path) -> None:
+    (whole / "LATEST").write_bytes(b"\xff\xfe")
+    assert found_step(whole) == 3
 
 
 def test_the_lowest_is_found_without_best(whole: Path) -> None:
@@ -178,3 +200,7 @@ def test_the_lowest_is_found_without_best(whole: Path) -> None:
     (step_folder(whole, 2) / slices_name(0, 2)).unlink()
     assert lowest_step(whole) == 3
     assert lowest_checkpoint(whole, last_step=0) is None
+    for step in (1, 3):
+        (step_folder(whole, step) / slices_name(0, 2)).unlink()
+    with pytest.raises(CheckpointError, match=r"was validated is whole \(step-00000002: .*: restore one, or"):
+        lowest_checkpoint(whole, last_step=3)

@@ -60,6 +60,16 @@ def test_the_validation_log_goes_on_after_the_checkpoint(tmp_path: Path) -> None
     assert [entry["mean"] for entry in again] == [0.6], "killed before its first checkpoint, a stage begins anew"
 
 
+def test_a_validation_that_is_made_again_stands_once(tmp_path: Path) -> None:
+    config = run_config(tmp_path, "only")
+    (stage,) = config.stages
+    tracked(tmp_path, 0, {0: {"one": 0.5}, 10: {"one": 0.4}})
+    tracker = Tracker(config, stage, 20, 10, validated=[0])  # the checkpoint of step 10 was saved before
+    tracker.validation(10, {"one": 0.4}, 0.4)
+    tracker.close()
+    assert [entry["step"] for entry in read_steps(config.stage_path(stage) / VALIDATION_FILE)] == [0, 10]
+
+
 def test_a_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
     (entry,) = tracked(tmp_path, 0, {0: {"one": float("nan"), "two": 0.25}})
     assert entry == {"step": 0, "losses": {"one": None, "two": 0.25}, "mean": None}

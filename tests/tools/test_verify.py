@@ -54,6 +54,15 @@ def test_a_whole_run_is_right(run: Path) -> None:
     assert verify(run, run / "shards")[1] == lines, "nothing is checked twice"
 
 
+def test_another_format_is_told_once(run: Path) -> None:
+    folder = run / "stages" / "busi" / "checkpoints" / "step-00000005"
+    (folder / "manifest.json").write_text('{"format_version": 2}')
+    code, lines, _ = verify(folder)
+    assert code == 1
+    (line,) = [line for line in lines if "is of format 2, this version reads 3: go on with what wrote it" in line]
+    assert line.count(str(folder)) == 1
+
+
 def flip(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-3] ^= 16
