@@ -91,12 +91,7 @@ def find_checkpoint(root: Path) -> Found | None:
     folders = sorted(root.glob("step-*"), reverse=True)
     latest = named_checkpoint(root, "LATEST")
     folders.sort(key=lambda folder: folder != latest)  # stable: LATEST first, then the newest
-    found, skipped = _first_whole(folders)
-    if found is None and skipped:
-        raise CheckpointError(
-            f"no checkpoint in {root} is whole ({'; '.join(skipped)}): restore one, or delete the folder to start anew"
-        )
-    return found
+    return _first_whole(folders, f"checkpoint in {root}", "delete the folder to start anew")
 
 
 def lowest_checkpoint(root: Path, last_step: int) -> Found | None:
@@ -106,29 +101,27 @@ def lowest_checkpoint(root: Path, last_step: int) -> Found | None:
     Raises: CheckpointError if there are some and none is whole; OtherFormatError.
     """
     last = step_folder(root, last_step)
-    losses = _finite_losses(folder for folder in root.glob("step-*") if folder.name <= last.name)
-    found, skipped = _first_whole(sorted(losses, key=lambda folder: (losses[folder], folder)))
-    if found is None and skipped:
-        raise CheckpointError(
-            f"no checkpoint in {root} that was validated is whole ({'; '.join(skipped)}): restore one, or delete the"
-            " stage's folder to train it anew"
-        )
-    return found
+    folders = _by_loss(folder for folder in root.glob("step-*") if folder.name <= last.name)
+    what = f"checkpoint in {root} that was validated"
+    return _first_whole(folders, what, "delete the stage's folder to train it anew")
 
 
-def _first_whole(folders: Iterable[Path]) -> tuple[Found | None, list[str]]:
-    """Return the first complete one of `folders`, if there is one, and what is wrong with those before it."""
+def _first_whole(folders: Iterable[Path], what: str, mend: str) -> Found | None:
+    """Return the first complete one of `folders`, with what is wrong with those before it; None where there are none.
+
+    what, mend: of the message where none is complete.
+    """
     skipped: dict[str, str] = {}
     for folder in folders:
         try:
-            found = Found(folder, verified_manifest(folder), tuple(skipped.values()), frozenset(skipped))
+            return Found(folder, verified_manifest(folder), tuple(skipped.values()), frozenset(skipped))
         except OtherFormatError:  # it is as good as it was: to pass it over would train its steps again
             raise
         except CheckpointError as damage:
             skipped[folder.name] = str(damage)
-        else:
-            return found, list(skipped.values())
-    return None, list(skipped.values())
+    if skipped:
+        raise CheckpointError(f"no {what} is whole ({'; '.join(skipped.values())}): restore one, or {mend}")
+    return None
 
 
 def verified_manifest(folder: Path) -> dict[str, Any]:
@@ -223,9 +216,7 @@ def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool, damaged:
     last = whole[:keep_last]
     kept = {*last, *(folder for folder in folders if folder.name in damaged and folder > last[-1])}
     if keep_best:
-        losses = _finite_losses(whole)
-        if losses:
-            best = min(losses, key=lambda folder: (losses[folder], folder))
+        for best in _by_loss(whole)[:1]:
             _write_label(root, "BEST", best.name)
             kept.add(best)
     # What a killed process left of a save is never read.
@@ -233,10 +224,11 @@ def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool, damaged:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _finite_losses(folders: Iterable[Path]) -> dict[Path, float]:
-    """Return the validation losses that checkpoints were saved with, of those that have one that is finite."""
-    losses = {folder: (stored_position(folder) or {}).get("validation_loss") for folder in folders}
-    return {folder: loss for folder, loss in losses.items() if isinstance(loss, float | int) and math.isfinite(loss)}
+def _by_loss(folders: Iterable[Path]) -> list[Path]:
+    """Return the checkpoints that were saved with a validation loss that is finite, the lowest and earliest first."""
+    stored = ((folder, (stored_position(folder) or {}).get("validation_loss")) for folder in folders)
+    found = [(loss, folder) for folder, loss in stored if isinstance(loss, float | int) and math.isfinite(loss)]
+    return [folder for _, folder in sorted(found)]
 
 
 def _write_label(root: Path, label: str, name: str) -> None:

@@ -70,13 +70,12 @@ def predicted_bytes(
         # DeepSpeed keeps the gradients of the step in float32 where the step is, and of ZeRO-3 its flat buffer too.
         kinds["gradients"] *= zero.stage == 1
         kinds["gradients" + host] = kinds.get("gradients" + host, 0) + (size * (zero.stage == 3) + 4) * slices
+    largest = max(member.numel for layout in layouts for member in layout.members)
     if is_offloaded and zero.stage < 3:
-        largest = max(member.numel for layout in layouts for member in layout.members)
         back = max(layout.slice_numel for layout in layouts)
         sums = _touched_elements(layouts) if zero.stage == 2 and accumulation_steps > 1 else 0
         kinds["offload"] = size * largest
         kinds["offload" + host] = kinds.get("offload" + host, 0) + size * (largest + back + sums)
-    largest_gradient = max(member.numel for layout in layouts for member in layout.members) // num_slices
     copies = 0
     if not is_offloaded:
         copies = max(_copy_bytes(layout, zero, size, master_size) for layout in layouts)
@@ -84,7 +83,7 @@ def predicted_bytes(
         largest_slice = max(layout.slice_numel for layout in layouts)
         copies += STOCHASTIC_CHUNK_BYTES * min(GPU_CHUNK_ELEMENTS if on_gpu else CPU_CHUNK_ELEMENTS, largest_slice)
     # ZeRO-3, and offloading, take each gradient's norm in float64.
-    norm = 8 * largest_gradient if zero.stage == 3 or is_offloaded else 0
+    norm = 8 * (largest // num_slices) if zero.stage == 3 or is_offloaded else 0
     # After a step of ZeRO-3 those that stay gathered are gathered anew, all at once.
     again = size * sum(numel for p in module.parameters() if (numel := p.numel()) <= PERSISTENT_ELEMENTS)
     buffers = size * _buffer_elements(bucket_elements(module, zero), layouts, zero)

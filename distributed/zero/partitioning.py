@@ -52,10 +52,6 @@ class FrozenWhole:
         """Return the weights that do not train."""
         return [parameter.data for parameter in frozen_parameters(self.network)]
 
-    def for_offload(self) -> list[Tensor]:
-        """Return what offloading keeps besides: nothing, unless a stage says otherwise."""
-        return []
-
 
 class Partitioning(Protocol):
     """One module's training state, divided as a ZeRO stage does it. All but `groups` is collective."""

@@ -65,6 +65,10 @@ class Replicated(FrozenWhole):
             gradients.zero_()
         return StepResult(grad_norm=norm, is_skipped=is_skipped)
 
+    def for_offload(self) -> list[Tensor]:
+        """Return nothing: this stage does not offload."""
+        return []
+
     def send(self, slices: Sequence[Tensor]) -> None:
         """Give the module the weights that `slices` (one per group) make up."""
         for weights, slice_ in zip(self._weights, slices, strict=True):
