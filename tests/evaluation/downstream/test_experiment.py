@@ -357,21 +357,24 @@ def test_images_without_masks_do_not_teach_a_segmenter(path: Path, tmp_path: Pat
     assert "folder set has 0.png without the mask that it was drawn from, needed one for every image" in result.stderr
 
 
-def test_prompts_that_do_not_tell_labels_apart_are_refused(path: Path, tmp_path: Path) -> None:
-    settings = [f"run={tmp_path / 'other'}", "databases.breast.prompts=[an ultrasound image]"]
+def other_run(path: Path, tmp_path: Path, setting: str) -> list[str]:
+    """Prepare another run, with the same stages, and return what sets it."""
+    settings = [f"run={tmp_path / 'other'}", setting]
     config = load_config(path, settings)
     prepare_databases(config)
     shutil.copytree(tmp_path / "run" / "stages", config.run / "stages")
+    return settings
+
+
+def test_prompts_that_do_not_tell_labels_apart_are_refused(path: Path, tmp_path: Path) -> None:
+    settings = other_run(path, tmp_path, "databases.breast.prompts=[an ultrasound image]")
     result = CliRunner().invoke(app, ["downstream", str(path), "classification", *settings])
     assert result.exit_code == 2
     assert "breast has the prompt 'an ultrasound image' for the labels benign, malignant, normal" in result.stderr
 
 
 def test_a_run_without_test_patients_is_refused(path: Path, tmp_path: Path) -> None:
-    settings = [f"run={tmp_path / 'other'}", "prepare.test_fraction=0"]
-    config = load_config(path, settings)
-    prepare_databases(config)
-    shutil.copytree(tmp_path / "run" / "stages", config.run / "stages")
+    settings = other_run(path, tmp_path, "prepare.test_fraction=0")
     for experiment, what in (("classification", "0 patients of 0 known labels"), ("segmentation", "0 test patients")):
         result = CliRunner().invoke(app, ["downstream", str(path), experiment, *settings])
         assert result.exit_code == 2
