@@ -8,7 +8,8 @@ begin() {
     name_job
     hear_between_steps
     # A job that is queued again goes on with the run, the code and the configuration that it had, whatever was edited.
-    KNOWN=slurm/.jobs/$JOB
+    # Clusters that see the same disk count their jobs each.
+    KNOWN=slurm/.jobs/${SLURM_CLUSTER_NAME:-cluster}-$JOB
     if [ "$RESTARTS" -gt 0 ] && [ -s "$KNOWN" ]; then
         { read -r RUN && read -r SHARDS && read -r CODE && read -r CONFIG; } <"$KNOWN"
         know_run

@@ -9,7 +9,7 @@ from pathlib import Path
 # one that is killed has KillWait between TERM and KILL, and a node that is silent for SlurmdTimeout is down.
 # JobRequeue=0 as some sites have it: a job has to ask for it that it may be queued again.
 SLURM_CONF = """\
-ClusterName=test
+ClusterName={name}
 SlurmctldHost=controller({subnet}.254)
 CommunicationParameters=NoCtldInAddrAny
 SlurmUser=root
@@ -60,6 +60,11 @@ class ClusterConfig:
     grace_s: int = 30
 
     @property
+    def name(self) -> str:
+        """What jobs find as SLURM_CLUSTER_NAME: another one for each cluster of this machine."""
+        return f"test-{self.subnet.rpartition('.')[2]}"
+
+    @property
     def addresses(self) -> dict[str, str]:
         """The nodes' addresses by their names n1, n2, ..."""
         return {f"n{number}": f"{self.subnet}.{number}" for number in range(1, self.num_nodes + 1)}
@@ -74,7 +79,9 @@ class ClusterConfig:
         (folder / "hosts").write_text("".join(f"{address} {name}\n" for name, address in hosts.items()))
         resources = f"CPUs={self.cpus_per_node} RealMemory={self.memory_mib} Gres=gpu:{self.gpus_per_node}"
         nodes = [f"NodeName={name} NodeAddr={address} {resources}" for name, address in self.addresses.items()]
-        text = SLURM_CONF.format(folder=folder, subnet=self.subnet, node_lines="\n".join(nodes), grace_s=self.grace_s)
+        text = SLURM_CONF.format(
+            name=self.name, folder=folder, subnet=self.subnet, node_lines="\n".join(nodes), grace_s=self.grace_s
+        )
         (folder / "slurm.conf").write_text(text)
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         # Slurm takes only a device file for a GPU; these are /dev/null by another name.

@@ -13,7 +13,7 @@ import pytest
 from tests.data.busi_fixture import write_busi
 from tests.slurm.availability import install_packages, machine_reason, packages_reason, unavailable_reason
 from tests.slurm.cluster import Cluster
-from tests.slurm.training import Training, chain_of_stages, training
+from tests.slurm.training import CHECKOUT, Training, chain_of_stages, training
 from tests.tiny_random_model import write_tiny_random_model
 
 
@@ -36,6 +36,8 @@ def cluster() -> Iterator[Cluster]:
         skip_or_fail(reason)
     with Cluster() as started:
         yield started
+        for known in (CHECKOUT / "slurm" / ".jobs").glob(f"{started.config.name}-*"):
+            known.unlink()
 
 
 @pytest.fixture(autouse=True)

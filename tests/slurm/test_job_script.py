@@ -164,10 +164,16 @@ def test_a_job_that_is_queued_again_keeps_its_run_and_its_configuration(slurm: M
     # A job of its own does as the file says by now.
     assert slurm.bash(begin.replace("begin", "SLURM_JOB_ID=8; begin")).returncode == 0
     assert (tmp_path / "another" / "slurm-8.log").exists()
+    # So does another cluster's job of this number.
+    mine.write_text((text % 1.0).replace(f"{slurm.run}", f"{tmp_path}/elsewhere"))
+    assert slurm.bash(f"SLURM_CLUSTER_NAME=other; {begin}").returncode == 0
+    assert (tmp_path / "elsewhere" / "slurm-7.log").exists()
+    assert slurm.bash(begin, restarts=2).returncode == 0
+    assert "start 3" in (slurm.run / "slurm-7.log").read_text()
     # A node on which nothing is installed is an accident to a job that ran before.
     slurm.write_command("sonoshard", "false")
     ended = slurm.bash(
-        "PATH=$(dirname $(command -v squeue)):/usr/bin:/bin; rm $(command -v sonoshard); " + begin, restarts=2
+        "PATH=$(dirname $(command -v squeue)):/usr/bin:/bin; rm $(command -v sonoshard); " + begin, restarts=3
     )
     assert "sonoshard is not installed" in ended.stderr
     assert "ended with 2; queued again, to go on" in ended.stdout
