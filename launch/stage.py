@@ -91,7 +91,7 @@ class Stage:
         self.preview = Preview(config, schedule, shards, self.engine, self.denoiser, subjects)
         self.checkpoints = config.stage_checkpoints(stage)
         self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
-        self.validation_losses: dict[int, float] = {}
+        self.validation_losses: dict[int, float | None] = {}  # by step; None: not finite
         self.step = self.num_bad_steps = 0
         self.is_looked_at = True  # whether this step was validated and shown, where that was due
         # Step, validation loss and `is_looked_at` of what was saved or loaded last.
@@ -337,7 +337,7 @@ class Stage:
         """
         losses = self._losses_of(self.ema.first, self.held_out.databases("validation"))
         mean = self._mean_over_stage(losses)
-        self.validation_losses[self.step] = mean
+        self.validation_losses[self.step] = mean if math.isfinite(mean) else None
         if self.tracker:
             self.tracker.validation(self.step, losses, mean)
             self._say(f"step {self.step}, validation loss {mean:.4f}")

@@ -5,7 +5,7 @@ python -m tests.distributed.engine_scenarios ACTION FOLDER
     paged    the same for every cell whose moments CUDA pages
     save     5 steps of each of ELASTIC, saved; 3 more; and what else a process group of 2 can show
     recut    load what `save` saved at this world size, and at other stages; save it apart; 3 more steps
-    memory   the peak of a process that saves and one that resumes, with 500 MB of state
+    memory   the peak of a process that saves, resumes and cuts anew, with 600 MB of state
     fail     the last rank fails while the averaged weights are lent
 The first rank writes FOLDER/ACTION-WORLD_SIZE.json.
 """
@@ -68,6 +68,7 @@ class Cell:
 
 
 # What is cut anew has several groups of matrices, as a large network has.
+RAGGED = 4095  # its square is no multiple of 256
 SMALL_GROUP = 2**15
 ELASTIC = (
     Cell(),
@@ -581,13 +582,11 @@ def recut(rank: Rank, folder: Path) -> dict[str, object]:
 
 
 def memory(rank: Rank, folder: Path) -> dict[str, object]:
-    """Return this process's peak before and after a save and a load, MB."""
-    module = nn.Sequential(*(nn.Linear(4096, 4096, bias=False) for _ in range(4)))
-    cell = Cell(precision="bf16")
-    engine = engine_of(cell, module, rank)
+    """Return this process's peak before and after a save and a load, MB; and what other ways make besides, MB."""
+    engine = engine_of(Cell(precision="bf16"), ragged_network(), rank)
     ema = SlicedEma([group.master for group in engine.groups], [0.1])
     facts: dict[str, object] = {}
-    ones = torch.ones(1, 4096, device=engine.device, dtype=torch.bfloat16)
+    ones = torch.ones(1, RAGGED, device=engine.device, dtype=torch.bfloat16)
     for step in (1, 2):
         engine.accumulate(engine.network(ones).float().square().mean())
         engine.finish_micro_batch(1e-4)
@@ -601,7 +600,26 @@ def memory(rank: Rank, folder: Path) -> dict[str, object]:
     assert found is not None
     load_checkpoint(found, engine, ema.slices)
     facts["loaded"] = peak_mb()
+    writer = CheckpointWriter(folder / "memory-async", engine, CheckpointConfig(is_async=True))
+    with PeakBytes(engine.device) as of_copy:
+        for step in (3, 4):
+            writer.save(ema.slices, {"step": step})
+        writer.finish()
+    facts["copied"] = of_copy.bytes / 1e6
+    engine.close()
+    engine = engine_of(Cell(precision="bf16", stage=3), ragged_network(), rank)
+    assert any(not group.layout.is_aligned for group in engine.groups), "blocks are quantised anew"
+    ema = SlicedEma([group.master for group in engine.groups], [0.1])
+    with PeakBytes(engine.device) as of_load:
+        load_checkpoint(found, engine, ema.slices)
+    facts["recut"] = of_load.bytes / 1e6
+    engine.close()
     return facts
+
+
+def ragged_network() -> nn.Module:
+    """Return a network of 67 million parameters, of which none has a whole number of quantisation blocks."""
+    return nn.Sequential(*(nn.Linear(RAGGED, RAGGED, bias=False) for _ in range(4)))
 
 
 def peak_mb() -> float:

@@ -244,6 +244,8 @@ def test_saving_and_resuming_need_no_second_copy(tmp_path: Path) -> None:
     assert peak["state"] > 600, "a copy would be seen"
     assert peak["saved"] - peak["trained"] < 256
     assert peak["loaded"] - peak["trained"] < 256
+    assert peak["recut"] < 256
+    assert peak["copied"] == pytest.approx(peak["state"], rel=0.01), "never two at once"
 
 
 def test_a_rank_that_fails_alone_does_not_hang_the_others(folder: Path) -> None:

@@ -17,6 +17,7 @@ from launch.job import read_job
 from launch.spawn import run_ranks
 from launch.step_log import VALIDATION_FILE, read_steps
 from models.merging.recipe import make_recipe
+from models.record import RECORD_FILE
 from models.trained_part import LORA_FILE
 from tools.average import write_average
 from tools.merge.command import write_recipe
@@ -190,6 +191,16 @@ def test_a_stage_starts_from_a_merge_and_ends_early_with_its_best(runs: Path) ->
     assert list(losses) == list(range(2, lowest + 5, 2)), "two validations after the lowest it ended"
     assert records["merged"]["steps"] == lowest
     assert records["merged"]["validation_loss"] == losses[lowest]
+
+
+def test_a_validation_loss_that_is_not_finite_is_null_in_json(runs: Path) -> None:
+    stage = runs / "not-finite-2" / "stages" / "busi"
+    (manifest,) = stage.glob("checkpoints/step-*/manifest.json")
+    position = json.loads(manifest.read_text(), parse_constant=pytest.fail)["position"]
+    assert (position["step"], position["validation_loss"]) == (2, None)
+    assert position["validation_losses"] == {"0": None, "2": None}
+    record = json.loads((stage / "model" / RECORD_FILE).read_text(), parse_constant=pytest.fail)
+    assert (record["steps"], record["validation_loss"]) == (2, None)
 
 
 def test_a_stopped_curriculum_is_the_same_to_the_bit(runs: Path) -> None:

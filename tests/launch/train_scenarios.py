@@ -4,6 +4,7 @@ python -m tests.launch.train_scenarios CONFIG FOLDER     writes FOLDER/NAME-WORL
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -57,6 +58,7 @@ def main(config: RunConfig, folder: Path) -> None:
             train(named(f"zero-{stage}", 4).model_copy(update={"zero": zero}), rank, StopRequest())
         two_stages(named("two-stages", 4), rank)
         curriculum(named("curriculum", 4), rank)
+        not_finite(named("not-finite", 4), rank)
     control_net(named("control", 4), rank)
     leave_process_group()
     end_at_once(0)
@@ -145,6 +147,13 @@ def curriculum(config: RunConfig, rank: Rank) -> None:
     train_until_stopped(stopped, rank, num_before + 3)
     assert not stopped.is_finished(merged)
     train(stopped, rank, StopRequest())
+
+
+def not_finite(config: RunConfig, rank: Rank) -> None:
+    """Train on, though no validation loss is finite."""
+    stage = config.stages[0].model_copy(update={"steps": 2})
+    with patch("launch.validation.mean_loss", lambda *_: math.inf):
+        train(config.model_copy(update={"stages": [stage]}), rank, StopRequest())
 
 
 def control_net(config: RunConfig, rank: Rank) -> None:
