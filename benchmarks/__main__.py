@@ -63,7 +63,7 @@ PARTS = (
         ("--only", "tiny, fp32", "--only", "70M, bf16", "--only", "70M, offloaded"),
         ("--only", "tiny, fp32"),
     ),
-    Part("activations", "Activations"),
+    Part("activations", "Activations", (), ("--no-compile",)),
     Part("loader", "Loader", ("--samples", "2000"), ("--samples", "50", "--resolution", "64")),
     Part("start", "Start and resume", ("--repeats", "2"), ("--repeats", "1")),
     Part("merge", "Merge", ("--rounds", "2", "--methods", "soup"), ("--unet", "tiny", "--rounds", "1")),

@@ -1,8 +1,8 @@
 """Measure a UNet's forward and backward: seconds and peak activation bytes, by setting, side by side on one input.
 
-`python -m benchmarks.activations` prints a table and one JSON line. On CUDA it takes the UNet of Stable Diffusion 1.5
+`python -m benchmarks.activations` prints tables and one JSON line. On CUDA it takes the UNet of Stable Diffusion 1.5
 (random weights, bf16, 64x64 latents, micro batch 4); on a CPU one of 70.5 million parameters (fp32, 32x32, micro batch
-2), which it compiles only with `--compile`, as that takes many minutes. Columns:
+2), and that of the built-in model to compile (micro batch 4), as the other one takes many minutes. Columns:
 
     s/step       the median of one forward and backward, after one that is not counted (it compiles); on a CPU in CPU
                  time of one thread, so that other work on the same cores does not count
@@ -16,6 +16,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,31 +56,27 @@ class Measured:
     gradient_error: float
 
 
+@dataclass(frozen=True)
+class Case:
+    """One table: a base model, and the settings to measure its UNet with. name: of the table."""
+
+    name: str
+    base: str
+    settings: Sequence[str]
+    dtype: torch.dtype
+    micro_size: int
+
+
 def main() -> None:
-    """Print the table and the JSON line."""
+    """Print the tables and the JSON line."""
     parser = argparse.ArgumentParser(description="Seconds and activation bytes of a UNet's forward and backward.")
-    parser.add_argument("--compile", action="store_true", help="compile on a CPU too, which takes many minutes")
+    parser.add_argument("--no-compile", action="store_true", help="leave out what is compiled, for minutes")
+    with_compile = not parser.parse_args().no_compile
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with_compile = parser.parse_args().compile or device.type == "cuda"
-    names = [name for name in SETTINGS if with_compile or "compile" not in name]
-    dtype, micro_size = (torch.bfloat16, 4) if device.type == "cuda" else (torch.float32, 2)
+    facts = {"hardware": hardware(device), "torch": torch.__version__, "threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as folder:
-        base = write_stable_diffusion_config(Path(folder), UNET if device.type == "cuda" else SMALLER_UNET)
-        rows = measure(ModelConfig(base=str(base)), names, device, dtype, micro_size)
-    facts = {
-        "hardware": hardware(device),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "dtype": str(dtype).removeprefix("torch."),
-        "micro_size": micro_size,
-    }
-    columns = ("setting", "s/step", "ratio", "peak MB", "predicted", "gradient")
-    cells = []
-    for name, row in rows.items():
-        ratio = row.step_s / rows[DEFAULT].step_s
-        sizes = (f"{row.peak_bytes / 1e6:.1f}", f"{row.predicted_bytes / 1e6:.1f}")
-        cells.append([name, f"{row.step_s:.3f}", f"{ratio:.2f}", *sizes, f"{row.gradient_error:.1e}"])
-    table = ReportTable(", ".join(f"{key} {value}" for key, value in facts.items()), columns, cells)
+        found = {case: measure(case, device) for case in cases(device, Path(folder), with_compile=with_compile)}
+    tables = [table_of(case, rows, facts) for case, rows in found.items()]
     beside = [
         Beside(
             f"activations, {name}",
@@ -88,26 +85,53 @@ def main() -> None:
             row.predicted_bytes / row.peak_bytes,
             "prediction",
         )
-        for name, row in rows.items()
+        for name, row in next(iter(found.values())).items()
         if "compile" not in name
     ]
-    report("activations", [table], beside, {"rows": {name: vars(row) for name, row in rows.items()}} | facts)
+    rows = {case.name: {name: vars(row) for name, row in of_case.items()} for case, of_case in found.items()}
+    report("activations", tables, beside, {"rows": rows} | facts)
 
 
-def measure(
-    config: ModelConfig, names: list[str], device: torch.device, dtype: torch.dtype, micro_size: int
-) -> dict[str, Measured]:
+def cases(device: torch.device, folder: Path, *, with_compile: bool) -> list[Case]:
+    """Return the tables to make. folder: for the configuration of a base model."""
+    settings = [name for name in SETTINGS if "compile" not in name]
+    compiled = [name for name in SETTINGS if "compile" in name] if with_compile else []
+    if device.type == "cuda":
+        base = write_stable_diffusion_config(folder, UNET)
+        return [Case("Stable Diffusion 1.5", str(base), [*settings, *compiled], torch.bfloat16, 4)]
+    base = write_stable_diffusion_config(folder, SMALLER_UNET)
+    found = [Case("70.5M parameters", str(base), settings, torch.float32, 2)]
+    if compiled:
+        found.append(Case("built-in model", "tiny", [DEFAULT, compiled[0]], torch.float32, 4))
+    return found
+
+
+def table_of(case: Case, rows: dict[str, Measured], facts: Mapping[str, object]) -> ReportTable:
+    """Return one case's table."""
+    dtype = str(case.dtype).removeprefix("torch.")
+    title = {"UNet": case.name, **facts, "dtype": dtype, "micro_size": case.micro_size}
+    cells = []
+    for name, row in rows.items():
+        ratio = row.step_s / rows[DEFAULT].step_s
+        sizes = (f"{row.peak_bytes / 1e6:.1f}", f"{row.predicted_bytes / 1e6:.1f}")
+        cells.append([name, f"{row.step_s:.3f}", f"{ratio:.2f}", *sizes, f"{row.gradient_error:.1e}"])
+    columns = ("setting", "s/step", "ratio", "peak MB", "predicted", "gradient")
+    return ReportTable(", ".join(f"{key} {value}" for key, value in title.items()), columns, cells)
+
+
+def measure(case: Case, device: torch.device) -> dict[str, Measured]:
     """Return the row of each setting. Their steps are timed in turns, so that other work meets all alike."""
+    config, names = ModelConfig(base=case.base), case.settings
     torch.manual_seed(SEED)
     with torch.device(device):
         first = UNet2DConditionModel.from_config(open_base(config).part_config("unet"))
-    weights = {name: tensor.to(dtype) for name, tensor in first.state_dict().items()}
+    weights = {name: tensor.to(case.dtype) for name, tensor in first.state_dict().items()}
     del first
     configs = {name: config.model_copy(update=SETTINGS[name]) for name in names}
     unets = {name: make_unet(configs[name], weights) for name in names}
 
     def step(name: str) -> None:
-        forward_backward(unets[name], config, micro_size)
+        forward_backward(unets[name], config, case.micro_size)
 
     errors: dict[str, float] = {}
     reference: dict[str, Tensor] = {}
@@ -131,7 +155,7 @@ def measure(
     for name, unet in unets.items():
         with gradients_dropped(unet):
             peak_bytes = allocated_bytes(lambda name=name: step(name), device)  # type: ignore[misc]
-        predicted_bytes = activation_bytes(configs[name], micro_size=micro_size, dtype=dtype)
+        predicted_bytes = activation_bytes(configs[name], micro_size=case.micro_size, dtype=case.dtype)
         rows[name] = Measured(statistics.median(seconds[name]), peak_bytes, predicted_bytes, errors[name])
     return rows
 
