@@ -2,9 +2,8 @@
 
 import fcntl
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -51,22 +50,37 @@ def reset_cluster(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def folder() -> Iterator[Path]:
-    """A folder that every node sees, with BUSI's layout and a base model in it."""
-    made = Path(tempfile.mkdtemp(prefix="sonoshard-slurm-", dir="/tmp"))
-    made.chmod(0o755)
-    write_busi(made / "data", 12)
-    write_tiny_random_model(made / "model")
-    yield made
-    shutil.rmtree(made)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that every node and all processes of these tests see, with BUSI's layout and a base model in it."""
+    base = tmp_path_factory.getbasetemp()
+    found = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "slurm"
+    found.mkdir(exist_ok=True)
+    with made_once(found / "data") as is_to_make:
+        if is_to_make:
+            write_busi(found / "data", 12)
+            write_tiny_random_model(found / "model")
+    return found
 
 
 @pytest.fixture(scope="session")
 def undisturbed(cluster: Cluster, folder: Path) -> Training:
     """What slurm/finetune_busi.sh makes of BUSI on two nodes, from the images to the model; and two stages after it."""
-    made = training(cluster, folder, "undisturbed")
-    made.wait_for_end(made.submit("finetune_busi.sh", settings=[chain_of_stages()]))
-    return made
+    found = training(cluster, folder, "undisturbed")
+    with made_once(found.run) as is_to_make:
+        if is_to_make:
+            found.wait_for_end(found.submit("finetune_busi.sh", settings=[chain_of_stages()]))
+    return found
+
+
+@contextmanager
+def made_once(made: Path) -> Iterator[bool]:
+    """Yield whether no process of these tests has made this yet. One that comes while another makes it waits."""
+    done = made.with_name(f"{made.name}.made")
+    done.parent.mkdir(exist_ok=True)
+    with made.with_name(f"{made.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not done.exists()
+        done.touch()
 
 
 @pytest.fixture
