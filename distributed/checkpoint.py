@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distributed.errors import CheckpointError, OtherFormatError
+from distributed.errors import CheckpointError, DamagedError
 
 FORMAT_VERSION = 3
 
@@ -63,14 +63,12 @@ def named_checkpoint(root: Path, label: str) -> Path | None:
 def newest_position(root: Path) -> dict[str, Any] | None:
     """Return the position of the checkpoint that LATEST names, by its manifest alone; None where none can be read.
 
-    Raises: OtherFormatError.
+    Raises: CheckpointError if another version wrote it.
     """
     folder = named_checkpoint(root, "LATEST")
     try:
         return _manifest(folder)["position"] if folder else None
-    except OtherFormatError:
-        raise
-    except CheckpointError:
+    except DamagedError:
         return None  # `find_checkpoint` says what is wrong
 
 
@@ -86,7 +84,7 @@ def stored_position(folder: Path) -> dict[str, Any] | None:
 def find_checkpoint(root: Path) -> Found | None:
     """Return the newest complete checkpoint under `root`, verified by hash; None where there never was one.
 
-    Raises: CheckpointError if there are checkpoints and none is whole; OtherFormatError.
+    Raises: CheckpointError if there are checkpoints and none is whole, or another version wrote one on the way.
     """
     folders = sorted(root.glob("step-*"), reverse=True)
     latest = named_checkpoint(root, "LATEST")
@@ -98,7 +96,7 @@ def lowest_checkpoint(root: Path, last_step: int) -> Found | None:
     """Return the complete checkpoint up to `last_step` of the lowest validation loss, the first of equal ones.
 
     None where no loss is finite. What BEST names is not asked: a save may have ended before that was written.
-    Raises: CheckpointError if there are some and none is whole; OtherFormatError.
+    Raises: CheckpointError if there are some and none is whole, or another version wrote one on the way.
     """
     last = step_folder(root, last_step)
     folders = _by_loss(folder for folder in root.glob("step-*") if folder.name <= last.name)
@@ -114,10 +112,9 @@ def _first_whole(folders: Iterable[Path], what: str, mend: str) -> Found | None:
     skipped: dict[str, str] = {}
     for folder in folders:
         try:
+            # One of another format ends this: it is as good as it was, to pass it over would train its steps again.
             return Found(folder, verified_manifest(folder), tuple(skipped.values()), frozenset(skipped))
-        except OtherFormatError:  # it is as good as it was: to pass it over would train its steps again
-            raise
-        except CheckpointError as damage:
+        except DamagedError as damage:
             skipped[folder.name] = str(damage)
     if skipped:
         raise CheckpointError(f"no {what} is whole ({'; '.join(skipped.values())}): restore one, or {mend}")
@@ -127,7 +124,7 @@ def _first_whole(folders: Iterable[Path], what: str, mend: str) -> Found | None:
 def verified_manifest(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's manifest once it and every file of it were found to match their hashes.
 
-    Raises: CheckpointError with what is wrong; OtherFormatError if another version wrote it.
+    Raises: DamagedError with what is wrong; CheckpointError if another version wrote it.
     """
     manifest = _manifest(folder)
     files: Mapping[str, str] = manifest["files"]
@@ -135,11 +132,11 @@ def verified_manifest(folder: Path) -> dict[str, Any]:
         try:
             is_right = _sha256(folder / name) == digest
         except FileNotFoundError:
-            raise CheckpointError(f"{folder.name}: {name} is missing") from None
+            raise DamagedError(f"{folder.name}: {name} is missing") from None
         except OSError as problem:
-            raise CheckpointError(f"{folder.name}: {name} cannot be read ({problem.strerror})") from problem
+            raise DamagedError(f"{folder.name}: {name} cannot be read ({problem.strerror})") from problem
         if not is_right:
-            raise CheckpointError(f"{folder.name}: {name} does not match its hash")
+            raise DamagedError(f"{folder.name}: {name} does not match its hash")
     return manifest
 
 
@@ -149,19 +146,19 @@ def _manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         version, digest = int(manifest["format_version"]), manifest.pop("sha256", None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise CheckpointError(f"{folder.name}: no readable manifest.json ({type(problem).__name__})") from problem
+        raise DamagedError(f"{folder.name}: no readable manifest.json ({type(problem).__name__})") from problem
     if digest is not None and digest != sealed(manifest)["sha256"]:  # as every version from 3 on seals it
-        raise CheckpointError(f"{folder.name}: manifest.json does not match its hash")
+        raise DamagedError(f"{folder.name}: manifest.json does not match its hash")
     if version != FORMAT_VERSION:
-        raise OtherFormatError(
+        raise CheckpointError(
             f"{folder} is of format {version}, this version reads {FORMAT_VERSION}: go on with what wrote it,"
             " or give this run another folder"
         )
     if digest is None:
-        raise CheckpointError(f"{folder.name}: manifest.json has no hash")
+        raise DamagedError(f"{folder.name}: manifest.json has no hash")
     names = set(manifest["files"])
     if not names or names != {slices_name(index, len(names)) for index in range(len(names))}:
-        raise CheckpointError(f"{folder.name}: manifest.json names no whole set of slices")
+        raise DamagedError(f"{folder.name}: manifest.json names no whole set of slices")
     return manifest
 
 

@@ -9,5 +9,5 @@ class CheckpointError(ValueError):
     """A checkpoint does not belong to this run, or is damaged; the message names it and what mends it."""
 
 
-class OtherFormatError(CheckpointError):
-    """Another version of this package wrote the checkpoint."""
+class DamagedError(CheckpointError):
+    """A checkpoint is not what was written: another one may take its place."""

@@ -7,7 +7,7 @@ from data.errors import DataError
 from data.shard_check import Checked, check_shards
 from data.shard_index import CONTENTS_FILE
 from distributed.checkpoint import named_checkpoint, verified_manifest
-from distributed.errors import CheckpointError, OtherFormatError
+from distributed.errors import CheckpointError, DamagedError
 from launch.errors import EXIT_FAILED
 from tools.export.bundle_check import check_bundle, holds_bundle
 
@@ -78,10 +78,10 @@ def _check(folder: Path) -> Iterator[Checked]:
 def _problem_of_checkpoint(folder: Path) -> str | None:
     try:
         verified_manifest(folder)
-    except OtherFormatError as other:
-        return str(other)
-    except CheckpointError as problem:
-        return f"{folder.parent}/{problem}"
+    except DamagedError as damage:
+        return f"{folder.parent}/{damage}"
+    except CheckpointError as other_format:
+        return str(other_format)
     return None
 
 
