@@ -72,15 +72,6 @@ def newest_position(root: Path) -> dict[str, Any] | None:
         return None  # `find_checkpoint` says what is wrong
 
 
-def stored_position(folder: Path) -> dict[str, Any] | None:
-    """Return the position of one checkpoint, unverified; None where it cannot be read."""
-    try:
-        position = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["position"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # `find_checkpoint` says what is wrong, if anything is
-    return position if isinstance(position, dict) else None
-
-
 def find_checkpoint(root: Path) -> Found | None:
     """Return the newest complete checkpoint under `root`, verified by hash; None where there never was one.
 
@@ -223,9 +214,16 @@ def prune(root: Path, newest: Path, *, keep_last: int, keep_best: bool, damaged:
 
 def _by_loss(folders: Iterable[Path]) -> list[Path]:
     """Return the checkpoints that were saved with a validation loss that is finite, the lowest and earliest first."""
-    stored = ((folder, (stored_position(folder) or {}).get("validation_loss")) for folder in folders)
-    found = [(loss, folder) for folder, loss in stored if isinstance(loss, float | int) and math.isfinite(loss)]
+    found = [(loss, folder) for folder in folders if math.isfinite(loss := _stored_loss(folder))]
     return [folder for _, folder in sorted(found)]
+
+
+def _stored_loss(folder: Path) -> float:
+    """Return the validation loss that a checkpoint was saved with, unverified; NaN where none can be read."""
+    try:
+        return float(json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["position"]["validation_loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.nan
 
 
 def _write_label(root: Path, label: str, name: str) -> None:
