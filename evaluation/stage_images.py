@@ -36,17 +36,21 @@ AT_ONCE = 8
 VERSION = 1
 
 
-def stage_to_draw(config: RunConfig, name: str | None) -> StageConfig:
-    """Return the stage of that name; None: the last that has left a model. Raises: ConfigError if there is none."""
+def stage_to_draw(config: RunConfig, name: str | None, kind: str | None = None) -> StageConfig:
+    """Return the stage of that name; None: the last finished one of a kind (None: of any).
+
+    Raises: ConfigError if it is not finished, or there is none.
+    """
     if name is not None:
         stage = config.stages_until(name)[-1]
-        if read_record(config.stage_model(stage)) is None:
-            raise ConfigError(f"stage {name} has no model in {config.stage_path(stage)}: run `sonoshard train` first")
+        if not config.is_finished(stage):
+            raise ConfigError(f"stage {name} is not finished: run `sonoshard train` until it is, or give --images")
         return stage
-    drawing = [stage for stage in config.stages if read_record(config.stage_model(stage))]
-    if not drawing:
-        raise ConfigError(f"{config.run} has no finished stage: run `sonoshard train`, or give --images")
-    return drawing[-1]
+    finished = [stage for stage in config.stages if kind in (None, stage.kind) and config.is_finished(stage)]
+    if not finished:
+        what = f"{kind} stage" if kind else "stage"
+        raise ConfigError(f"{config.run} has no finished {what}: run `sonoshard train`, or give --images")
+    return finished[-1]
 
 
 def draw_stage(config: RunConfig, stage: StageConfig, num_images: int, say: Callable[[str], None] = print) -> Path:

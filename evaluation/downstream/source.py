@@ -14,7 +14,7 @@ from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.stage_config import StageConfig
 from models.base import resolution_of
-from models.record import read_record, record_sha256
+from models.record import record_sha256
 
 MIN_GENERATED = 2
 # Networks see no larger images: they are small, and classifiers of the field see 224 pixels.
@@ -160,28 +160,13 @@ def source_of(
     if images is not None and stage_name is not None and not needs_stage:
         raise ConfigError("--stage draws images and --images takes those of a folder: give one of them")
     manifest, stage = Manifest.read(config.manifest_path), None
-    if stage_name is not None:
-        stage = stage_to_draw(config, stage_name)
-    elif images is None or needs_stage:
-        stage = last_stage(config, has_hints=has_hints)
+    if stage_name is not None or images is None or needs_stage:
+        stage = stage_to_draw(config, stage_name, "controlnet" if has_hints else "diffusion")
     if stage is not None and has_hints and not stage.has_hints:
         raise ConfigError(
             f"stage {stage_name} draws from prompts alone, needed one of kind controlnet, which draws from masks"
         )
     return Source(config, manifest, stage, images, num_images, say)
-
-
-def last_stage(config: RunConfig, *, has_hints: bool) -> StageConfig:
-    """Return the last stage with a model, of those that draw from masks or of those that do not."""
-    kind = "controlnet" if has_hints else "diffusion"
-    finished = [
-        stage
-        for stage in config.stages
-        if stage.has_hints == has_hints and read_record(config.stage_model(stage)) is not None
-    ]
-    if not finished:
-        raise ConfigError(f"{config.run} has no finished {kind} stage: run `sonoshard train`, or give --images")
-    return finished[-1]
 
 
 def _refuse_shared_prompts(rows: Sequence[ManifestRow], database: str) -> None:

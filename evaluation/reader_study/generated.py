@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from data.manifest import ManifestRow
 from evaluation.masked_images import grey
+from evaluation.stage_images import stage_to_draw
 from launch.config import RunConfig
 from launch.errors import ConfigError
 from launch.stage_config import StageConfig
@@ -23,20 +24,9 @@ def stage_to_show(config: RunConfig, name: str | None) -> StageConfig:
 
     A ControlNet's stage needs a mask for each image: what it draws elsewhere is given as a folder.
     """
-    finished = [stage for stage in config.stages if not stage.has_hints and config.is_finished(stage)]
-    if name is None:
-        if not finished:
-            raise ConfigError(
-                f"{config.run} has no finished diffusion stage to draw from: run `sonoshard train` first, or give"
-                " images made elsewhere by --images"
-            )
-        return finished[-1]
-    stage = config.stages_until(name)[-1]
-    if stage.has_hints:
+    if name is not None and config.stages_until(name)[-1].has_hints:
         raise ConfigError(f"stage {name} trained a ControlNet, which draws from masks: give its images by --images")
-    if stage not in finished:
-        raise ConfigError(f"stage {name} is not finished: run `sonoshard train` until it is, or name another --stage")
-    return stage
+    return stage_to_draw(config, name, "diffusion")
 
 
 def draw(config: RunConfig, stage: StageConfig, rows: Sequence[ManifestRow], seeds: Sequence[int]) -> NDArray[np.uint8]:

@@ -336,7 +336,7 @@ def test_what_cannot_be_judged_is_said_in_one_line(config: RunConfig, tmp_path: 
         return ended.output
 
     assert "has no finished stage: run `sonoshard train`, or give --images" in said()
-    assert "stage one has no model in" in said("--stage", "one")
+    assert "stage one is not finished: run `sonoshard train` until it is, or give" in said("--stage", "one")
     assert "there is no folder" in said("--images", str(tmp_path / "none"))
     assert "--reader-study and --every-stage do different things" in said("--reader-study", "--every-stage")
     assert "--every-stage takes neither --stage nor --images" in said("--every-stage", "--stage", "one")

@@ -333,7 +333,7 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["classification", "--stage", "unfinished"], "stage unfinished has no model in"),
+        (["classification", "--stage", "unfinished"], "stage unfinished is not finished: run `sonoshard train`"),
         (["classification", "--stage", "none"], "there is no stage none; there are one, share, masks, unfinished"),
         (["segmentation", "--stage", "one"], "stage one draws from prompts alone, needed one of kind controlnet"),
         (["classification", "run={empty}"], "run `sonoshard prepare` first"),
