@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -61,9 +61,12 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
+    """Where a tensor lies. at: of the first byte, from the beginning of the file."""
+
     path: Path
-    at: int  # of the first byte, from the beginning of the file
+    at: int
+    num_bytes: int
     stored: Stored
 
 
@@ -84,10 +87,10 @@ class FileSource:
         """
         self.label = label
         self._paths = tuple(paths)
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Place] = {}
         self._descriptors: dict[Path, int] = {}
         for path in paths:
-            for key, place in _places(path):
+            for key, place in stored_places(path).items():
                 if names is None or key in names:
                     name = key if names is None else names[key]
                     stored = place.stored if shapes is None else replace(place.stored, shape=shapes[name])
@@ -130,7 +133,8 @@ class FileSource:
         return digest.hexdigest()
 
 
-def _places(path: Path) -> Iterable[tuple[str, _Place]]:
+def stored_places(path: Path) -> dict[str, Place]:
+    """Return where the tensors of a safetensors file lie. Raises: ModelError if it is not whole."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         size = path.stat().st_size
@@ -143,9 +147,11 @@ def _places(path: Path) -> Iterable[tuple[str, _Place]]:
     header.pop("__metadata__", None)
     if header and 8 + length + max(entry["data_offsets"][1] for entry in header.values()) != size:
         raise ModelError(f"{path} has not the size that its header gives: copy it again")
+    places = {}
     for key, entry in header.items():
-        stored = Stored(entry["dtype"], tuple(entry["shape"]))
-        yield key, _Place(path, 8 + length + entry["data_offsets"][0], stored)
+        start, end = entry["data_offsets"]
+        places[key] = Place(path, 8 + length + start, end - start, Stored(entry["dtype"], tuple(entry["shape"])))
+    return places
 
 
 def dtype_of(name: str) -> torch.dtype:

@@ -15,6 +15,7 @@ from launch.training_data import training_of
 from models.controlnet import load_control_pipeline
 from models.durable import flush
 from models.errors import ModelError
+from models.merging.source import stored_places
 from models.record import RECORD_FILE
 from models.single_file import save_controlnet_file, save_single_file
 from models.stable_diffusion import load_pipeline
@@ -23,7 +24,7 @@ from tools.export.bundle import write_bundle, write_zip
 from tools.export.model_card import model_card
 from tools.export.parity_table import parity_table
 from tools.export.source import Source, open_source
-from tools.export.stored_weights import Precision, places
+from tools.export.stored_weights import Precision
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +112,7 @@ def _stored_dtype(source: Source) -> torch.dtype:
     files = [base.single_file] if base.single_file else []
     files = files or [path for part in parts for path in weight_files(base.folder, part).paths]
     # In a single file names without a dot are the noise schedule's, float32 in any model.
-    found = [place.dtype for file in files for name, place in places(file).items() if "." in name]
+    found = [place.stored.dtype for file in files for name, place in stored_places(file).items() if "." in name]
     dtypes = {dtype for dtype in found if dtype.startswith("F")}
     return torch.float16 if dtypes == {"F16"} else torch.float32
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from models.merging.source import Place
 from tools.export.networks import Graph
-from tools.export.stored_weights import Place
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -74,9 +74,9 @@ def _name_weights(model: ModelProto, graph: Graph, weights: Mapping[str, Place],
         own = name.removeprefix(PREFIX)
         place = weights[own]
         tensor = TensorProto(
-            name=own, data_type=TensorProto.FLOAT, dims=place.shape, data_location=TensorProto.EXTERNAL
+            name=own, data_type=TensorProto.FLOAT, dims=place.stored.shape, data_location=TensorProto.EXTERNAL
         )
-        for key, value in (("location", location), ("offset", place.start), ("length", place.num_bytes)):
+        for key, value in (("location", location), ("offset", place.at), ("length", place.num_bytes)):
             tensor.external_data.add(key=key, value=str(value))
         model.graph.initializer.append(tensor)
     for node in model.graph.node:

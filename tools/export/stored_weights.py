@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import ModelError
+from models.merging.source import Place, stored_places
 from sampler.weights import SCALE
 
 if TYPE_CHECKING:
@@ -23,16 +23,6 @@ DTYPES: dict[str, Any] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I8": 
 LEAST_INT8_SIZE = 4096
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a tensor lies in its file, bytes from the file's start."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    num_bytes: int
 
 
 def write_weights(file: Path, tensors: Mapping[str, Tensor], precision: Precision) -> dict[str, Place]:
@@ -64,20 +54,7 @@ def write_weights(file: Path, tensors: Mapping[str, Tensor], precision: Precisio
         for name in order:
             whole = name.removesuffix(SCALE) if name not in tensors else name
             stored.write(_content(name, whole, tensors[whole], sizes[name][0]).tobytes())
-    return places(file)
-
-
-def places(file: Path) -> dict[str, Place]:
-    """Return where the tensors of a .safetensors file lie."""
-    with file.open("rb") as stored:
-        length = int.from_bytes(stored.read(8), "little")
-        entries = json.loads(stored.read(length))
-    entries.pop("__metadata__", None)
-    found = {}
-    for name, entry in entries.items():
-        start, end = entry["data_offsets"]
-        found[name] = Place(entry["dtype"], tuple(entry["shape"]), 8 + length + start, end - start)
-    return found
+    return stored_places(file)
 
 
 def _members(name: str, shape: tuple[int, ...], precision: Precision) -> Iterator[tuple[str, str, tuple[int, ...]]]:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from launch.cli import app
 from models.base import ModelConfig
 from models.errors import ModelError
+from models.merging.source import stored_places
 from models.sampling import SamplingConfig, sample
 from models.stable_diffusion import load_text_encoder
 from sampler.bundle import open_bundle
@@ -27,7 +28,7 @@ from tools.export import parity
 from tools.export.export import export
 from tools.export.model_card import LABELS
 from tools.export.parity_table import parity_table
-from tools.export.stored_weights import places, write_weights
+from tools.export.stored_weights import write_weights
 
 
 def manifest_of(bundle: Path) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def test_graphs_have_the_inputs_and_outputs_that_the_manifest_says(bundle: Path)
 def test_both_unets_share_one_file_of_weights(bundle: Path) -> None:
     graphs = manifest_of(bundle)["graphs"]
     assert graphs["unet"]["weights"] == graphs["unet_with_control"]["weights"] == "graphs/unet.safetensors"
-    stored = places(bundle / "graphs" / "unet.safetensors")
+    stored = stored_places(bundle / "graphs" / "unet.safetensors")
     for name in ("unet", "unet_with_control"):
         model = onnx.load(bundle / graphs[name]["file"], load_external_data=False)
         outside = {tensor.name for tensor in model.graph.initializer if tensor.external_data}

@@ -50,7 +50,7 @@ def test_what_the_library_reads_is_what_was_written(
 
 def test_small_tensors_are_not_quantised(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     found = write_weights(tmp_path / "one.safetensors", tensors, "int8")
-    assert {name for name, place in found.items() if place.dtype == "I8"} == {
+    assert {name for name, place in found.items() if place.stored.dtype == "I8"} == {
         *("conv.weight", "linear.weight", "empty.weight")
     }
 
