@@ -4,7 +4,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -138,18 +138,18 @@ class Entries(Sequence[Entry]):
 
 @dataclass(frozen=True)
 class Record:
-    """A sample as it is trained on. moments: mean, then log-variance, [2 C, h, w] float32."""
+    """A sample as it is trained on. moments: mean, then log-variance, [2 C, h, w] float32. read_hint: gives a PNG."""
 
     id: str
     moments: NDArray[np.float32]
     prompt_index: int
-    hint_png: bytes
+    read_hint: Callable[[], bytes]
     mirrored: bool
 
     @cached_property
     def hint(self) -> NDArray[np.uint8]:
-        """Class numbers, [H, W]; decoded when asked for, since Stable Diffusion's own training does not."""
-        with Image.open(io.BytesIO(self.hint_png), formats=["PNG"]) as picture:
+        """Class numbers, [H, W]; read when asked for, since Stable Diffusion's own training does not."""
+        with Image.open(io.BytesIO(self.read_hint()), formats=["PNG"]) as picture:
             numbers = np.asarray(picture)
         return np.ascontiguousarray(numbers[:, ::-1]) if self.mirrored else numbers
 
@@ -251,7 +251,7 @@ class ShardSet:
             id=entry.id,
             moments=_widened(stored, facts.moments_dtype),
             prompt_index=entry.prompts[choice % len(entry.prompts)],
-            hint_png=tar.read(hint, hint_bytes),
+            read_hint=partial(tar.read, hint, hint_bytes),
             mirrored=mirrored,
         )
 
