@@ -198,14 +198,13 @@ def submit(
     overruled = {*SET_BY_SUBMIT, *(f"SBATCH_{name.upper()}" for name in options)}
     overruled |= {"SBATCH_PARTITION"} if partition else set()
     for stage in settings.stages if chain else settings.stages[-1:]:
-        if cluster == "slurm":
-            after = {"dependency": f"afterok:{jobs[-1].job_id}", "kill-on-invalid-dep": "yes"} if jobs else {}
-            executor.update_parameters(slurm_additional_parameters={"requeue": True, **options, **after})
+        after = {"dependency": f"afterok:{jobs[-1].job_id}", "kill-on-invalid-dep": "yes"} if jobs else {}
+        executor.update_parameters(slurm_additional_parameters={"requeue": True, **options, **after})
         with _without(overruled):
             jobs.append(executor.submit(RunJob(frozen, stage.name)))
         if cluster == "slurm":
             announce_job(settings.run, jobs[-1].job_id, stage.name if chain else settings.run.name)
-        if chain and cluster != "slurm":
+        elif chain:
             jobs[-1].results()
     return jobs
 
