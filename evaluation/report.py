@@ -156,8 +156,7 @@ def evaluate_run(
         say=say,
     )
     judgement = replace(judgement, left_out={**judgement.left_out, **undrawn})
-    model_sha256 = record_sha256(config.stage_model(stage)) if stage else None
-    return _write_report(config, subject, generated, real_training, real_held_out, judgement, masks, model_sha256)
+    return _write_report(config, subject, generated, real_training, real_held_out, judgement, masks)
 
 
 @dataclass(frozen=True)
@@ -165,6 +164,7 @@ class _Subject:
     """Images to judge: those of `folder` at `places`, in words `title`.
 
     name: of the folder within RUN/evaluation that the report goes to. step: of the run, for TensorBoard.
+    model_sha256: of the record of the model that drew them; None of a folder's images.
     """
 
     name: str
@@ -172,6 +172,7 @@ class _Subject:
     places: Sequence[int]
     step: int
     title: str
+    model_sha256: str | None = None
 
 
 def _subject_of(
@@ -190,6 +191,7 @@ def _subject_of(
             places=range(count),
             step=steps_before(config, stage) + steps_taken(config, stage),
             title=f"{count} images of stage {stage.name}",
+            model_sha256=record_sha256(config.stage_model(stage)),
         )
     assert images is not None
     count, name = count_generated(images), images.resolve().name
@@ -228,21 +230,19 @@ def _write_report(
     held_out: RealImages,
     judgement: Judgement,
     masks: list[MaskJudgement],
-    model_sha256: str | None,
 ) -> Report:
     """Write the page, metrics.json, a sheet of the masks of each database, and TensorBoard's curves."""
     out = config.run / FOLDER / subject.name
     verdicts = _verdicts(judgement, masks)
     without_patients = sorted({row.database for row in held_out.rows if row.patient is None})
     metrics = _metrics(
-        subject.name,
+        subject,
         generated,
         judgement,
         masks,
         verdicts,
         worst=_worst(judgement, generated, training),
         without_patients=without_patients,
-        model_sha256=model_sha256,
     )
     with replacing(out / METRICS_FILE) as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
@@ -286,7 +286,7 @@ def _verdicts(judgement: Judgement, masks: list[MaskJudgement]) -> dict[str, Ver
 
 
 def _metrics(
-    name: str,
+    subject: _Subject,
     generated: GeneratedImages,
     judgement: Judgement,
     masks: list[MaskJudgement],
@@ -294,13 +294,12 @@ def _metrics(
     *,
     worst: list[dict[str, Any]],
     without_patients: list[str],
-    model_sha256: str | None,
 ) -> dict[str, Any]:
-    """Return what metrics.json holds. worst: images that look like copies. model_sha256: None of a folder's images."""
+    """Return what metrics.json holds. worst: images that look like copies."""
     found = judgement.to_json()
     return {
         "version": VERSION,
-        "of": name,
+        "of": subject.name,
         "num_images": len(generated),
         "verdicts": {of: verdict.model_dump() for of, verdict in verdicts.items()},
         "measures": {name: measure.to_json() for name, measure in MEASURES.items()},
@@ -308,7 +307,7 @@ def _metrics(
         "memorisation": {**found["memorisation"], "worst": worst},
         "masks": {each.database: each.agreement.to_json() for each in masks},
         "without_patients": without_patients,
-        "model_sha256": model_sha256,
+        "model_sha256": subject.model_sha256,
     }
 
 
