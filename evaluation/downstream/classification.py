@@ -1,7 +1,6 @@
 """A classifier trained on real images, with classical augmentation, with generated images; tested on new patients."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,7 @@ from data.manifest import ManifestRow
 from evaluation.auc import ranks
 from evaluation.classifier import ClassifierConfig
 from evaluation.downstream.arms import ARMS, Arm, compared
-from evaluation.downstream.databases import NUM_SEEDS, over_databases
+from evaluation.downstream.databases import over_databases
 from evaluation.downstream.labelled_images import (
     LabelledImages,
     auc_of,
@@ -20,37 +19,24 @@ from evaluation.downstream.labelled_images import (
     refuse_test_images,
 )
 from evaluation.downstream.result import DatabaseResult, Downstream
-from evaluation.downstream.source import Say, source_of
+from evaluation.downstream.source import Say, Source
 from evaluation.realism import MIN_CLUSTERS
-from launch.config import RunConfig
 
 
-def classification(
-    config: RunConfig,
-    *,
-    stage_name: str | None = None,
-    images: Path | None = None,
-    num_images: int | None = None,
-    num_seeds: int = NUM_SEEDS,
-    classifier: ClassifierConfig | None = None,
-    say: Say = print,
-) -> Downstream:
+def classification(source: Source, classifier: ClassifierConfig, num_seeds: int) -> Downstream:
     """Return, and write, what generated images add to a classifier's AUC in the test split, database by database.
 
-    Images are those of a folder, or a stage draws them (None: the last finished diffusion stage) with the prompts of
-    training images. num_images: of each database; None: as many as it has training images. Every network takes
+    Images are those of a folder, or a stage draws them with the prompts of training images. Every network takes
     `classifier.steps` steps, whatever it is trained on.
-    Raises: ConfigError if there is no such stage; DataError if images lack labels, or no database has two.
+    Raises: DataError if images lack labels, or no database has two.
     """
-    classifier = classifier or ClassifierConfig(seed=config.seed)
-    source = source_of(config, stage_name, images, num_images, say)
 
     def of_database(database: str) -> DatabaseResult | str:
         training, test = source.rows(database, "train"), source.rows(database, "test")
         if why := why_not_classified(training, test):
             return why
         found = images_of(source, training, test, database)
-        return compared_classifiers(database, *found, classifier, num_seeds, say=say)
+        return compared_classifiers(database, *found, classifier, num_seeds, say=source.say)
 
     return over_databases(
         source,

@@ -4,7 +4,6 @@ The model is one of few patients, of a stage with a `fraction`. That its images 
 was trained on, as in the paper (94 %), copies would do as well; the test split tells.
 """
 
-from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
@@ -12,7 +11,7 @@ from evaluation.auc import ranks
 from evaluation.classifier import ClassifierConfig
 from evaluation.downstream.arms import TEST_SPLIT
 from evaluation.downstream.classification import why_not_classified
-from evaluation.downstream.databases import NUM_SEEDS, over_databases
+from evaluation.downstream.databases import over_databases
 from evaluation.downstream.labelled_images import (
     LabelledImages,
     auc_of,
@@ -23,42 +22,29 @@ from evaluation.downstream.labelled_images import (
 )
 from evaluation.downstream.learnt_rows import learnt_rows
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream
-from evaluation.downstream.source import Say, source_of
-from launch.config import RunConfig
+from evaluation.downstream.source import Say, Source
 
 # Learnt images: the real ones that the model which drew the others was trained on.
 GENERATED_ALONE, LEARNT = "generated alone", "learnt images"
 
 
-def generated_only(
-    config: RunConfig,
-    *,
-    stage_name: str | None = None,
-    images: Path | None = None,
-    num_images: int | None = None,
-    num_seeds: int = NUM_SEEDS,
-    classifier: ClassifierConfig | None = None,
-    say: Say = print,
-) -> Downstream:
+def generated_only(source: Source, classifier: ClassifierConfig, num_seeds: int) -> Downstream:
     """Return, and write, the AUC of a classifier trained on generated images alone, database by database.
 
     It is tested on the real images that the stage's model has learnt from and on the test split; beside it, one that is
-    trained on those same real images. Images are drawn by the stage (None: the last finished diffusion stage), with the
-    prompts of what it has learnt from, or are those of a folder that it drew. num_images: of each database; None: as
-    many as it has training images. Every network takes `classifier.steps` steps.
-    Raises: ConfigError if there is no such stage; DataError if images lack labels, or no database has two.
+    trained on those same real images. Images are drawn by the stage, with the prompts of what it has learnt from, or
+    are those of a folder that it drew. Every network takes `classifier.steps` steps.
+    Raises: DataError if images lack labels, or no database has two.
     """
-    classifier = classifier or ClassifierConfig(seed=config.seed)
-    source = source_of(config, stage_name, images, num_images, say, needs_stage=True)
 
     def of_database(database: str) -> DatabaseResult | str:
         assert source.stage is not None
-        learnt = learnt_rows(config, source.stage, source.manifest.rows, database)
+        learnt = learnt_rows(source.config, source.stage, source.manifest.rows, database)
         test = source.rows(database, "test")
         if why := why_not_classified(learnt, test):
             return why
         found = images_of(source, learnt, test, database)
-        return compared_alone(database, *found, classifier, num_seeds, say=say)
+        return compared_alone(database, *found, classifier, num_seeds, say=source.say)
 
     return over_databases(
         source,

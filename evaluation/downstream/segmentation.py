@@ -3,7 +3,6 @@
 # N images, S seeds
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,39 +12,25 @@ from data.errors import DataError
 from data.manifest import ManifestRow
 from data.preprocessing import hint_of, resized
 from evaluation.downstream.arms import ARMS, Arm, compared
-from evaluation.downstream.databases import NUM_SEEDS, over_databases
+from evaluation.downstream.databases import over_databases
 from evaluation.downstream.labelled_images import refuse_shared_patients, refuse_test_images
 from evaluation.downstream.result import DatabaseResult, Downstream
-from evaluation.downstream.source import Say, Source, source_of
+from evaluation.downstream.source import Say, Source
 from evaluation.generated_images import GeneratedImages
 from evaluation.mask_agreement import dice
 from evaluation.masked_images import MaskedImages, read_rows
 from evaluation.realism import MIN_CLUSTERS
 from evaluation.segmenter import SegmenterConfig, train_segmenter
-from launch.config import RunConfig
 from models.base import resolution_of
 
 
-def segmentation(
-    config: RunConfig,
-    *,
-    stage_name: str | None = None,
-    images: Path | None = None,
-    num_images: int | None = None,
-    num_seeds: int = NUM_SEEDS,
-    segmenter: SegmenterConfig | None = None,
-    say: Say = print,
-) -> Downstream:
+def segmentation(source: Source, segmenter: SegmenterConfig, num_seeds: int) -> Downstream:
     """Return, and write, what generated images add to a segmenter's Dice in the test split, database by database.
 
-    Images are those of a folder, with their masks, or a ControlNet's stage draws them (None: the last finished one)
-    from the masks of training images. num_images: of each database; None: as many as it has training images. Every
-    network takes `segmenter.steps` steps, whatever it is trained on.
-    Raises: ConfigError if there is no such stage; DataError if images lack masks, or were drawn from those of test
-    images, or no database has any.
+    Images are those of a folder, with their masks, or a ControlNet's stage draws them from the masks of training
+    images. Every network takes `segmenter.steps` steps, whatever it is trained on.
+    Raises: DataError if images lack masks, or were drawn from those of test images, or no database has any.
     """
-    segmenter = segmenter or SegmenterConfig(seed=config.seed)
-    source = source_of(config, stage_name, images, num_images, say, has_hints=True)
     palette = source.manifest.palette
 
     def of_database(database: str) -> DatabaseResult | str:
@@ -58,8 +43,8 @@ def segmentation(
             )
         generated = _masked(source.masked(training, database))
         refuse_test_masks(generated, test, source, database)
-        real, held_out = (read_rows(of, palette, config.encode, source.resolution) for of in (training, test))
-        return compared_segmenters(database, real, generated, held_out, palette, segmenter, num_seeds, say=say)
+        real, held_out = (read_rows(of, palette, source.config.encode, source.resolution) for of in (training, test))
+        return compared_segmenters(database, real, generated, held_out, palette, segmenter, num_seeds, say=source.say)
 
     return over_databases(
         source,

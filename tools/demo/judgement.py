@@ -1,8 +1,7 @@
 """How the demo's images are judged: whether they are real enough, and what they are worth to a classifier."""
 
 from evaluation.classifier import ClassifierConfig
-from evaluation.downstream.classification import classification
-from evaluation.downstream.generated_only import generated_only
+from evaluation.downstream.experiment import run_experiment
 from evaluation.downstream.result import Downstream, Experiment, results_of
 from evaluation.downstream.table import print_downstream
 from evaluation.report import Report, evaluate_run
@@ -49,11 +48,11 @@ def _experiment(config: RunConfig, stage: StageConfig, name: Experiment, *, quic
     known = [result for result in results_of(config.stage_model(stage)) if result.experiment == name]
     if known:
         return known[0]
-    run = classification if name == "classification" else generated_only
-    return run(
+    return run_experiment(
         config,
+        name,
         stage_name=stage.name,
         num_images=NUM_DRAWN_QUICKLY if quick else NUM_DRAWN,
         num_seeds=NUM_SEEDS,
-        classifier=ClassifierConfig(seed=config.seed, steps=CLASSIFIER_STEPS_QUICKLY if quick else CLASSIFIER_STEPS),
+        steps=CLASSIFIER_STEPS_QUICKLY if quick else CLASSIFIER_STEPS,
     )

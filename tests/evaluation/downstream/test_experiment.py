@@ -33,6 +33,7 @@ from evaluation.downstream.learnt_rows import learnt_rows
 from evaluation.downstream.paired import Difference
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, result_path
 from evaluation.downstream.segmentation import segmentation
+from evaluation.downstream.source import source_of
 from evaluation.downstream.table import print_downstream
 from evaluation.intervals import Interval
 from evaluation.segmenter import SegmenterConfig
@@ -129,7 +130,7 @@ def prompts_of(drawn: list[dict[str, Any]]) -> Counter[str]:
 def test_training_prompts_are_drawn_as_often_as_training_images_have_them(
     config: RunConfig, drawn: list[dict[str, Any]]
 ) -> None:
-    found = classification(config, stage_name="one", num_seeds=2, classifier=QUICK, say=quiet)
+    found = classification(source_of(config, "one", None, None, quiet), QUICK, num_seeds=2)
     training, test = rows_of(config, "train"), rows_of(config, "test")
     assert prompts_of(drawn) == Counter(row.prompts[0] for row in training)
     folder = config.run / "evaluation" / "one" / "training-breast"
@@ -162,7 +163,7 @@ def test_no_test_patient_is_trained_on_and_none_else_is_tested(
         return real_compared(database, real, generated, test, *rest, **more)
 
     monkeypatch.setattr(classification_module, "compared_classifiers", watched)
-    classification(config, stage_name="one", num_images=4, num_seeds=1, classifier=QUICK, say=quiet)
+    classification(source_of(config, "one", None, 4, quiet), QUICK, num_seeds=1)
     ((real, test),) = seen
     assert set(real.clusters) == {row.cluster for row in rows_of(config, "train")}
     assert set(test.clusters) == {row.cluster for row in rows_of(config, "test")}
@@ -178,13 +179,13 @@ def test_images_are_drawn_once_and_those_for_the_report_are_others(
     assert set(prompts_of(drawn)) <= held_out
     before = {path.name: path.read_bytes() for path in report.iterdir()}
     drawn.clear()
-    first = classification(config, stage_name="one", num_images=6, num_seeds=1, classifier=QUICK, say=quiet)
+    first = classification(source_of(config, "one", None, 6, quiet), QUICK, num_seeds=1)
     assert [seed for call in drawn for seed in call["seeds"]] == list(range(6))
     drawn.clear()
-    again = classification(config, stage_name="one", num_images=6, num_seeds=1, classifier=QUICK, say=quiet)
+    again = classification(source_of(config, "one", None, 6, quiet), QUICK, num_seeds=1)
     assert again == first
     assert drawn == []
-    more = classification(config, stage_name="one", num_images=8, num_seeds=1, classifier=QUICK, say=quiet)
+    more = classification(source_of(config, "one", None, 8, quiet), QUICK, num_seeds=1)
     assert [seed for call in drawn for seed in call["seeds"]] == [6, 7]
     assert more.databases[0].arms[2].num_generated == 8
     assert {path.name: path.read_bytes() for path in report.iterdir()} == before
@@ -204,7 +205,7 @@ def test_a_share_is_the_patients_that_training_takes(config: RunConfig, drawn: l
     assert not left & {row.cluster for row in rows}
     assert 0.4 * len(training) <= len(rows) <= 0.4 * len(training) + 2, "patients have two images"
 
-    found = generated_only(config, stage_name="share", num_seeds=2, classifier=QUICK, say=quiet)
+    found = generated_only(source_of(config, "share", None, None, quiet, needs_stage=True), QUICK, num_seeds=2)
     assert set(prompts_of(drawn)) <= {row.prompts[0] for row in rows}
     assert sum(prompts_of(drawn).values()) == len(training), "as many as the database has, so more than were learnt"
     on_learnt, same_real, on_test = found.databases[0].arms
@@ -226,7 +227,7 @@ def test_a_stage_has_learnt_from_what_the_one_before_it_has(config: RunConfig) -
 
 
 def test_a_segmenter_s_images_are_drawn_from_training_masks(config: RunConfig, drawn: list[dict[str, Any]]) -> None:
-    found = segmentation(config, num_seeds=2, segmenter=QUICK_SEGMENTER, say=quiet)
+    found = segmentation(source_of(config, None, None, None, quiet, has_hints=True), QUICK_SEGMENTER, num_seeds=2)
     assert found.images_of == "stage masks", "the last one that draws from masks"
     palette = Manifest.read(config.manifest_path).palette
 
@@ -268,7 +269,7 @@ def test_a_database_that_a_folder_has_nothing_of_is_left_out(
 ) -> None:
     """Told before the others are trained on, and their results are kept."""
     rows = [row(0, "benign"), row(1, "malignant")]
-    found = classification(config, images=folder_of(tmp_path / "set", rows), num_seeds=1, classifier=QUICK, say=quiet)
+    found = classification(source_of(config, None, folder_of(tmp_path / "set", rows), None, quiet), QUICK, num_seeds=1)
     assert [each.name for each in found.databases] == ["breast"]
     assert "set has 0 images of it, needed 2" in found.left_out["few"]
 
@@ -292,7 +293,7 @@ def row(number: int, label: str, database: str = "breast") -> dict[str, str]:
 
 def test_images_of_a_folder(config: RunConfig, tmp_path: Path) -> None:
     rows = [row(0, "benign"), row(1, "malignant"), row(2, "normal"), row(3, "benign", "few")]
-    found = classification(config, images=folder_of(tmp_path / "set", rows), num_seeds=1, classifier=QUICK, say=quiet)
+    found = classification(source_of(config, None, folder_of(tmp_path / "set", rows), None, quiet), QUICK, num_seeds=1)
     assert found.images_of == "folder set"
     assert found.databases[0].arms[2].num_generated == 3, "the other one is of another database"
 
