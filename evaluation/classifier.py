@@ -122,13 +122,7 @@ class Classifier:
         return np.concatenate([np.empty((0, num_features)), *found])
 
 
-def train_classifier(
-    images_NHW: NDArray[np.uint8],
-    labels: Sequence[str],
-    config: ClassifierConfig,
-    *,
-    show_progress: bool = False,
-) -> Classifier:
+def train_classifier(images_NHW: NDArray[np.uint8], labels: Sequence[str], config: ClassifierConfig) -> Classifier:
     """Return a classifier trained on grey images, uint8 [N, H, W], 32 px a side or more, and a label of each.
 
     Every image is taken as often as any other, to one. The same arguments give the same weights, to rounding where the
@@ -159,7 +153,7 @@ def train_classifier(
         logits_BK: Tensor = network(network_input(images_BHW))
         return functional.cross_entropy(logits_BK, numbers[chosen], label_smoothing=config.label_smoothing)
 
-    fit(network, len(images), loss_of, config, name="classifier", show_progress=show_progress)
+    fit(network, len(images), loss_of, config)
     return Classifier(network, classes)
 
 

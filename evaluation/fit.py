@@ -5,7 +5,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import trange
 
 # B images of a batch, H W height and width in pixels
 
@@ -38,11 +37,8 @@ def fit(
     num_images: int,
     loss_of: Callable[[Tensor, torch.Generator], Tensor],
     settings: FitSettings,
-    *,
-    name: str,
-    show_progress: bool,
 ) -> None:
-    """Train a network, in place. name: for the progress bar.
+    """Train a network, in place.
 
     loss_of: returns the loss of a batch, a scalar; its arguments are the images' numbers, int64 [batch_size], and what
     augmentation draws from. Every image is taken as often as any other, to one.
@@ -53,7 +49,7 @@ def fit(
         optimizer, settings.lr, total_steps=settings.steps, pct_start=WARMUP_SHARE, cycle_momentum=False
     )
     order = torch.empty(0, dtype=torch.long)
-    for _ in trange(settings.steps, desc=name, unit="step", disable=not show_progress):
+    for _ in range(settings.steps):
         while len(order) < settings.batch_size:
             order = torch.cat([order, torch.randperm(num_images, generator=generator)])
         chosen, order = order[: settings.batch_size], order[settings.batch_size :]

@@ -145,8 +145,6 @@ def train_segmenter(
     class_numbers_NHW: NDArray[np.uint8],
     classes: Sequence[str],
     config: SegmenterConfig,
-    *,
-    show_progress: bool = False,
 ) -> Segmenter:
     """Return a segmenter trained on grey images, uint8 [N, H, W], and their class numbers.
 
@@ -174,7 +172,7 @@ def train_segmenter(
             images_BHW, labels_BHW = jittered(images_BHW, labels_BHW, generator)
         return segmentation_loss(network(network_input(images_BHW)), labels_BHW)
 
-    fit(network, len(images), loss_of, config, name="segmenter", show_progress=show_progress)
+    fit(network, len(images), loss_of, config)
     return Segmenter(network, classes, numbers)
 
 
