@@ -26,9 +26,7 @@ def check_run(config: RunConfig, world_size: int, on_gpu: bool | None = None) ->
     Raises: the error of whatever is wrong, before a GPU is asked for.
     """
     config.batch.check_ranks(world_size)
-    refuse_impossible_stages(config, on_gpu)
-    shards = open_shards(config)
-    lines = [check_stage(config, stage, shards) for stage in config.stages]
+    _, lines = checked_shards(config, on_gpu)
     accumulation = config.batch.global_size // (config.batch.micro_size * world_size)
     lines.append(
         f"batch {config.batch.global_size} = {world_size} rank{'s' * (world_size > 1)} x micro batch"
@@ -40,7 +38,17 @@ def check_run(config: RunConfig, world_size: int, on_gpu: bool | None = None) ->
     return "\n".join(lines)
 
 
-def refuse_impossible_stages(config: RunConfig, on_gpu: bool | None) -> None:
+def checked_shards(config: RunConfig, on_gpu: bool | None) -> tuple[ShardSet, list[str]]:
+    """Return the run's shards, and what each stage will train, once all that can be is checked of every one.
+
+    A late stage must not fail after days. on_gpu: as in `check_run`. Raises: the error of whatever is wrong.
+    """
+    _refuse_impossible_stages(config, on_gpu)
+    shards = open_shards(config)
+    return shards, [_check_stage(config, stage, shards) for stage in config.stages]
+
+
+def _refuse_impossible_stages(config: RunConfig, on_gpu: bool | None) -> None:
     """Raise ConfigError if any stage's settings of the engine do not go together. on_gpu: as in `check_run`."""
     is_bf16 = training_dtype(config.precision, on_gpu=on_gpu is not False) == torch.bfloat16
     for stage in config.stages:
@@ -60,7 +68,7 @@ def _refuse_without_masks(stage: StageConfig, shards: ShardSet) -> None:
             )
 
 
-def check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str:
+def _check_stage(config: RunConfig, stage: StageConfig, shards: ShardSet) -> str:
     """Return what a stage will train, for a person. Raises: the error of whatever is wrong with it."""
     _refuse_without_masks(stage, shards)
     facts = stage_facts(config, stage, shards)

@@ -14,7 +14,7 @@ from distributed.placement import training_device
 from distributed.rank import Rank, from_first_rank, raise_together
 from distributed.stop_request import StoppedOnRequest, StopRequest
 from launch.config import RunConfig
-from launch.dry_run import check_stage, refuse_impossible_stages
+from launch.dry_run import checked_shards
 from launch.facts import stage_facts, stage_steps
 from launch.forgetting_report import tell_matrix, write_matrix
 from launch.job import write_job
@@ -22,7 +22,6 @@ from launch.lineage import refuse_leaks, write_lineage
 from launch.lock import locked
 from launch.merged_start import write_merged_start
 from launch.record import write_record
-from launch.run_shards import open_shards
 from launch.stage import Stage
 
 
@@ -45,15 +44,6 @@ def train(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None = 
             ) from error
 
 
-def _checked_shards(config: RunConfig) -> ShardSet:
-    """Return the run's shards, once all that can be is checked of every stage: a late one must not fail after days."""
-    refuse_impossible_stages(config, torch.cuda.is_available())
-    shards = open_shards(config)
-    for stage in config.stages:
-        check_stage(config, stage, shards)
-    return shards
-
-
 def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
     """Return the shards, or their copy on this rank's node where the configuration wants one. Collective."""
     if config.loader.copy_to is None:
@@ -70,7 +60,8 @@ def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:
 
 def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None) -> None:
     # Hashing the base model takes seconds on a slow file system: the first rank does it, here and for the facts.
-    shards = _on_own_disk(config, from_first_rank(rank, lambda: _checked_shards(config)), rank)
+    shards, _ = from_first_rank(rank, lambda: checked_shards(config, torch.cuda.is_available()))
+    shards = _on_own_disk(config, shards, rank)
     stages = config.stages_until(until)
     is_first = True
     for number, stage_config in enumerate(stages):
