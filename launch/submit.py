@@ -148,8 +148,8 @@ def submit(
     """Submit a run whose shards are there, and return its jobs: one, or with `chain` one per stage, in their order.
 
     The configuration and, on SLURM, the code are those of now. gpus_per_node: as many ranks per node; 0: one rank, on
-    the CPU. cpus_per_rank: CPU cores of each. sbatch: further options, such as {"account": "lab"}. All of them count,
-    whatever SBATCH_* variables say; those of other options count too.
+    the CPU (debug: on what this process sees). cpus_per_rank: CPU cores of each. sbatch: further options, such as
+    {"account": "lab"}. All of them count, whatever SBATCH_* variables say; those of other options count too.
     chain: a stage's job waits for the end of the one before, and is taken out of the queue if that fails.
     A job's results() are the ranks' summaries, see `summary`; it raises what a rank failed of, also while SLURM is
     about to start the job for another time.
@@ -169,7 +169,7 @@ def submit(
         raise ConfigError(f"nodes={nodes}, but {cluster} is this machine: take 1, or cluster slurm")
     if cluster == "debug" and num_ranks > 1:
         raise ConfigError(f"gpus_per_node={num_ranks}, but debug runs in this process alone: take 1, or cluster local")
-    on_gpu = gpus_per_node > 0 if cluster == "slurm" else torch.cuda.is_available()
+    on_gpu = gpus_per_node > 0 and (cluster == "slurm" or torch.cuda.is_available())
     check_run(settings, world_size=nodes * num_ranks, on_gpu=on_gpu)
     executor = _executor(cluster, settings.run)
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}"

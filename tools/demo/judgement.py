@@ -11,11 +11,12 @@ from launch.stage_config import StageConfig
 
 NUM_JUDGED, NUM_JUDGED_QUICKLY = 128, 72
 SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 200, 80
+SEGMENTER_BATCH, SEGMENTER_BATCH_QUICKLY = 16, 10
 JUDGE_STEPS, JUDGE_STEPS_QUICKLY = 300, 150  # of the classifier whose features and labels judge
 # The experiments of the paper in small: their own settings take hours of drawing.
-NUM_DRAWN, NUM_DRAWN_QUICKLY = 96, 36
+NUM_DRAWN, NUM_DRAWN_QUICKLY = 96, 30
 NUM_SEEDS = 2
-CLASSIFIER_STEPS, CLASSIFIER_STEPS_QUICKLY = 150, 60
+CLASSIFIER_STEPS, CLASSIFIER_STEPS_QUICKLY = 150, 50
 
 
 def judged(config: RunConfig, stage: StageConfig, *, quick: bool) -> Report:
@@ -25,7 +26,10 @@ def judged(config: RunConfig, stage: StageConfig, *, quick: bool) -> Report:
         NUM_JUDGED_QUICKLY if quick else NUM_JUDGED,
         stage_name=stage.name,
         classifier=ClassifierConfig(seed=config.seed, steps=JUDGE_STEPS_QUICKLY if quick else JUDGE_STEPS),
-        segmenter=SegmenterConfig(steps=SEGMENTER_STEPS_QUICKLY if quick else SEGMENTER_STEPS),
+        segmenter=SegmenterConfig(
+            steps=SEGMENTER_STEPS_QUICKLY if quick else SEGMENTER_STEPS,
+            batch_size=SEGMENTER_BATCH_QUICKLY if quick else SEGMENTER_BATCH,
+        ),
     )
     report.print()
     return report
