@@ -70,13 +70,13 @@ class Case:
 def main() -> None:
     """Print the tables and the JSON line."""
     parser = argparse.ArgumentParser(description="Seconds and activation bytes of a UNet's forward and backward.")
-    parser.add_argument("--no-compile", action="store_true", help="leave out what is compiled, for minutes")
+    parser.add_argument("--no-compile", action="store_true", help="leave out what is compiled, which takes minutes")
     with_compile = not parser.parse_args().no_compile
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = {"hardware": hardware(device), "torch": torch.__version__, "threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory() as folder:
-        found = {case: measure(case, device) for case in cases(device, Path(folder), with_compile=with_compile)}
-    tables = [table_of(case, rows, facts) for case, rows in found.items()]
+        found = [(case, measure(case, device)) for case in cases(device, Path(folder), with_compile=with_compile)]
+    tables = [table_of(case, rows, facts) for case, rows in found]
     beside = [
         Beside(
             f"activations, {name}",
@@ -85,10 +85,14 @@ def main() -> None:
             row.predicted_bytes / row.peak_bytes,
             "prediction",
         )
-        for name, row in next(iter(found.values())).items()
+        for name, row in found[0][1].items()
         if "compile" not in name
     ]
-    rows = {case.name: {name: vars(row) for name, row in of_case.items()} for case, of_case in found.items()}
+    rows = {
+        case.name: {"dtype": dtype_name(case), "micro_size": case.micro_size}
+        | {name: vars(row) for name, row in of_case.items()}
+        for case, of_case in found
+    }
     report("activations", tables, beside, {"rows": rows} | facts)
 
 
@@ -108,8 +112,7 @@ def cases(device: torch.device, folder: Path, *, with_compile: bool) -> list[Cas
 
 def table_of(case: Case, rows: dict[str, Measured], facts: Mapping[str, object]) -> ReportTable:
     """Return one case's table."""
-    dtype = str(case.dtype).removeprefix("torch.")
-    title = {"UNet": case.name, **facts, "dtype": dtype, "micro_size": case.micro_size}
+    title = {"UNet": case.name, **facts, "dtype": dtype_name(case), "micro_size": case.micro_size}
     cells = []
     for name, row in rows.items():
         ratio = row.step_s / rows[DEFAULT].step_s
@@ -117,6 +120,11 @@ def table_of(case: Case, rows: dict[str, Measured], facts: Mapping[str, object])
         cells.append([name, f"{row.step_s:.3f}", f"{ratio:.2f}", *sizes, f"{row.gradient_error:.1e}"])
     columns = ("setting", "s/step", "ratio", "peak MB", "predicted", "gradient")
     return ReportTable(", ".join(f"{key} {value}" for key, value in title.items()), columns, cells)
+
+
+def dtype_name(case: Case) -> str:
+    """Return the name of a case's dtype, without torch's."""
+    return str(case.dtype).removeprefix("torch.")
 
 
 def measure(case: Case, device: torch.device) -> dict[str, Measured]:

@@ -75,7 +75,7 @@ def newest_position(root: Path) -> dict[str, Any] | None:
 def find_checkpoint(root: Path) -> Found | None:
     """Return the newest complete checkpoint under `root`, verified by hash; None where there never was one.
 
-    Raises: CheckpointError if there are checkpoints and none is whole, or another version wrote one on the way.
+    Raises: CheckpointError if there are checkpoints and none is whole, or one met on the way is of another version.
     """
     folders = sorted(root.glob("step-*"), reverse=True)
     latest = named_checkpoint(root, "LATEST")
@@ -87,7 +87,7 @@ def lowest_checkpoint(root: Path, last_step: int) -> Found | None:
     """Return the complete checkpoint up to `last_step` of the lowest validation loss, the first of equal ones.
 
     None where no loss is finite. What BEST names is not asked: a save may have ended before that was written.
-    Raises: CheckpointError if there are some and none is whole, or another version wrote one on the way.
+    Raises: CheckpointError if there are some and none is whole, or one met on the way is of another version.
     """
     last = step_folder(root, last_step)
     folders = _by_loss(folder for folder in root.glob("step-*") if folder.name <= last.name)

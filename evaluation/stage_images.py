@@ -37,20 +37,21 @@ VERSION = 1
 
 
 def stage_to_draw(config: RunConfig, name: str | None, kind: str | None = None) -> StageConfig:
-    """Return the stage of that name; None: the last finished one of a kind (None: of any).
+    """Return the stage of that name; None: the last one of a kind (None: of any) that has a model.
 
-    Raises: ConfigError if it is not finished, or there is none.
+    A model of fewer steps than the configuration asks for is one. Raises: ConfigError if there is none.
     """
     if name is not None:
         stage = config.stages_until(name)[-1]
-        if not config.is_finished(stage):
-            raise ConfigError(f"stage {name} is not finished: run `sonoshard train` until it is, or give --images")
+        if read_record(config.stage_model(stage)) is None:
+            raise ConfigError(f"stage {name} has no model yet: run `sonoshard train` first")
         return stage
-    finished = [stage for stage in config.stages if kind in (None, stage.kind) and config.is_finished(stage)]
-    if not finished:
+    of_kind = [stage for stage in config.stages if kind in (None, stage.kind)]
+    with_model = [stage for stage in of_kind if read_record(config.stage_model(stage)) is not None]
+    if not with_model:
         what = f"{kind} stage" if kind else "stage"
-        raise ConfigError(f"{config.run} has no finished {what}: run `sonoshard train`, or give --images")
-    return finished[-1]
+        raise ConfigError(f"{config.run} has no {what} with a model yet: run `sonoshard train` first")
+    return with_model[-1]
 
 
 def draw_stage(config: RunConfig, stage: StageConfig, num_images: int, say: Callable[[str], None] = print) -> Path:

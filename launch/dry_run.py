@@ -39,7 +39,7 @@ def check_run(config: RunConfig, world_size: int, on_gpu: bool | None = None) ->
 
 
 def checked_shards(config: RunConfig, on_gpu: bool | None) -> tuple[ShardSet, list[str]]:
-    """Return the run's shards, and what each stage will train, once all that can be is checked of every one.
+    """Return the run's shards, and what each stage will train, once everything that can be checked of each has been.
 
     A late stage must not fail after days. on_gpu: as in `check_run`. Raises: the error of whatever is wrong.
     """

@@ -169,7 +169,8 @@ def submit(
         raise ConfigError(f"nodes={nodes}, but {cluster} is this machine: take 1, or cluster slurm")
     if cluster == "debug" and num_ranks > 1:
         raise ConfigError(f"gpus_per_node={num_ranks}, but debug runs in this process alone: take 1, or cluster local")
-    on_gpu = gpus_per_node > 0 and (cluster == "slurm" or torch.cuda.is_available())
+    sees_gpu = cluster == "slurm" or torch.cuda.is_available()
+    on_gpu = sees_gpu and (gpus_per_node > 0 or cluster == "debug")
     check_run(settings, world_size=nodes * num_ranks, on_gpu=on_gpu)
     executor = _executor(cluster, settings.run)
     stamp = f"{datetime.now():%Y%m%d-%H%M%S}"

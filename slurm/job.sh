@@ -8,7 +8,7 @@ begin() {
     name_job
     hear_between_steps
     # A job that is queued again goes on with the run, the code and the configuration that it had, whatever was edited.
-    # Clusters that see the same disk count their jobs each.
+    # Clusters that share a disk each number their own jobs.
     KNOWN=slurm/.jobs/${SLURM_CLUSTER_NAME:-cluster}-$JOB
     if [ "$RESTARTS" -gt 0 ] && [ -s "$KNOWN" ]; then
         { read -r RUN && read -r SHARDS && read -r CODE && read -r CONFIG; } <"$KNOWN"

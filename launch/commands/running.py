@@ -130,7 +130,9 @@ def submit(
         str, typer.Option(help="slurm, or this machine: local in the background, debug here.")
     ] = "slurm",
     nodes: Annotated[int, typer.Option(min=1, help="Nodes of a job.")] = 1,
-    gpus_per_node: Annotated[int, typer.Option(min=0, help="As many ranks per node. 0: one, on the CPU.")] = 1,
+    gpus_per_node: Annotated[
+        int, typer.Option(min=0, help="As many ranks per node. 0: one, on the CPU; not debug.")
+    ] = 1,
     cpus_per_rank: Annotated[int, typer.Option(min=1, help="CPU cores of each rank.")] = 1,
     time_min: Annotated[int, typer.Option(min=1, help="Time limit in minutes; a job goes on after it.")] = 24 * 60,
     partition: Annotated[str | None, typer.Option(help="Partition. Default: the cluster's.")] = None,

@@ -582,7 +582,7 @@ def recut(rank: Rank, folder: Path) -> dict[str, object]:
 
 
 def memory(rank: Rank, folder: Path) -> dict[str, object]:
-    """Return this process's peak before and after a save and a load, MB; and what other ways make besides, MB."""
+    """Return, MB, this process's peaks until a save and a load, and what an asynchronous save and a recut one make."""
     engine = engine_of(Cell(precision="bf16"), ragged_network(), rank)
     ema = SlicedEma([group.master for group in engine.groups], [0.1])
     facts: dict[str, object] = {}

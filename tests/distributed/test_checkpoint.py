@@ -169,8 +169,10 @@ def test_what_another_version_wrote_is_not_passed_over(whole: Path, version: int
     file = step_folder(whole, 3) / "manifest.json"
     file.write_text(json.dumps({"format_version": version, **manifest}))
     for look in (find_checkpoint, newest_position):
-        with pytest.raises(CheckpointError, match=rf"step-00000003 is of format {version}, this version reads 3: go"):
+        message = rf"step-00000003 is of format {version}, this version reads 3: go"
+        with pytest.raises(CheckpointError, match=message) as raised:
             look(whole)
+        assert type(raised.value) is CheckpointError, "no damage"
 
 
 def test_a_damaged_version_is_damage(whole: Path) -> None:

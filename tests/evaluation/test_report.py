@@ -321,7 +321,7 @@ def test_too_few_patients_are_told_before_anything_is_drawn(
 ) -> None:
     few = prepared_run(tmp_path, CONFIG.replace("count: 200", "count: 12"))
     few.stage_model(few.stages[0]).mkdir(parents=True)
-    (few.stage_model(few.stages[0]) / "sonoshard.json").write_text('{"steps": 20}', encoding="utf-8")
+    (few.stage_model(few.stages[0]) / "sonoshard.json").write_text('{"steps": 1}', encoding="utf-8")  # of more
     monkeypatch.setattr(report, "draw_stage", None)
     with pytest.raises(DataError, match=r"breast have \d+ training images and [0-3] held-out patients at most, needed"):
         evaluate_run(few, say=lambda _: None)
@@ -335,8 +335,8 @@ def test_what_cannot_be_judged_is_said_in_one_line(config: RunConfig, tmp_path: 
         assert ended.exit_code == 2, ended.output
         return ended.output
 
-    assert "has no finished stage: run `sonoshard train`, or give --images" in said()
-    assert "stage one is not finished: run `sonoshard train` until it is, or give" in said("--stage", "one")
+    assert "has no stage with a model yet: run `sonoshard train`" in said()
+    assert "stage one has no model yet: run `sonoshard train`" in said("--stage", "one")
     assert "there is no folder" in said("--images", str(tmp_path / "none"))
     assert "--reader-study and --every-stage do different things" in said("--reader-study", "--every-stage")
     assert "--every-stage takes neither --stage nor --images" in said("--every-stage", "--stage", "one")

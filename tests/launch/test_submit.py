@@ -57,6 +57,25 @@ def test_what_cannot_be_is_refused_before_anything_is_queued(
     assert not list(tmp_path.glob("run/submitit/*"))
 
 
+@pytest.mark.parametrize(
+    ("cluster", "gpus_per_node", "on_gpu"),
+    [("slurm", 1, True), ("slurm", 0, False), ("local", 1, True), ("local", 0, False), ("debug", 0, True)],
+)
+def test_settings_are_checked_for_where_the_ranks_will_be(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any, gpus_per_node: int, on_gpu: bool
+) -> None:
+    class Checked(Exception):
+        pass
+
+    def check(*_: object, on_gpu: bool, **__: object) -> None:
+        raise Checked(on_gpu)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("launch.dry_run.check_run", check)
+    with pytest.raises(Checked, match=f"{on_gpu}"):
+        submit(prepared, cluster=cluster, gpus_per_node=gpus_per_node)
+
+
 @pytest.mark.slow
 def test_a_local_job_goes_on_when_its_time_is_up(prepared: Path, tmp_path: Path) -> None:
     """Two ranks; what submitit sends to each of them then is sent by hand."""

@@ -74,7 +74,7 @@ def undisturbed(cluster: Cluster, folder: Path) -> Training:
 
 @contextmanager
 def made_once(made: Path) -> Iterator[bool]:
-    """Yield whether no process of these tests has made this yet. One that comes while another makes it waits."""
+    """Yield True where no process of these tests has made this yet; whoever comes meanwhile waits."""
     done = made.with_name(f"{made.name}.made")
     done.parent.mkdir(exist_ok=True)
     with made.with_name(f"{made.name}.lock").open("w") as lock:

@@ -334,11 +334,11 @@ def test_a_folder_that_does_not_fit_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["classification", "--stage", "unfinished"], "stage unfinished is not finished: run `sonoshard train`"),
+        (["classification", "--stage", "unfinished"], "stage unfinished has no model yet: run `sonoshard train`"),
         (["classification", "--stage", "none"], "there is no stage none; there are one, share, masks, unfinished"),
         (["segmentation", "--stage", "one"], "stage one draws from prompts alone, needed one of kind controlnet"),
         (["classification", "run={empty}"], "run `sonoshard prepare` first"),
-        (["segmentation", "stages.2.name=later"], "has no finished controlnet stage: run `sonoshard train`, or give"),
+        (["segmentation", "stages.2.name=later"], "has no controlnet stage with a model yet: run `sonoshard train`"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused_in_one_line(

@@ -242,7 +242,7 @@ def test_masks_and_contact_sheet_of_a_sampled_folder_are_not_shown(path: Path, t
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--reader-study", "--stage", "unfinished"], "stage unfinished is not finished: run `sonoshard train`"),
+        (["--reader-study", "--stage", "unfinished"], "stage unfinished has no model yet: run `sonoshard train`"),
         (["--reader-study", "--stage", "masks"], "trained a ControlNet, which draws from masks: give its images by"),
         (["--reader-study", "--stage", "three"], "there is no stage three; there are one, masks, two, unfinished"),
         (["--reader-study", "--images", "{}/absent"], "there is no folder"),
