@@ -152,7 +152,7 @@ def source_of(
     has_hints: bool = False,
     needs_stage: bool = False,
 ) -> Source:
-    """Return where images come from. Neither a stage nor a folder: the last finished stage of that kind.
+    """Return where images come from. Neither a stage nor a folder: the last stage of that kind with a model.
 
     has_hints: whether images must be drawn from masks. needs_stage: whether a stage is needed beside a folder, too.
     Raises: ConfigError if no stage can draw them; DataError without a manifest.

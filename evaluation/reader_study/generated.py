@@ -1,4 +1,4 @@
-"""The generated images of a reader study, drawn from a finished stage."""
+"""The generated images of a reader study, drawn by a stage."""
 
 # N images, H W height and width in pixels
 
@@ -20,7 +20,7 @@ from models.stable_diffusion import load_pipeline
 
 
 def stage_to_show(config: RunConfig, name: str | None) -> StageConfig:
-    """Return the diffusion stage of that name; None: the last that is finished. Raises: ConfigError if there is none.
+    """Return the diffusion stage of that name; None: the last with a model. Raises: ConfigError if there is none.
 
     A ControlNet's stage needs a mask for each image: what it draws elsewhere is given as a folder.
     """

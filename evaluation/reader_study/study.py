@@ -53,7 +53,7 @@ def make_study(
     """Write the page and the key of a study to RUN/reader_study; return the page.
 
     num_images: real ones of the test split, and as many generated ones, fewer of both where there are fewer. Those of a
-    stage (None: the last finished diffusion stage) are drawn with the prompts of the real ones that are shown, so that
+    stage (None: the last diffusion stage with a model) are drawn with the prompts of the real ones shown, so that
     databases and labels are in balance; of a folder `images`, those that its labels.csv names are taken at random, or
     those there are, without masks and contact sheet. The same run, seed and settings make the same study.
     Raises: DataError if there are too few images, or if the folder has the key of another study, without which its

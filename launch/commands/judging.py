@@ -30,7 +30,7 @@ def evaluate(
     stage: Annotated[
         str | None,
         typer.Option(
-            help="Stage that draws the images. Default: the last finished; with --reader-study, the last diffusion"
+            help="Stage that draws the images. Default: the last with a model; with --reader-study, the last diffusion"
             " stage."
         ),
     ] = None,
@@ -93,7 +93,7 @@ def downstream(
     ],
     overrides: Overrides = None,
     stage: Annotated[
-        str | None, typer.Option(help="Stage that draws the images. Default: the last finished that can.")
+        str | None, typer.Option(help="Stage that draws the images. Default: the last with a model that can.")
     ] = None,
     images: Annotated[
         Path | None,
