@@ -41,17 +41,17 @@ def stage_to_draw(config: RunConfig, name: str | None, kind: str | None = None) 
 
     A model of fewer steps than the configuration asks for is one. Raises: ConfigError if there is none.
     """
+    with_model = [stage for stage in config.stages if read_record(config.stage_model(stage)) is not None]
     if name is not None:
         stage = config.stages_until(name)[-1]
-        if read_record(config.stage_model(stage)) is None:
+        if stage not in with_model:
             raise ConfigError(f"stage {name} has no model yet: run `sonoshard train` first")
         return stage
-    of_kind = [stage for stage in config.stages if kind in (None, stage.kind)]
-    with_model = [stage for stage in of_kind if read_record(config.stage_model(stage)) is not None]
-    if not with_model:
+    of_kind = [stage for stage in with_model if kind in (None, stage.kind)]
+    if not of_kind:
         what = f"{kind} stage" if kind else "stage"
         raise ConfigError(f"{config.run} has no {what} with a model yet: run `sonoshard train` first")
-    return with_model[-1]
+    return of_kind[-1]
 
 
 def draw_stage(config: RunConfig, stage: StageConfig, num_images: int, say: Callable[[str], None] = print) -> Path:

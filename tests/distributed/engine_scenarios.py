@@ -68,8 +68,8 @@ class Cell:
 
 
 # What is cut anew has several groups of matrices, as a large network has.
-RAGGED = 4095  # its square is no multiple of 256
 SMALL_GROUP = 2**15
+RAGGED = 4095  # its square is no multiple of 256
 ELASTIC = (
     Cell(),
     Cell("ademamix8bit", precision="bf16"),
