@@ -8,6 +8,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Nothing here may fetch a model: what is not on disk is an error.
 export HF_HUB_OFFLINE := 1
+# The program is compiled once, not in each of the processes that tests start: a second of every rank's start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test drill lint bench clean
 

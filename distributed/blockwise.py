@@ -5,11 +5,11 @@ from hashlib import blake2b
 from typing import Any
 
 import torch
-from bitsandbytes.optim import AdamW, AdEMAMix, Lion
 from torch import Tensor
 
 from distributed.config import OptimizerConfig
 from distributed.layout import QUANTISATION_BLOCK
+from distributed.uncompiled import AdamW, AdEMAMix, Lion
 
 # The CPU kernels expand what they are given to float32 (about 20 bytes an element). A step over chunks of whole blocks
 # gives the same bits with a transient of some 20 MB; smaller chunks are slower with several threads.

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 from torch import Tensor
 
 from distributed.checkpoint import slices_name
 from distributed.layout import QUANTISATION_BLOCK, FlatGroup, GroupLayout, Piece
 from distributed.slice_file import SliceFile
+from distributed.uncompiled import dequantize_blockwise, quantize_blockwise
 
 # What is expanded to float32 at a time.
 PART_ELEMENTS = 2**22

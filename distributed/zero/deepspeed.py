@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from distributed.config import ZeroConfig
 from distributed.optimizer import bucket_elements
+from distributed.uncompiled import without_compiler
 from distributed.zero.partitioning import Setting, StepResult
 
 # ZeRO-3 keeps parameters of up to so many elements gathered: fetching norms and biases costs more than they weigh.
@@ -57,7 +58,8 @@ def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: dict
     """Return DeepSpeed's engine and its ZeRO optimizer. Collective."""
     import deepspeed
 
-    engine, zero, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    with without_compiler():
+        engine, zero, _, _ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     return engine, zero
 
 

@@ -262,7 +262,10 @@ class Cluster:
         self.pid_namespaces.add(node.pid_namespace)
         # A killed node's cable goes some time after it.
         self.controller.ip("link", "delete", name, check=False)
-        self.controller.ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(node.pid))
+        # The same hardware address at each boot: the others remember it, and what they send to another one is lost.
+        hardware = ":".join(["02", "00", *(f"{int(number):02x}" for number in address.split("."))])
+        end = ("peer", "name", "eth0", "address", hardware, "netns", str(node.pid))
+        self.controller.ip("link", "add", name, "type", "veth", *end)
         self.controller.ip("link", "set", name, "master", "switch", "up")
         node.answer()
 
