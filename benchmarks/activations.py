@@ -14,6 +14,7 @@
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from benchmarks.report import Beside, ReportTable, report
+from benchmarks.report import Beside, Limit, ReportTable, report
 from benchmarks.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_diffusion_config
 from benchmarks.tensor_bytes import allocated_bytes
 from launch.activations import activation_bytes, gradients_dropped
@@ -35,6 +36,8 @@ from models.stable_diffusion import apply_settings, empty_unet
 
 SEED = 0
 NUM_STEPS = 5
+# What a setting's gradient may differ from the default's, relative: it is rounding, or a fault.
+GRADIENT_LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 DEFAULT = "default"
 SETTINGS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
@@ -67,8 +70,8 @@ class Case:
     micro_size: int
 
 
-def main() -> None:
-    """Print the tables and the JSON line."""
+def main() -> int:
+    """Print the tables and the JSON line; return 1 if a gradient is not the default's."""
     parser = argparse.ArgumentParser(description="Seconds and activation bytes of a UNet's forward and backward.")
     parser.add_argument("--no-compile", action="store_true", help="leave out what is compiled, which takes minutes")
     with_compile = not parser.parse_args().no_compile
@@ -93,7 +96,13 @@ def main() -> None:
         | {name: vars(row) for name, row in of_case.items()}
         for case, of_case in found
     }
-    report("activations", tables, beside, {"rows": rows} | facts)
+    limits = [
+        Limit(f"gradient, {case.name}, {name}", row.gradient_error, GRADIENT_LIMITS[case.dtype])
+        for case, of_case in found
+        for name, row in of_case.items()
+        if name != DEFAULT
+    ]
+    return report("activations", tables, beside, {"rows": rows} | facts, limits)
 
 
 def cases(device: torch.device, folder: Path, *, with_compile: bool) -> list[Case]:
@@ -205,4 +214,4 @@ def hardware(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ from distributed.layout import FlatGroup
 from distributed.live_bytes import PeakBytes
 from distributed.placement import bytes_by_kind, training_device, training_dtype
 from distributed.rank import Rank
+from distributed.stop_request import StoppedOnRequest
 from distributed.zero.partitioning import Partitioning, Setting, StepResult
 from distributed.zero.stage_0 import Replicated
 from distributed.zero.stage_1_2 import PartitionedOptimizer
@@ -150,9 +151,15 @@ class Engine:
         if self._shares_masters:
             masters = [master.clone() for master in masters]
         self._state.send(slices)
-        yield self.module
+        stopped = None
+        try:
+            yield self.module
+        except StoppedOnRequest as error:  # which every rank raises
+            stopped = error
         # Not in a `finally`: after an error on this rank alone, a collective would wait for the others for ever.
         self._state.send(masters)
+        if stopped is not None:
+            raise stopped
 
     def close(self) -> None:
         """Free everything."""

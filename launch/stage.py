@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from safetensors import SafetensorError
@@ -96,7 +96,7 @@ class Stage:
         self.is_looked_at = True  # whether this step was validated and shown, where that was due
         # Step, validation loss and `is_looked_at` of what was saved or loaded last.
         self.saved: tuple[int, float | None, bool] = (0, None, True)
-        self.is_memory_told = self.has_as_many_ranks_as_before = False
+        self.has_stepped = self.is_memory_told = self.has_as_many_ranks_as_before = False
         self._remember_saved(0)
         resumed = self._resume()
         self.tracker: Tracker | None = None
@@ -127,6 +127,7 @@ class Stage:
             rate = learning_rate(self.config.optimizer, self.step + 1, self.num_steps)
             trained = train_step(self.engine, self.denoiser, self.objective, batches, rate)
             self.step += 1
+            self.has_stepped = True
             if not trained.result.is_skipped:
                 self.ema.update(self.engine.num_steps)
             self._record(trained, rate, step_s=watch.lap_s(), wait_s=batches.lap_s())
@@ -158,9 +159,14 @@ class Stage:
         return self.step >= self.num_steps or is_over(self.validation_losses, self.stage.early_stop)
 
     def _look(self) -> None:
-        """Validate and show previews where it is time to, for minutes perhaps: a stop that comes between is heard."""
+        """Validate and show previews where it is time to, for minutes perhaps.
+
+        A stop is heard between two batches of the validation, and between that and the preview.
+        """
         if self._is_due(self.config.validation.every_steps) and self.step not in self.validation_losses:
-            self._validate()
+            with suppress(StoppedOnRequest):  # the stop is agreed upon once more below, with the weights put back
+                # What a start makes up it makes up whole, so that one which is always stopped at once gets on.
+                self._validate(self.stop if self.has_stepped else None)
             self._stop_if_asked()
         if self._is_due(self.config.preview.every_steps):
             self._show_preview()
@@ -259,7 +265,7 @@ class Stage:
         is_looked_at = self.is_looked_at or self.num_bad_steps > 0
         if step == 0 or self.saved == (step, loss, is_looked_at):
             return
-        if self.num_bad_steps > 0 and self._has_diverged(step):
+        if self._has_diverged(step):
             self._say(f"the weights after step {step} give a loss that is not finite on its own samples: not saved")
             return
         position = {
@@ -330,12 +336,13 @@ class Stage:
         self.tracker.scalars(self.step, {f"predicted_mb/{kind}": value / 1e6 for kind, value in predicted.items()})
         self._say("memory on each rank, " + compared(predicted, measured))
 
-    def _validate(self) -> None:
+    def _validate(self, stop: StopRequest | None = None) -> None:
         """Record the loss of the first average on every database of the run that has shards, trained on or not.
 
         At the last step also the loss of every kept length, to choose from.
+        stop: what may end it before anything is recorded. Raises: StoppedOnRequest if it does.
         """
-        losses = self._losses_of(self.ema.first, self.held_out.databases("validation"))
+        losses = self._losses_of(self.ema.first, self.held_out.databases("validation"), stop)
         mean = self._mean_over_stage(losses)
         self.validation_losses[self.step] = mean if math.isfinite(mean) else None
         if self.tracker:
@@ -355,10 +362,12 @@ class Stage:
             self.tracker.scalars(self.step, {f"validation/loss{length}": mean})
             self._say(f"step {self.step}, validation loss{length} {mean:.4f}")
 
-    def _losses_of(self, slices: Sequence[Tensor] | None, databases: Sequence[str]) -> dict[str, float]:
+    def _losses_of(
+        self, slices: Sequence[Tensor] | None, databases: Sequence[str], stop: StopRequest | None = None
+    ) -> dict[str, float]:
         """Return the loss of the weights in `slices` (None: the newest ones) on each of `databases`. Collective."""
         with self._lent_weights(slices):
-            return self.held_out.losses(self.denoiser, databases)
+            return self.held_out.losses(self.denoiser, databases, stop=stop)
 
     def _mean_over_stage(self, losses: Mapping[str, float]) -> float:
         return sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)

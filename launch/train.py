@@ -36,12 +36,11 @@ def train(config: RunConfig, rank: Rank, stop: StopRequest, until: str | None = 
         from_first_rank(rank, lambda: held.enter_context(locked(config.run)))
         try:
             _train_stages(config, rank, stop, until)
-        except OSError as error:  # of a log or a curve: what a checkpoint's writing meets is told by its writer
+        except OSError as error:  # of a log, a curve or a merge: what a checkpoint meets is told by its writer
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise RuntimeError(
-                f"could not write its logs: {error}; {stop.newest_save}: make room, then run the same command again"
-            ) from error
+            mend = "make room, then run the same command again"
+            raise RuntimeError(f"could not write to {config.run}: {error}; {stop.newest_save}: {mend}") from error
 
 
 def _on_own_disk(config: RunConfig, shards: ShardSet, rank: Rank) -> ShardSet:

@@ -28,7 +28,7 @@ WEIGHTS = Path("stages/busi/model/unet/diffusion_pytorch_model.safetensors")
 CHECKPOINTS = Path("stages/busi/checkpoints")
 DISK_MIB = 200
 NO_ROOM_FOR_LOGS = (
-    r"could not write its logs: .*No space left on device; stage busi: the newest checkpoint is of step 2: make room"
+    r"could not write to .*No space left on device; stage busi: the newest checkpoint is of step 2: make room"
 )
 
 

@@ -66,6 +66,16 @@ def test_a_run_that_each_signal_stopped_is_the_same_to_the_bit(runs: Path) -> No
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 21))
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_run_that_was_stopped_in_its_validations_is_the_same_to_the_bit(runs: Path, stage: int) -> None:
+    straight, stopped = f"zero-{stage}-2", f"validating-{stage}-2"
+    assert steps(runs, straight) == steps(runs, stopped)
+    whole, resumed = weights(runs, straight), weights(runs, stopped)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    straight_losses, losses = (read_events(runs / name).Scalars("validation/loss") for name in (straight, stopped))
+    assert [event.value for event in losses] == [event.value for event in straight_losses], "made up at the next start"
+
+
 def test_the_second_stage_starts_from_the_first(runs: Path) -> None:
     folder = runs / "two-stages-2" / "stages"
     record = json.loads((folder / "second" / "model" / "sonoshard.json").read_text(encoding="utf-8"))

@@ -20,6 +20,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from data.loader import Batch, validation_batches
 from distributed.checkpoint import newest_position
 from distributed.config import EmaConfig
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
@@ -56,6 +57,13 @@ def main(config: RunConfig, folder: Path) -> None:
         for stage in (0, 3):
             zero = config.zero.model_copy(update={"stage": stage})
             train(named(f"zero-{stage}", 4).model_copy(update={"zero": zero}), rank, StopRequest())
+            # At stage 0 in fp32 the weights, in whose place the average is validated, are their own master.
+            validating = named(f"validating-{stage}", 4).model_copy(update={"zero": zero})
+            for step, validated in ((10, {"0"}), (20, {"0", "10"})):
+                train_until_stopped_in_validation(validating, rank)
+                position = saved_position(validating)
+                assert (position["step"], position["validation_losses"].keys()) == (step, validated)
+            train(validating, rank, StopRequest())
         two_stages(named("two-stages", 4), rank)
         curriculum(named("curriculum", 4), rank)
         not_finite(named("not-finite", 4), rank)
@@ -123,6 +131,33 @@ def train_until_stopped(config: RunConfig, rank: Rank, num_steps: int, number: s
     except StoppedOnRequest:
         return
     raise AssertionError(f"{number.name} in step {num_steps} did not stop the run")
+
+
+def train_until_stopped_in_validation(config: RunConfig, rank: Rank) -> None:
+    """Train until the last rank gets a signal after the first batch of this start's second validation.
+
+    The first one is of the start, and made whole.
+    """
+    stop = StopRequest()
+    stop.listen()
+    taken: list[int] = []  # batches by validation
+
+    def signalled_batches(*arguments: Any, **settings: Any) -> Iterator[Batch]:
+        taken.append(0)
+        for batch in validation_batches(*arguments, **settings):
+            if taken[1:] == [1] and rank.index == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            taken[-1] += 1
+            yield batch
+
+    try:
+        with patch("launch.validation.validation_batches", signalled_batches):
+            train(config, rank, stop)
+    except StoppedOnRequest:
+        assert len(taken) == 2
+        assert taken[1] == 2 <= taken[0], "what was asked for is seen before the second batch is looked at"
+        return
+    raise AssertionError("a signal during the validation did not stop the run")
 
 
 def saved_position(config: RunConfig) -> dict[str, Any]:
