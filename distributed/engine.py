@@ -145,11 +145,12 @@ class Engine:
     def weights_from(self, slices: Sequence[Tensor]) -> Iterator[nn.Module]:
         """Lend the module with the weights of `slices` (one per group) in place of the master's. Collective.
 
-        Where the weights are their own master it keeps a copy of them meanwhile, as large as a step's gradients.
+        Where the weights are their own master it keeps a copy of them meanwhile: at stage 0 in the place of the
+        gradients, at stages 1 and 2 as large as these were, at stage 3 beside them.
         """
         masters = [group.master.data for group in self.groups]
         if self._shares_masters:
-            masters = [master.clone() for master in masters]
+            masters = self._state.set_aside(masters)
         self._state.send(slices)
         stopped = None
         try:

@@ -1,5 +1,6 @@
 """DeepSpeed's own dictionary, computed, and its start."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,6 +32,10 @@ class SteppedByDeepSpeed:
         if not is_boundary:
             return None
         return StepResult(float(self._engine.get_global_grad_norm()), is_skipped=bool(self._zero.overflow))
+
+    def set_aside(self, masters: Sequence[Tensor]) -> list[Tensor]:
+        """Return copies of the masters."""
+        return [master.clone() for master in masters]
 
 
 def deepspeed_config(module: nn.Module, setting: Setting) -> dict[str, Any]:

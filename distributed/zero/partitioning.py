@@ -69,6 +69,9 @@ class Partitioning(Protocol):
     def send(self, slices: Sequence[Tensor]) -> None:
         """Give the module the weights that `slices` (one per group, of this rank) make up."""
 
+    def set_aside(self, masters: Sequence[Tensor]) -> list[Tensor]:
+        """Return copies of masters that are the weights themselves, to be sent back before the next micro batch."""
+
     def weights(self) -> list[Tensor]:
         """Return the tensors that hold the weights that train on this rank between two steps. Not collective."""
 

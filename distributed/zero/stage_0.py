@@ -71,8 +71,14 @@ class Replicated(FrozenWhole):
 
     def send(self, slices: Sequence[Tensor]) -> None:
         """Give the module the weights that `slices` (one per group) make up."""
-        for weights, slice_ in zip(self._weights, slices, strict=True):
+        for weights, gradients, slice_ in zip(self._weights, self._gradients, slices, strict=True):
             weights.copy_(slice_)
+            if slice_ is gradients:  # what was set aside
+                gradients.zero_()
+
+    def set_aside(self, masters: Sequence[Tensor]) -> list[Tensor]:
+        """Return copies of the masters, which take no memory: the gradients, all zero between two steps, hold them."""
+        return [gradients.copy_(master) for gradients, master in zip(self._gradients, masters, strict=True)]
 
     def weights(self) -> list[Tensor]:
         """Return the flat weights."""

@@ -364,8 +364,15 @@ def check_accumulation(rank: Rank) -> None:
         engine = engine_of(cell, network, rank, accumulation_steps)
         for step in range(3):
             generator = torch.Generator().manual_seed(step * rank.world_size + rank.index)
-            inputs = torch.randn(8, 256, generator=generator).to(engine.device)
-            for micro_batch in inputs.chunk(accumulation_steps):
+            micro_batches = torch.randn(8, 256, generator=generator).to(engine.device).chunk(accumulation_steps)
+            if step == 1 and accumulation_steps > 1:
+                # A step whose first micro batch is bad is skipped, and leaves nothing to the next one.
+                for factor, micro_batch in zip((float("nan") if rank.is_first else 1, 1), micro_batches, strict=True):
+                    engine.accumulate(factor * engine.network(micro_batch).square().mean())
+                    result = engine.finish_micro_batch(1e-3)
+                assert result is not None
+                assert result.is_skipped, cell
+            for micro_batch in micro_batches:
                 engine.accumulate(engine.network(micro_batch).square().mean())
                 result = engine.finish_micro_batch(1e-3)
         assert result is not None
@@ -507,6 +514,9 @@ def check_lent_weights(run: Run) -> dict[str, int]:
 
     before = output()
     assert run.ema.first is not None
+    with PeakBytes(device) as peak, run.engine.weights_from(run.ema.first):
+        pass
+    assert peak.bytes == 0 or run.cell.stage > 0, "the copy lies where gradients are between two steps"
     with run.engine.weights_from(run.ema.first):
         assert not torch.equal(before, output()), "the average is not the newest weights"
     assert torch.equal(before, output())
