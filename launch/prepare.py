@@ -4,6 +4,7 @@ import torch
 
 from data.encode import encode
 from data.prepare import PrepareReport, prepare
+from distributed import uncompiled  # noqa: F401 - before diffusers imports bitsandbytes, with the compiler
 from launch.config import RunConfig
 from launch.git import make_run_folder
 from launch.progress import Progress

@@ -110,7 +110,8 @@ class Stage:
 
         is_first: of the stages that this process trains. Raises: StoppedOnRequest once a checkpoint is saved after a
         signal; in a later stage also before its first step, when there is nothing to save. In the first one a step is
-        taken first: a job whose time is always up when it has just begun gets on all the same.
+        taken first: a job whose time is always up when it has just begun gets on all the same. RuntimeError if too many
+        steps in a row were bad, or the last weights give no finite loss.
         """
         if self.step == 0:  # what the base model does, to compare with
             self._validate()
@@ -139,6 +140,11 @@ class Stage:
         self.writer.finish()
         if self.stage.early_stop:
             self._go_back_to_lowest()
+        elif self.saved[0] != self.step - self.num_bad_steps:  # it was not saved, and is no model
+            raise RuntimeError(
+                f"{self.stop.newest_save}; the weights after step {self.step} give a loss that is not finite:"
+                " lower optimizer.lr"
+            )
         self._save_model()
         self._say(f"finished, its model is {self.config.stage_model(self.stage)}")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch.distributed as dist
 from diffusers import UNet2DConditionModel
 from torch import nn
@@ -67,6 +68,7 @@ def main(config: RunConfig, folder: Path) -> None:
         two_stages(named("two-stages", 4), rank)
         curriculum(named("curriculum", 4), rank)
         not_finite(named("not-finite", 4), rank)
+        diverged(named("diverged", 4), rank)
     control_net(named("control", 4), rank)
     leave_process_group()
     end_at_once(0)
@@ -189,6 +191,16 @@ def not_finite(config: RunConfig, rank: Rank) -> None:
     stage = config.stages[0].model_copy(update={"steps": 2})
     with patch("launch.validation.mean_loss", lambda *_: math.inf):
         train(config.model_copy(update={"stages": [stage]}), rank, StopRequest())
+
+
+def diverged(config: RunConfig, rank: Rank) -> None:
+    """Fail where the last weights give no finite loss on the samples of their own step: they are no model."""
+    stage = config.stages[0].model_copy(update={"steps": 2})
+    config = config.model_copy(update={"stages": [stage]})
+    told = "there is no checkpoint yet; the weights after step 2 give a loss that is not finite"
+    with patch("launch.stage.mean_loss", lambda *_: math.inf), pytest.raises(RuntimeError, match=told):
+        train(config, rank, StopRequest())
+    assert not config.is_finished(stage)
 
 
 def control_net(config: RunConfig, rank: Rank) -> None:
