@@ -16,12 +16,13 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/.installed
 	$(BIN)/sonoshard demo $(ARGS)
 
-# Jobs on Slurm clusters by themselves, as they have deadlines; then all else, the longest first. One at a time more than
-# two cores: all of them wait for other processes a part of their time.
+# Jobs on Slurm clusters, which wait half of their time: two clusters at once. The demo by itself, as it has two ranks
+# for minutes, and two threads: beside others these wait for each other ten times as long. All else side by side.
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest tests/slurm --numprocesses=3 --maxschedchunk=1 $(ARGS)
-	$(BIN)/python -m pytest tests/tools/test_demo.py tests --ignore=tests/slurm \
-		--numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest tests/slurm --numprocesses=2 --maxschedchunk=1 $(ARGS)
+	$(BIN)/python -m pytest tests/tools/test_demo.py $(ARGS)
+	$(BIN)/python -m pytest --ignore=tests/slurm --ignore=tests/tools/test_demo.py \
+		--numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
 
 drill: $(VENV)/.installed-test
 	$(BIN)/python -m tests.drill $(ARGS)
