@@ -82,8 +82,15 @@ def state_bytes(config: RunConfig, zero: ZeroConfig, num_gpus: int) -> tuple[int
 
     An optimizer step is of several micro batches.
     """
+    kinds = state_kinds(config, zero, num_gpus)
+    on_host = sum(count for kind, count in kinds.items() if kind.endswith(", host"))
+    return sum(kinds.values()) - on_host, on_host
+
+
+def state_kinds(config: RunConfig, zero: ZeroConfig, num_gpus: int) -> dict[str, int]:
+    """Return the same by kind, as `predicted_bytes` names them."""
     stage = config.stages[0]
-    kinds = predicted_bytes(
+    return predicted_bytes(
         empty_trained(config.model, stage),
         config.stage_optimizer(stage),
         zero,
@@ -93,8 +100,6 @@ def state_bytes(config: RunConfig, zero: ZeroConfig, num_gpus: int) -> tuple[int
         on_gpu=True,
         accumulation_steps=2,
     )
-    on_host = sum(count for kind, count in kinds.items() if kind.endswith(", host"))
-    return sum(kinds.values()) - on_host, on_host
 
 
 def largest_micro_size(gpu_gb: float, taken_bytes: int, image_bytes: int) -> int:

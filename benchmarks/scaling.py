@@ -13,13 +13,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from benchmarks.gpu_table import KINDS, configuration
+from benchmarks.gpu_table import KINDS, configuration, state_kinds
 from benchmarks.written_table import markdown_table, write_into
 from distributed.config import OptimizerConfig, ZeroConfig
-from distributed.memory import predicted_bytes
 from distributed.optimizer import bucket_elements, parameter_groups
 from distributed.zero.deepspeed import PERSISTENT_ELEMENTS
 from launch.networks import empty_trained
@@ -164,17 +162,7 @@ def checkpoint_table(folder: Path) -> str:
     """Return what a checkpoint holds, and each rank's file."""
     rows = []
     for kind in KINDS:
-        config = configuration(kind, folder)
-        stage = config.stages[0]
-        kinds = predicted_bytes(
-            empty_trained(config.model, stage),
-            config.stage_optimizer(stage),
-            ZeroConfig(stage=2),
-            dtype=torch.bfloat16,
-            world_size=1,
-            num_averages=len(config.ema.lengths),
-            on_gpu=True,
-        )
+        kinds = state_kinds(configuration(kind, folder), ZeroConfig(stage=2), 1)
         saved = sum(kinds[each] for each in ("master", "optimizer", "ema"))
         rows.append([KINDS[kind], f"{saved / 1e9:.2f}", *(f"{saved / number / 1e6:,.0f}" for number in NUM_GPUS)])
     return markdown_table(["", "GB in all", *(f"MB a rank, {number}" for number in NUM_GPUS)], rows)

@@ -152,15 +152,13 @@ class Engine:
         if self._shares_masters:
             masters = self._state.set_aside(masters)
         self._state.send(slices)
-        stopped = None
         try:
             yield self.module
-        except StoppedOnRequest as error:  # which every rank raises
-            stopped = error
+        except StoppedOnRequest:  # which every rank raises
+            self._state.send(masters)
+            raise
         # Not in a `finally`: after an error on this rank alone, a collective would wait for the others for ever.
         self._state.send(masters)
-        if stopped is not None:
-            raise stopped
 
     def close(self) -> None:
         """Free everything."""
