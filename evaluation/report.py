@@ -248,7 +248,7 @@ def _write_report(
         temporary.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     for of in masks:
         with replacing(out / sheet_file(of.database)) as temporary:
-            of.sheet.save(temporary, format="PNG", optimize=True)
+            of.sheet.save(temporary, format="PNG")
     _write_scalars(config, subject.name, metrics, subject.step)
     write_page(
         out / REPORT_FILE,

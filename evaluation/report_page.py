@@ -121,7 +121,7 @@ def _data(picture: Any) -> str:
     """Return a picture, or a figure, as a data: address."""
     content = io.BytesIO()
     if isinstance(picture, Image.Image):
-        picture.save(content, format="PNG", optimize=True)
+        picture.save(content, format="PNG")
     else:
         picture.savefig(content, format="png")
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -9,6 +9,7 @@ import typer
 from launch.commands.judging import doctor, downstream, evaluate, verify
 from launch.commands.models import average, export, merge, sample
 from launch.commands.running import databases, demo, encode, memory, prepare, status, submit, train
+from launch.freed_memory import keep_freed_memory
 from launch.quiet import quiet_libraries
 from launch.terminal import show_note
 
@@ -35,6 +36,7 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line."""
+    keep_freed_memory()
     quiet_libraries()
     warnings.showwarning = show_note
     # In a log file, too, a line stands before what came after it on stderr or from the ranks.

@@ -13,6 +13,7 @@ from typing import NoReturn
 from distributed.stop_request import STOP_SIGNALS, heard_signals
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
 from launch.failure import end_at_once, tell_failure
+from launch.freed_memory import keep_freed_memory
 from launch.imports import uncollected_imports
 from launch.quiet import quiet_libraries
 from launch.spawn import stop_with_parent
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     outlive_readers()
     stop_with_parent()
+    keep_freed_memory()
     quiet_libraries()
     with uncollected_imports():
         from distributed.rank import rank_from_environment

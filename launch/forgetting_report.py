@@ -34,7 +34,7 @@ def write_matrix(config: RunConfig) -> None:
     if _is_curriculum(config, matrix):
         image = heat_map(matrix)
         with replacing(config.run / PICTURE_FILE) as temporary:
-            Image.fromarray(image).save(temporary, format="PNG", optimize=True)
+            Image.fromarray(image).save(temporary, format="PNG")
         finished = {row.name for row in matrix.rows}
         at = sum(steps_taken(config, stage) for stage in config.stages if stage.name in finished)
         with SummaryWriter(str(tensorboard_folder(config))) as writer:

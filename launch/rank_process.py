@@ -13,6 +13,7 @@ from typing import NoReturn
 from distributed.stop_request import StoppedOnRequest, StopRequest
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS
 from launch.failure import end_at_once, leave_mistake, tell_failure
+from launch.freed_memory import keep_freed_memory
 from launch.imports import uncollected_imports
 from launch.quiet import quiet_libraries
 from launch.spawn import stop_with_parent
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     stop = listen_for_stop()
     outlive_readers()
     stop_with_parent()
+    keep_freed_memory()
     quiet_libraries()
     from distributed.rank import leave_process_group, rank_from_environment, wait_for_all
 

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -11,10 +13,14 @@ from pydantic import Field, model_validator
 
 from data.databases.base import About, Database, Row
 from data.durable import replacing
+from data.processes import processes_on_all_cores
 
 ORGANS = {"breast": "breast", "cardiac": "heart", "fetal": "fetal head"}
 # Neighbouring indices count as one patient, so that splitting by patient is at work here too.
 IMAGES_PER_PATIENT = 2
+# So few images are made by the time that other processes have begun.
+FEW_IMAGES = 64
+IMAGES_AT_ONCE = 4  # that a process is given
 # The PNG text chunk with what the simulator said about an image: no third file an image.
 CHUNK = "sonoshard"
 
@@ -53,9 +59,8 @@ class SimulatedDatabase(Database):
 
         folder = workspace / f"{self.preset}-{self.scanner}-{self.size}-seed{self.seed}"
         classes = {number: name for number, name in MASK_CLASSES[self.preset].items() if number != 0}
-        for index in range(self.count):
-            image, mask = folder / f"{index:06d}.png", folder / f"{index:06d}_mask.png"
-            said = _stored_facts(image) or self._make(index, image, mask)
+        for index, said in enumerate(self._made(folder)):
+            image, mask = _files(folder, index)
             pathology = said["label"] if self.preset == "breast" else None
             organ = ORGANS[self.preset]
             filled = self.fill_prompts(label=said["label"], organ=organ, pathology=pathology, view=said["view"])
@@ -74,10 +79,23 @@ class SimulatedDatabase(Database):
                 flags=("simulated",),
             )
 
-    def _make(self, index: int, image: Path, mask: Path) -> dict[str, Any]:
-        """Write an image and, before it, its mask, so that an image which exists has one."""
+    def _made(self, folder: Path) -> Iterator[dict[str, Any]]:
+        """Yield what the simulator said about each image, once that image and its mask are in the folder."""
+        missing = [index for index in range(self.count) if not _files(folder, index)[0].is_file()]
+        with ExitStack() as held:
+            made: Iterator[dict[str, Any]] = map(partial(self._make, folder), missing)
+            if len(missing) >= FEW_IMAGES:
+                pool = held.enter_context(processes_on_all_cores())
+                made = pool.map(partial(self._make, folder), missing, chunksize=IMAGES_AT_ONCE)
+            are_missing = set(missing)
+            for index in range(self.count):
+                yield next(made) if index in are_missing else _stored_facts(_files(folder, index)[0])
+
+    def _make(self, folder: Path, index: int) -> dict[str, Any]:
+        """Write an image and, before it, its mask, so that an image which exists has one; return what it shows."""
         from data.simulate import simulate
 
+        image, mask = _files(folder, index)
         made = simulate(self.preset, self.seed, index, self.size, scanner=self.scanner)
         view = None if self.preset == "breast" else str(made.facts["subtype"])
         said = {"label": made.label, "prompt": made.prompt, "view": view}
@@ -90,10 +108,13 @@ class SimulatedDatabase(Database):
         return said
 
 
-def _stored_facts(image: Path) -> dict[str, Any] | None:
-    """Return what the simulator said about an image when it was made; None if there is no such image."""
-    if not image.is_file():
-        return None
+def _files(folder: Path, index: int) -> tuple[Path, Path]:
+    """Return where an image lies, and its mask."""
+    return folder / f"{index:06d}.png", folder / f"{index:06d}_mask.png"
+
+
+def _stored_facts(image: Path) -> dict[str, Any]:
+    """Return what the simulator said about an image when it was made."""
     with Image.open(image, formats=["PNG"]) as picture:
         said: dict[str, Any] = json.loads(picture.info[CHUNK])
     return said

@@ -3,7 +3,6 @@
 from evaluation.classifier import ClassifierConfig
 from evaluation.downstream.experiment import run_experiment
 from evaluation.downstream.result import Downstream, Experiment, results_of
-from evaluation.downstream.table import print_downstream
 from evaluation.report import Report, evaluate_run
 from evaluation.segmenter import SegmenterConfig
 from launch.config import RunConfig
@@ -36,16 +35,13 @@ def judged(config: RunConfig, stage: StageConfig, *, quick: bool) -> Report:
 
 
 def worth(config: RunConfig, *, quick: bool) -> list[Downstream]:
-    """Return what images are worth to a classifier, found where it is not known yet, and tell it.
+    """Return what images are worth to a classifier, found where it is not known yet.
 
     On top of real ones those of the first stage; alone those of the stage that saw a part of the patients.
     """
     (few,) = (stage for stage in config.stages if stage.fraction < 1)
     stages: dict[Experiment, StageConfig] = {"classification": config.stages[0], "generated-only": few}
-    found = [_experiment(config, stage, name, quick=quick) for name, stage in stages.items()]
-    for result in found:
-        print_downstream(result)
-    return found
+    return [_experiment(config, stage, name, quick=quick) for name, stage in stages.items()]
 
 
 def _experiment(config: RunConfig, stage: StageConfig, name: Experiment, *, quick: bool) -> Downstream:

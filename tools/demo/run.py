@@ -10,40 +10,19 @@ from PIL import Image
 
 from data.images import decode
 from data.manifest import Manifest, ManifestRow
-from launch.config import RunConfig, load_config
+from launch.config import RunConfig
 from launch.dry_run import check_run
 from launch.prepare import encode_databases, prepare_databases
 from launch.spawn import run_ranks
 from models.base import ModelConfig
 from tools.demo.contact_sheet import SheetRow, contact_sheet
-from tools.demo.exported import EXPORTED, SAMPLED, draw_in_bare_environment, export_all
+from tools.demo.exported import EXPORTED, SAMPLED, export_all
 from tools.demo.judgement import judged, worth
+from tools.demo.later import later_steps
 from tools.demo.merged import MERGED, merged_stages
 from tools.demo.page import write_page
-from tools.merge.choice import print_table
+from tools.demo.plan import CONFIG, demo_config, demo_overrides, say
 
-CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
-QUICK = (
-    "databases.breast.count=256",
-    "databases.cardiac.count=128",
-    "databases.fetal.count=128",
-    "stages.0.steps=60",
-    *(f"stages.{stage}.steps=20" for stage in (1, 2, 3, 4)),
-    "stages.5.steps=30",
-    # In so few steps the whole demo's rate and weights follow lesions in one run and not in the next.
-    "stages.6.steps=180",
-    "stages.6.optimizer.lr=2e-3",
-    "stages.6.objective.min_snr_gamma=0.1",
-    "stages.6.objective.timesteps_mean=1.0",
-    "batch.global_size=12",
-    "batch.micro_size=6",
-    "optimizer.warmup_steps=5",
-    "validation.every_steps=null",
-    "validation.num_samples=12",
-    "validation.timesteps_per_sample=2",
-    "preview.every_steps=null",
-    "preview.sampling.steps=10",
-)
 # Columns of the sheet by label: the first held-out images of each, in the manifest's order.
 COLUMNS = {"normal": 2, "benign": 3, "malignant": 3}
 
@@ -51,23 +30,23 @@ COLUMNS = {"normal": 2, "benign": 3, "malignant": 3}
 def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     """Run everything in `out`, going on where an earlier run stopped, and return the exit code."""
     began = time.perf_counter()
-    overrides = [f"run={out}", *(QUICK if quick else ())]
-    config = load_config(CONFIG, overrides)
+    config = demo_config(out, quick=quick)
     first, control = config.stages[0], config.stages[-1]
-    _say("1 of 9", "simulate and prepare: images, masks, prompts, splits by patient")
+    say(1, "simulate and prepare: images, masks, prompts, splits by patient")
     print(prepare_databases(config))
-    _say("2 of 9", "encode: VAE and text encoder run once, over every image and prompt")
+    say(2, "encode: VAE and text encoder run once, over every image and prompt")
     print(encode_databases(config))
-    _say("3 of 9", "draw before fine-tuning: the built-in model has never seen this scanner")
+    say(3, "draw before fine-tuning: the built-in model has never seen this scanner")
     columns = _columns(Manifest.read(config.manifest_path).rows)
     before = _drawn(config, config.model, columns, "before")
-    _say("4 of 9", f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
+    say(4, f"train on {num_ranks} ranks; TensorBoard shows it live: tensorboard --logdir {out}/tensorboard")
     print(check_run(config, num_ranks))
     if not all(config.is_finished(stage) for stage in config.stages):
-        code = run_ranks(["-m", "launch.rank_process", str(CONFIG), *overrides], num_ranks)
+        arguments = ["-m", "launch.rank_process", str(CONFIG), *demo_overrides(out, quick=quick)]
+        code = run_ranks(arguments, num_ranks)
         if code != 0:
             return code
-    _say("5 of 9", "draw after fine-tuning, from the same noise")
+    say(5, "draw after fine-tuning, from the same noise")
     after = _drawn(config, ModelConfig(base=str(config.stage_model(first))), columns, "after")
     sheet = config.run / "contact_sheet.png"
     contact_sheet(
@@ -81,16 +60,15 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
         "All images are simulated or generated, and no clinical evidence. Columns: the first held-out images of each"
         " label; noise seeds are the column numbers.",
     ).save(sheet)
-    _say("6 of 9", "draw from masks, and judge: are they realistic, do they follow the mask, are they copies?")
-    report = judged(config, control, quick=quick)
-    _say("7 of 9", "are they of use? classifiers with and without them, tested on new patients")
-    experiments = worth(config, quick=quick)
-    _say("8 of 9", "merge the stages, in shares chosen by their loss on every database")
-    merged = merged_stages(config)
-    print_table(merged)
-    _say("9 of 9", "export, and draw a labelled set where neither torch nor this project is installed")
-    exported = export_all(config, control)
-    draw_in_bare_environment(config, exported.bundle, quick=quick)
+    with later_steps(out, quick=quick) as later:
+        say(6, "draw from masks, and judge: are they realistic, do they follow the mask, are they copies?")
+        print("Steps 7 to 9 are under way beside it, and are told after it.")
+        report = judged(config, control, quick=quick)
+        code = later.tell()
+    if code != 0:
+        return code
+    # What is found already is not made again.
+    experiments, merged, exported = worth(config, quick=quick), merged_stages(config), export_all(config, control)
     page = write_page(config, merged, report, experiments)
     minutes, seconds = divmod(round(time.perf_counter() - began), 60)
     print(
@@ -111,10 +89,6 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
         f"  sonoshard train {config.run / 'config.yaml'} run=runs/next shards={config.shards_path} optimizer.lr=2e-4"
     )
     return 0
-
-
-def _say(number: str, message: str) -> None:
-    print(f"\n[{number}] {message}", flush=True)
 
 
 def _columns(rows: Sequence[ManifestRow]) -> list[ManifestRow]:

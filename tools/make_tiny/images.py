@@ -4,15 +4,13 @@ This file imports neither torch nor diffusers: it is what every worker process l
 """
 
 import json
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
+from data.processes import processes_on_all_cores
 from tools.make_tiny.recipe import ImageRecipe
 
 CHUNK = 64
@@ -53,12 +51,11 @@ def load_or_simulate(recipe: ImageRecipe, work: Path, *, held_out: bool) -> Simu
     return drawn
 
 
-def simulate_set(recipe: ImageRecipe, seed: int, count: int, *, num_workers: int | None = None) -> SimulatedSet:
-    """Return `count` images of `seed`, on `num_workers` processes (None: one per core)."""
+def simulate_set(recipe: ImageRecipe, seed: int, count: int) -> SimulatedSet:
+    """Return `count` images of `seed`, made on all cores."""
     images_NHW = np.empty((count, recipe.size, recipe.size), np.uint8)
     facts: list[tuple[str, str, str]] = []
-    num_workers = num_workers or len(os.sched_getaffinity(0))
-    for start, (chunk_NHW, chunk_facts) in _chunks(recipe, seed, count, num_workers):
+    for start, (chunk_NHW, chunk_facts) in _chunks(recipe, seed, count):
         images_NHW[start : start + len(chunk_NHW)] = chunk_NHW
         facts += chunk_facts
     presets, labels, prompts = (list(column) for column in zip(*facts, strict=True))
@@ -68,20 +65,15 @@ def simulate_set(recipe: ImageRecipe, seed: int, count: int, *, num_workers: int
 Chunk = tuple[np.ndarray, list[tuple[str, str, str]]]
 
 
-def _chunks(recipe: ImageRecipe, seed: int, count: int, num_workers: int) -> Iterator[tuple[int, Chunk]]:
+def _chunks(recipe: ImageRecipe, seed: int, count: int) -> Iterator[tuple[int, Chunk]]:
     """Yield (first index, chunk) in order."""
     starts = range(0, count, CHUNK)
     ends = [min(start + CHUNK, count) for start in starts]
     jobs = len(starts)
-    if num_workers == 1 or jobs == 1:
-        for start, end in zip(starts, ends, strict=True):
-            yield start, _simulate_chunk(recipe, seed, start, end)
+    if jobs == 1:
+        yield 0, _simulate_chunk(recipe, seed, 0, count)
         return
-    # One thread per process: numpy's and scipy's own threads would fight over the same cores.
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
-    # Spawned, not forked: the caller may already hold threads and a CUDA context.
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+    with processes_on_all_cores() as pool:
         yield from zip(starts, pool.map(_simulate_chunk, [recipe] * jobs, [seed] * jobs, starts, ends), strict=True)
 
 

@@ -7,6 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from data.databases import AnyDatabase, SimulatedDatabase
+from data.databases.simulated import FEW_IMAGES
 from data.images import decode
 from data.simulate import MASK_CLASSES, PRESETS, simulate
 
@@ -46,6 +47,19 @@ def test_an_image_that_was_half_made_is_made_again(tmp_path: Path) -> None:
     rows[1].image.unlink()  # killed between the mask and the image
     assert list(SimulatedDatabase(count=2, size=64).rows(tmp_path)) == rows
     assert rows[1].image.read_bytes() == whole
+
+
+def test_many_images_made_by_several_processes_are_the_same(tmp_path: Path) -> None:
+    made_by_one = SimulatedDatabase(count=FEW_IMAGES - 1, size=64)
+    images = {row.id: row.image.read_bytes() for row in made_by_one.rows(tmp_path / "one")}
+    database = SimulatedDatabase(count=FEW_IMAGES + 2, size=64)
+    rows = list(database.rows(tmp_path / "several"))
+    assert [row.id for row in rows] == [f"{index:06d}" for index in range(database.count)]
+    assert {row.id: row.image.read_bytes() for row in rows if row.id in images} == images
+    gone = rows[5].image
+    gone.unlink()
+    assert list(database.rows(tmp_path / "several")) == rows
+    assert gone.read_bytes() == images["000005"]
 
 
 def test_other_settings_lie_elsewhere(tmp_path: Path) -> None:
