@@ -49,11 +49,16 @@ def test_each_computes_on_one_thread() -> None:
 
 def test_what_is_not_begun_is_dropped_when_the_caller_fails(tmp_path: Path) -> None:
     num_tasks = 100 * (os.cpu_count() or 1)
-    with pytest.raises(KeyboardInterrupt), processes_on_all_cores() as pool:
-        for number in range(num_tasks):
-            pool.submit(touch_late, tmp_path / str(number))
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(tmp_path, num_tasks)
     assert len(list(tmp_path.iterdir())) < num_tasks / 2
+
+
+def interrupted(folder: Path, num_tasks: int) -> None:
+    with processes_on_all_cores() as pool:
+        for number in range(num_tasks):
+            pool.submit(touch_late, folder / str(number))
+        raise KeyboardInterrupt
 
 
 def touch_late(path: Path) -> None:
