@@ -71,7 +71,7 @@ PARTS = (
     Part(
         "matrix",
         "8-bit against 32-bit",
-        ("--steps", "100", "--cells", "adamw8bit-zero2-fp32"),
+        ("--steps", "100", "--nproc", "2", "--cells", "adamw8bit-zero2-fp32"),
         ("--steps", "2", "--cells", "adamw8bit-zero2-fp32"),
     ),
     Part("moments", "Stored precision of latents"),

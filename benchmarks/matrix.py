@@ -2,6 +2,7 @@
 
 `python -m benchmarks.matrix [--steps 200] [--cells SUBSTRING ...] [--nproc 1] [--folder FOLDER]` prints a table and one
 JSON line, and exits with 1 if a cell with 8-bit moments ends more than 2 % above 32-bit AdamW of the same precision.
+Names are as adamw8bit-zero2-bf16-stochastic or lion8bit-zero3-fp32-offloaded.
 Every cell starts from the same weights, sees the same samples with the same noise (matrix.yaml), and is measured
 on the same held-out ones. In a FOLDER that is given, what an earlier call has finished is not trained again. Columns:
 
@@ -61,11 +62,13 @@ class Cell:
     stage: int = 2
     precision: Precision = "fp32"
     is_stochastic: bool = False
+    is_offloaded: bool = False
 
     @property
     def name(self) -> str:
         """Names its folder, and is what --cells looks in."""
-        return f"{self.optimizer}-zero{self.stage}-{self.precision}" + "-stochastic" * self.is_stochastic
+        name = f"{self.optimizer}-zero{self.stage}-{self.precision}"
+        return name + "-stochastic" * self.is_stochastic + "-offloaded" * self.is_offloaded
 
     @property
     def reference(self) -> "Cell":
@@ -88,6 +91,7 @@ class Cell:
                 f"optimizer.weight_decay={plain.optimizer.weight_decay * factor}",
                 f"optimizer.master={'stochastic' if self.is_stochastic else 'fp32'}",
                 f"zero.stage={self.stage}",
+                f"zero.offload={'optimizer' if self.is_offloaded else 'none'}",
                 f"precision={self.precision}",
                 *([f"optimizer.betas={LION_BETAS}"] if is_lion else []),
                 *SETTINGS,
@@ -114,12 +118,24 @@ def matrix() -> Iterator[Cell]:
                 Cell(optimizer, stage, "bf16"),
                 Cell(optimizer, stage, "bf16", is_stochastic=True),
             ]
+            if stage > 0:  # at 0 there is nothing to offload
+                cells.append(Cell(optimizer, stage, is_offloaded=True))
+                cells.append(Cell(optimizer, stage, "bf16", is_offloaded=True))
             yield from (cell for cell in cells if cell not in references)
 
 
 def chosen(substrings: Sequence[str]) -> list[Cell]:
-    """Return the cells whose name contains any of `substrings` (all, where there are none), and their references."""
-    named = [cell for cell in matrix() if not substrings or any(part in cell.name for part in substrings)]
+    """Return the cells whose name contains any of `substrings` (all, where there are none), and their references.
+
+    A whole name is that cell alone.
+    """
+    names = {cell.name for cell in matrix()}
+    parts = [part for part in substrings if part not in names]
+    named = [
+        cell
+        for cell in matrix()
+        if not substrings or cell.name in substrings or any(part in cell.name for part in parts)
+    ]
     needed = {*named, *(cell.reference for cell in named), *([Cell("adamw")] if named else [])}
     return [cell for cell in matrix() if cell in needed]
 

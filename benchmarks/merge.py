@@ -48,8 +48,13 @@ MEMORY_LIMIT_TENSORS, MEMORY_LIMIT_MB = 2, 200
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
 
 
-def write_unets(folder: Path, unet: str, dtype: torch.dtype) -> list[Path]:
-    """Write a base and the models that are merged, of random weights, and return their files."""
+def files_in(folder: Path) -> list[Path]:
+    """Return where the base lies, then the models that are merged."""
+    return [folder / f"{number}.safetensors" for number in range(NUM_SOURCES + 1)]
+
+
+def write_unets(folder: Path, unet: str, dtype: torch.dtype, *, with_base: bool) -> list[Path]:
+    """Write the models that are merged, of random weights, and their base where one is needed; return `files_in`."""
     from diffusers import UNet2DConditionModel
 
     from models.base import ModelConfig
@@ -58,8 +63,10 @@ def write_unets(folder: Path, unet: str, dtype: torch.dtype) -> list[Path]:
     with torch.device("meta"):
         network = empty_unet(ModelConfig(base="tiny")) if unet == "tiny" else UNet2DConditionModel(**SD15)
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
-    paths = [folder / f"{number}.safetensors" for number in range(NUM_SOURCES + 1)]
+    paths = files_in(folder)
     for number, path in enumerate(paths):
+        if number == 0 and not with_base:
+            continue
         generator = torch.Generator().manual_seed(number)
         state = {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
         save_file(state, path)
@@ -120,7 +127,7 @@ class Peak(threading.Thread):
 
 def measure_here(way: str, method: str, folder: Path) -> dict[str, Any]:
     """Merge once in this process and return what it took."""
-    files = sorted(folder.glob("[0-9].safetensors"))
+    files = files_in(folder)
     before = Peak()
     before.start()
     time.sleep(0.02)
@@ -163,9 +170,10 @@ def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         folder = Path(name)
-        files = write_unets(folder, arguments.unet, DTYPES[arguments.dtype])
-        size_gb = files[0].stat().st_size / 1e9
-        with safe_open(files[0], framework="pt") as opened:
+        with_base = "ties" in arguments.methods
+        *_, file = write_unets(folder, arguments.unet, DTYPES[arguments.dtype], with_base=with_base)
+        size_gb = file.stat().st_size / 1e9
+        with safe_open(file, framework="pt") as opened:
             largest = max(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
         figures: dict[str, dict[str, Any]] = {}
         for method in arguments.methods:

@@ -196,7 +196,7 @@ class Stage:
         self._save()
         self.writer.finish()
         self._remember_newest()
-        bad = f" (its last steps were bad: {self.stop.newest_save})" if self.num_bad_steps else ""
+        bad = f" (its last steps were bad: {self.stop.newest_save})" if self.saved[0] != self.step else ""
         self._say(f"stopped on request after step {self.step}{bad}; run the same command again to go on")
         raise StoppedOnRequest
 

@@ -10,10 +10,10 @@ from distributed.config import refuse_impossible
 
 def test_every_cell_is_a_run_that_is_not_refused(tmp_path: Path) -> None:
     cells = list(matrix())
-    # 4 optimizers x 4 stages x (fp32, bf16, bf16 rounded at random).
-    assert len({cell.name for cell in cells}) == len(cells) == 48
+    # 4 optimizers x (4 stages x (fp32, bf16, bf16 rounded at random) + 3 stages x (fp32, bf16), offloaded).
+    assert len({cell.name for cell in cells}) == len(cells) == 72
     configs = {cell: cell.config(tmp_path, 200, 1) for cell in cells}
-    assert len({config.run for config in configs.values()}) == 48
+    assert len({config.run for config in configs.values()}) == 72
     for config in configs.values():
         assert config.precision != "auto"
         refuse_impossible(config.optimizer, config.zero, is_bf16=config.precision == "bf16", has_gpu=True)
@@ -24,11 +24,14 @@ def test_every_cell_is_a_run_that_is_not_refused(tmp_path: Path) -> None:
 
 def test_chosen_cells_come_with_what_they_are_compared_with() -> None:
     assert chosen([]) == list(matrix())
-    assert chosen(["lion8bit-zero3-bf16"]) == [
-        Cell("adamw"),
-        Cell("adamw", precision="bf16"),
-        Cell("lion8bit", 3, "bf16"),
+    references = [Cell("adamw"), Cell("adamw", precision="bf16")]
+    cell = Cell("lion8bit", 3, "bf16")
+    assert chosen([cell.name]) == [*references, cell]
+    assert chosen(["lion8bit-zero3-bf"]) == [
+        *references,
+        cell,
         Cell("lion8bit", 3, "bf16", is_stochastic=True),
+        Cell("lion8bit", 3, "bf16", is_offloaded=True),
     ]
     assert chosen(["no such cell"]) == []
 
