@@ -42,6 +42,7 @@ from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.engine import Engine
 from distributed.placement import training_device, training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
+from launch.freed_memory import keep_freed_memory
 from launch.spawn import run_ranks
 from models.base import ModelConfig, latent_shape, noise_schedule, text_shape
 from models.objective import ObjectiveConfig, denoising_loss
@@ -236,6 +237,7 @@ def in_processes(part: str, num_ranks: int, num_threads: int, sizes: list[str]) 
 
 def run_part(arguments: argparse.Namespace) -> None:
     """Measure as one rank of a part; the first writes the rows."""
+    keep_freed_memory()  # as our ranks do; all contenders alike
     rank = rank_from_environment()
     if arguments.part == "step":
         rows = compare_steps(arguments.rounds)

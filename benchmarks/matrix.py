@@ -2,7 +2,7 @@
 
 `python -m benchmarks.matrix [--steps 200] [--cells SUBSTRING ...] [--nproc 1] [--folder FOLDER]` prints a table and one
 JSON line, and exits with 1 if a cell with 8-bit moments ends more than 2 % above 32-bit AdamW of the same precision.
-Names are as adamw8bit-zero2-bf16-stochastic or lion8bit-zero3-fp32-offloaded.
+Names are as adamw8bit-zero2-bf16-stochastic or lion8bit-zero3-fp32-offloaded; a whole one is that cell alone.
 Every cell starts from the same weights, sees the same samples with the same noise (matrix.yaml), and is measured
 on the same held-out ones. In a FOLDER that is given, what an earlier call has finished is not trained again. Columns:
 
@@ -144,7 +144,9 @@ def main() -> int:
     """Print the table and the JSON line; return the exit code."""
     parser = argparse.ArgumentParser(description="The built-in model trained by every optimizer, stage and precision.")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each cell (default: 200)")
-    parser.add_argument("--cells", nargs="*", default=[], metavar="SUBSTRING", help="only those whose name has one")
+    parser.add_argument(
+        "--cells", nargs="*", default=[], metavar="NAME", help="only these, or those whose name has this in it"
+    )
     parser.add_argument("--nproc", type=int, default=1, help="ranks (default: 1)")
     parser.add_argument("--folder", type=Path, help="keeps shards and runs, and goes on with them (default: none)")
     parser.add_argument("--is-rank", action="store_true", help=argparse.SUPPRESS)

@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks.report import Beside, Limit, ReportTable, report
+from launch.freed_memory import keep_freed_memory
 from models.durable import flush
 from models.merging.formulas import Trim, elected_mean, num_kept, weighted_sum
 from models.merging.merged import Merged
@@ -127,6 +128,7 @@ class Peak(threading.Thread):
 
 def measure_here(way: str, method: str, folder: Path) -> dict[str, Any]:
     """Merge once in this process and return what it took."""
+    keep_freed_memory()  # as the command does
     files = files_in(folder)
     before = Peak()
     before.start()

@@ -2,9 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -53,8 +53,8 @@ def inspect(
     """
     found = Inspection()
     # Decoding and NumPy let go of the interpreter.
-    with _pool() as pool:
-        for number, (row, result) in enumerate(_in_order(pool, _all_rows(databases, workspace)), start=1):
+    with _pool() as pool, closing(_all_rows(databases, workspace)) as rows:
+        for number, (row, result) in enumerate(_in_order(pool, rows), start=1):
             if isinstance(result, MaskMismatchError):
                 found.mismatched[row.id] = str(result)
             elif isinstance(result, DataError):
@@ -101,7 +101,7 @@ class _Named:
     row: Row
 
 
-def _all_rows(databases: Mapping[str, AnyDatabase], workspace: Path) -> Iterator[_Named]:
+def _all_rows(databases: Mapping[str, AnyDatabase], workspace: Path) -> Generator[_Named]:
     images: dict[str, Path] = {}
     for database in databases.values():
         if isinstance(database, FolderDatabase):  # all of them, before hours go by with the first

@@ -1,6 +1,6 @@
 """Processes for work that holds Python's lock: one a core, each on one thread, ended with the one that began them.
 
-This file imports nothing heavy: it is what each of them loads first.
+This file imports nothing heavy: after the main module it is what each of them loads first.
 """
 
 import os
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from threading import Thread
 
-# What NumPy's and SciPy's libraries read when they are loaded.
+# What NumPy's and SciPy's libraries read when they are loaded, if the main module has not loaded them before.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -19,11 +19,16 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 def processes_on_all_cores() -> Iterator[ProcessPoolExecutor]:
     """Yield processes to which functions of a module may be given; what they have not begun at the end is dropped."""
     # Spawned, not forked: the caller may hold threads and a CUDA context.
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _begin) as pool:
-        try:
-            yield pool
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(num_cores(), get_context("spawn"), _begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def num_cores() -> int:
+    """Return how many cores this process may run on: a cluster's job has a few of many."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _begin() -> None:

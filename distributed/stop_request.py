@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,17 @@ STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT, s
 def heard_signals() -> list[signal.Signals]:
     """Return those of `STOP_SIGNALS` that stop this process: a closed terminal does not where nohup started it."""
     return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+@contextmanager
+def handlers_put_back() -> Iterator[None]:
+    """Within it `STOP_SIGNALS` may get other handlers; afterwards they have those that they had."""
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class StoppedOnRequest(Exception):

@@ -1,7 +1,5 @@
 """The front door: `sonoshard COMMAND`. Heavy imports happen inside the commands, so that help answers at once."""
 
-import sys
-import warnings
 from collections.abc import Callable
 
 import typer
@@ -11,7 +9,7 @@ from launch.commands.models import average, export, merge, sample
 from launch.commands.running import databases, demo, encode, memory, prepare, status, submit, train
 from launch.freed_memory import keep_freed_memory
 from launch.quiet import quiet_libraries
-from launch.terminal import show_note
+from launch.terminal import tell_in_lines
 
 app = typer.Typer(
     name="sonoshard",
@@ -38,9 +36,7 @@ def main() -> None:
     """Run the command line."""
     keep_freed_memory()
     quiet_libraries()
-    warnings.showwarning = show_note
-    # In a log file, too, a line stands before what came after it on stderr or from the ranks.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    tell_in_lines()
     app()
 
 

@@ -196,8 +196,9 @@ class Stage:
         self._save()
         self.writer.finish()
         self._remember_newest()
-        bad = f" (its last steps were bad: {self.stop.newest_save})" if self.saved[0] != self.step else ""
-        self._say(f"stopped on request after step {self.step}{bad}; run the same command again to go on")
+        lost = "its last steps were bad" if self.num_bad_steps else "which is not kept"
+        saved = "" if self.saved[0] == self.step else f" ({lost}: {self.stop.newest_save})"
+        self._say(f"stopped on request after step {self.step}{saved}; run the same command again to go on")
         raise StoppedOnRequest
 
     def _is_lowest(self) -> bool:

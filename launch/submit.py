@@ -25,6 +25,7 @@ from launch.config import RunConfig, load_config
 from launch.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS, ConfigError
 from launch.failure import end_at_once, leave_exit_code
 from launch.forgetting import validation_losses
+from launch.freed_memory import keep_freed_memory
 from launch.job import announce_job
 from launch.quiet import quiet_libraries
 from launch.record import config_text
@@ -70,6 +71,7 @@ class RunJob:
         handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         # These take the place of submitit's own handlers.
         stop = listen_for_stop()
+        keep_freed_memory()
         quiet_libraries()
         from distributed.rank import leave_process_group, wait_for_all
 

@@ -1,6 +1,7 @@
 """What a command says when something is wrong: one line."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,12 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("sonoshard: interrupted; what is finished is kept, run the same command again to go on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+
+
+def tell_in_lines() -> None:
+    """Have warnings shown as notes, and a line written to a log file stand before what comes after it on stderr."""
+    warnings.showwarning = show_note
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def show_note(message: Warning | str, *_: object, **__: object) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from data.databases.base import About, Database, Row
 from data.durable import replacing
-from data.processes import processes_on_all_cores
+from data.processes import num_cores, processes_on_all_cores
 
 ORGANS = {"breast": "breast", "cardiac": "heart", "fetal": "fetal head"}
 # Neighbouring indices count as one patient, so that splitting by patient is at work here too.
@@ -84,7 +84,7 @@ class SimulatedDatabase(Database):
         missing = [index for index in range(self.count) if not _files(folder, index)[0].is_file()]
         with ExitStack() as held:
             made: Iterator[dict[str, Any]] = map(partial(self._make, folder), missing)
-            if len(missing) >= FEW_IMAGES:
+            if len(missing) >= FEW_IMAGES and num_cores() > 1:
                 pool = held.enter_context(processes_on_all_cores())
                 made = pool.map(partial(self._make, folder), missing, chunksize=IMAGES_AT_ONCE)
             are_missing = set(missing)

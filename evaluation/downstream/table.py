@@ -87,8 +87,15 @@ def _against(arm: ArmResult, num_seeds: int) -> tuple[str, str]:
     if arm.against is None:
         return "", ""
     of = arm.against
-    gain = f"{100 * of.gain.value:+z.1f}\n({100 * of.gain.low:+z.1f} to {100 * of.gain.high:+z.1f})"
+    gain = f"{signed_percent(of.gain.value)}\n({signed_percent(of.gain.low)} to {signed_percent(of.gain.high)})"
     return gain, f"{of.verdict}\np {of.p_patients:.3f}, {of.num_seeds_better}/{num_seeds} up"
+
+
+def signed_percent(share: float) -> str:
+    """Return a share in per cent, with one decimal; with one digit where that would hide on which side of 0 it is."""
+    percent = round(100 * share, 4)  # without what rounding leaves of 0
+    rounded = f"{percent:+z.1f}"
+    return f"{percent:+.1g}" if float(rounded) == 0 != percent else rounded
 
 
 def _percent(reached: Interval) -> str:

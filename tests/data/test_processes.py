@@ -23,11 +23,12 @@ WAIT_S = 30
 
 
 def is_running(pid: int) -> bool:
+    """Return whether a process is there, and not only its exit code."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except FileNotFoundError:
         return False
-    return True
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_they_end_when_their_parent_is_killed() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from data.durable import replacing
 from evaluation.downstream.result import Downstream
-from evaluation.downstream.table import GOOD, TITLES
+from evaluation.downstream.table import GOOD, TITLES, signed_percent
 from evaluation.report import Report, sheet_file
 from launch.config import RunConfig
 
@@ -40,6 +40,7 @@ def write_page(config: RunConfig, merged: Mapping[str, Any], report: Report, exp
         experiments=experiments,
         titles=TITLES,
         good=GOOD,
+        signed_percent=signed_percent,
     )
     with replacing(page) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from data.images import decode
 from data.manifest import Manifest, ManifestRow
+from distributed.stop_request import handlers_put_back
 from launch.config import RunConfig
 from launch.dry_run import check_run
 from launch.prepare import encode_databases, prepare_databases
@@ -43,7 +44,8 @@ def run_demo(out: Path, *, quick: bool, num_ranks: int) -> int:
     print(check_run(config, num_ranks))
     if not all(config.is_finished(stage) for stage in config.stages):
         arguments = ["-m", "launch.rank_process", str(CONFIG), *demo_overrides(out, quick=quick)]
-        code = run_ranks(arguments, num_ranks)
+        with handlers_put_back():  # Ctrl-C is for the ranks meanwhile
+            code = run_ranks(arguments, num_ranks)
         if code != 0:
             return code
     say(5, "draw after fine-tuning, from the same noise")

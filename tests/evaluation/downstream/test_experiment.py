@@ -34,7 +34,7 @@ from evaluation.downstream.paired import Difference
 from evaluation.downstream.result import ArmResult, DatabaseResult, Downstream, result_path
 from evaluation.downstream.segmentation import segmentation
 from evaluation.downstream.source import source_of
-from evaluation.downstream.table import print_downstream
+from evaluation.downstream.table import print_downstream, signed_percent
 from evaluation.intervals import Interval
 from evaluation.segmenter import SegmenterConfig
 from evaluation.stage_images import draw_stage
@@ -448,6 +448,14 @@ def test_the_widest_table_fits_into_80_letters(tests: tuple[str, ...]) -> None:
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
     for figure in ("(95.4 to 100)", "(-21.3 to +13.3)", "p 0.242, 10/12 up", "4000 drawn"):
         assert figure in text
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [(0.1234, "+12.3"), (-0.1, "-10.0"), (0.0, "+0.0"), (-6e-17, "+0.0"), (-0.00036, "-0.04"), (1.2e-6, "+0.0001")],
+)
+def test_on_which_side_of_0_a_gain_lies_is_seen(share: float, shown: str) -> None:
+    assert signed_percent(share) == shown
 
 
 def test_figures_of_the_table_are_those_of_the_file(config: RunConfig, drawn: list[dict[str, Any]]) -> None:
