@@ -237,11 +237,11 @@ def in_processes(part: str, num_ranks: int, num_threads: int, sizes: list[str]) 
 
 def run_part(arguments: argparse.Namespace) -> None:
     """Measure as one rank of a part; the first writes the rows."""
-    keep_freed_memory()  # as our ranks do; all contenders alike
     rank = rank_from_environment()
     if arguments.part == "step":
         rows = compare_steps(arguments.rounds)
     else:
+        keep_freed_memory()  # as our ranks do; all contenders alike
         join_process_group()
         configs = [OptimizerConfig.model_validate({"name": name, "lr": 1e-4}) for name in ("adamw", "adamw8bit")]
         rows = [row for config in configs for row in compare(config, rank, arguments.micro_size, arguments.rounds)]

@@ -32,6 +32,7 @@ from benchmarks.stable_diffusion_config import SMALLER_UNET, UNET, write_stable_
 from benchmarks.tensor_bytes import live_bytes
 from launch.config import RunConfig
 from launch.failure import end_at_once
+from launch.freed_memory import keep_freed_memory
 from launch.spawn import run_ranks
 
 # Of a prediction, either way; of what is measured above the formula.
@@ -97,6 +98,7 @@ def measure(case: Case, folder: Path) -> None:
     from launch.networks import Networks
     from models.base import latent_shape, text_shape
 
+    keep_freed_memory()  # as our ranks do
     rank = rank_from_environment()
     join_process_group()
     config = configuration(case, folder)
