@@ -1,6 +1,7 @@
 # make demo   environment, then the whole main job on built-in data       make test   environment, then all tests
 # make lint   ruff and mypy                                               make drill  kills a run 50 times (15 min)
 # make bench  writes docs/benchmarks.md (15 min); one alone, also of those not on it: make bench NAME=evaluation
+# make install   environment alone                                        make clean  removes it
 
 # The first of these that there is; any from 3.11 on will do.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell command -v $(name))))
@@ -11,7 +12,9 @@ export HF_HUB_OFFLINE := 1
 # The program is compiled once, not in each of the processes that tests start: a second of every rank's start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test drill lint bench clean
+.PHONY: install demo test drill lint bench clean
+
+install: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/sonoshard demo $(ARGS)

@@ -20,7 +20,7 @@ begin() {
     # An environment that site.sh activated goes first.
     if [ -d .venv ] && [ -z "${VIRTUAL_ENV:-}" ]; then PATH=$PWD/.venv/bin:$PATH; fi
     if ! command -v sonoshard >/dev/null; then
-        echo "sonoshard is not installed in $PWD/.venv: run 'make .venv/.installed' there on a login node," \
+        echo "sonoshard is not installed in $PWD/.venv: run 'make install' there on a login node," \
             "or activate its environment in slurm/site.sh" >&2
         finish 2
     fi

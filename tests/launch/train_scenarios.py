@@ -194,13 +194,21 @@ def not_finite(config: RunConfig, rank: Rank) -> None:
 
 
 def diverged(config: RunConfig, rank: Rank) -> None:
-    """Fail where the last weights give no finite loss on the samples of their own step: they are no model."""
+    """Fail where the last weights give no finite loss on the samples of their own step: they are no model.
+
+    A stop after such a step says that it is not kept.
+    """
     stage = config.stages[0].model_copy(update={"steps": 2})
     config = config.model_copy(update={"stages": [stage]})
     told = "there is no checkpoint yet; the weights after step 2 give a loss that is not finite"
     with patch("launch.stage.mean_loss", lambda *_: math.inf), pytest.raises(RuntimeError, match=told):
         train(config, rank, StopRequest())
     assert not config.is_finished(stage)
+    said: list[str] = []
+    stopped = patch("launch.stage.Stage._say", lambda _, line: said.append(line))
+    with patch("launch.stage.mean_loss", lambda *_: math.inf), stopped:
+        train_until_stopped(own_run(config, config.run.with_name("diverged-stopped")), rank, 1)
+    assert any("after step 1 (which is not kept: there is no checkpoint yet)" in line for line in said), said
 
 
 def control_net(config: RunConfig, rank: Rank) -> None:
