@@ -34,6 +34,7 @@ stages:
 """
 # What is run by other tests, since it takes minutes or a cluster: the beginning of a command, and where.
 ELSEWHERE = {
+    "make install": "../.ci/run",
     "make demo": "tools/test_demo.py",
     "make test": "../.ci/run",
     "make lint": "../.ci/run",

@@ -208,7 +208,8 @@ def diverged(config: RunConfig, rank: Rank) -> None:
     stopped = patch("launch.stage.Stage._say", lambda _, line: said.append(line))
     with patch("launch.stage.mean_loss", lambda *_: math.inf), stopped:
         train_until_stopped(own_run(config, config.run.with_name("diverged-stopped")), rank, 1)
-    assert any("after step 1 (which is not kept: there is no checkpoint yet)" in line for line in said), said
+    told = "after step 1 (which is not kept: stage busi: there is no checkpoint yet)"
+    assert any(told in line for line in said), said
 
 
 def control_net(config: RunConfig, rank: Rank) -> None:
