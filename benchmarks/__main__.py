@@ -27,6 +27,7 @@ from typing import Any
 
 from benchmarks.report import Beside
 from benchmarks.written_table import markdown_table
+from data.processes import num_cores
 
 PAGE, GPU_PAGE = Path("docs/benchmarks.md"), Path("docs/benchmarks-gpu.md")
 FOLDER = Path(__file__).parent
@@ -153,9 +154,8 @@ def facts() -> dict[str, str]:
     from benchmarks.activations import hardware
     from launch.record import versions
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     has_gpu = torch.cuda.is_available()
-    hardware_said = f"{hardware(torch.device('cpu'))}, {cores} cores"
+    hardware_said = f"{hardware(torch.device('cpu'))}, {num_cores()} cores"
     if hasattr(os, "sysconf"):
         hardware_said += f", {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.0f} GB of memory"
     hardware_said += f", {hardware(torch.device('cuda'))}" if has_gpu else ", no GPU"
