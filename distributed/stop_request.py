@@ -24,11 +24,12 @@ def heard_signals() -> list[signal.Signals]:
 
 @contextmanager
 def handlers_put_back() -> Iterator[None]:
-    """Within it `STOP_SIGNALS` may get other handlers; afterwards they have those that they had."""
+    """Within it a StopRequest may listen; afterwards `STOP_SIGNALS` have the handlers that they had."""
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
         yield
     finally:
+        signal.set_wakeup_fd(-1)
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

@@ -10,26 +10,25 @@ from torch import Tensor
 
 from data.loader import BatchSlicing, Loader
 from data.shards import ShardSet
-from distributed.checkpoint import Found, find_checkpoint, lowest_checkpoint, restore_older
-from distributed.checkpoint_state import load_checkpoint
-from distributed.checkpoint_writer import CheckpointWriter
 from distributed.ema import SlicedEma, average_length
 from distributed.engine import Engine
 from distributed.memory import measured_bytes
 from distributed.optimizer import learning_rate
 from distributed.placement import training_device, training_dtype
-from distributed.rank import Rank, from_first_rank, raise_together
+from distributed.rank import Rank, raise_together
 from distributed.stop_request import StoppedOnRequest, StopRequest
 from launch.activations import measured_activation_bytes
 from launch.config import RunConfig
 from launch.early_stop import is_over, lowest_step
-from launch.facts import refuse_other_facts, stage_order, stage_parts, stage_seed, stage_steps
+from launch.facts import stage_order, stage_parts, stage_seed, stage_steps
 from launch.lineage import files_of_lineage
 from launch.memory import compared, listed_mb, predict
 from launch.networks import Networks
 from launch.preview import Preview, subjects_of
 from launch.record import config_text, model_record
+from launch.stage_checkpoints import StageCheckpoints
 from launch.stage_config import StageConfig
+from launch.stage_progress import StageProgress
 from launch.step import Objective, TrainedStep, mean_loss, train_step
 from launch.tracking import Stopwatch, TimedIterator, Tracker
 from launch.training_data import training_until
@@ -89,21 +88,24 @@ class Stage:
         self.held_out = HeldOut(config, schedule, shards, self.slicing, self.engine.device, with_hints=stage.has_hints)
         subjects = subjects_of(config, stage, shards)
         self.preview = Preview(config, schedule, shards, self.engine, self.denoiser, subjects)
-        self.checkpoints = config.stage_checkpoints(stage)
-        self.writer = CheckpointWriter(self.checkpoints, self.engine, config.checkpoint)
-        self.validation_losses: dict[int, float | None] = {}  # by step; None: not finite
-        self.step = self.num_bad_steps = 0
-        self.is_looked_at = True  # whether this step was validated and shown, where that was due
-        # Step, validation loss and `is_looked_at` of what was saved or loaded last.
-        self.saved: tuple[int, float | None, bool] = (0, None, True)
-        self.has_stepped = self.is_memory_told = self.has_as_many_ranks_as_before = False
-        self._remember_saved(0)
-        resumed = self._resume()
+        self.checkpoints = StageCheckpoints(config, stage, facts, self.engine, self.ema, stop)
+        found = self.checkpoints.load_newest()
+        self.progress = StageProgress.of(found.position) if found else StageProgress()
+        self.has_as_many_ranks_as_before = found is not None and found.manifest["world_size"] == rank.world_size
+        self.has_stepped = self.is_memory_told = False
         self.tracker: Tracker | None = None
         if rank.is_first:
-            self.tracker = Tracker(config, stage, self.num_steps, self.step, self.validation_losses.keys())
-        if self.tracker:
-            self.tracker.begin(config_text(config), resumed)
+            validated = self.progress.validation_losses.keys()
+            self.tracker = Tracker(config, stage, self.num_steps, self.progress.step, validated)
+            self.tracker.begin(config_text(config))
+        if found:
+            skipped = [f"skipped: {line}" for line in found.skipped]
+            self._say("\n".join([*skipped, f"resumed after step {self.step}"]))
+
+    @property
+    def step(self) -> int:
+        """The last step, taken or skipped."""
+        return self.progress.step
 
     def train(self, *, is_first: bool = True) -> None:
         """Train to the last step and leave the final model.
@@ -119,7 +121,7 @@ class Stage:
             if not is_first and self.stop.is_agreed(self.engine.device):
                 self._say("stopped on request before its first step; run the same command again to go on")
                 raise StoppedOnRequest
-        elif not self.is_looked_at:  # as it was stopped before
+        elif not self.progress.is_looked_at:  # as it was stopped before
             self._look()
             self._save()
         batches = TimedIterator(self.loader.batches(self.step, self.num_steps))
@@ -127,20 +129,20 @@ class Stage:
             watch = Stopwatch()
             rate = learning_rate(self.config.optimizer, self.step + 1, self.num_steps)
             trained = train_step(self.engine, self.denoiser, self.objective, batches, rate)
-            self.step += 1
+            self.progress.step += 1
             self.has_stepped = True
             if not trained.result.is_skipped:
                 self.ema.update(self.engine.num_steps)
             self._record(trained, rate, step_s=watch.lap_s(), wait_s=batches.lap_s())
             self._count_bad_steps(trained)
-            self.is_looked_at = False
+            self.progress.is_looked_at = False
             self._stop_if_asked()
             self._look()
             self._save_where_due()
-        self.writer.finish()
+        self.checkpoints.finish()
         if self.stage.early_stop:
             self._go_back_to_lowest()
-        elif self.saved[0] != self.step - self.num_bad_steps:  # it was not saved, and is no model
+        elif self.checkpoints.saved_step != self.progress.last_good_step:  # it was not saved, and is no model
             raise RuntimeError(
                 f"{self.stop.newest_save}; the weights after step {self.step} give a loss that is not finite:"
                 " lower optimizer.lr"
@@ -162,28 +164,27 @@ class Stage:
         return self.step == self.num_steps or (every_steps is not None and self.step % every_steps == 0)
 
     def _is_at_end(self) -> bool:
-        return self.step >= self.num_steps or is_over(self.validation_losses, self.stage.early_stop)
+        return self.step >= self.num_steps or is_over(self.progress.validation_losses, self.stage.early_stop)
 
     def _look(self) -> None:
         """Validate and show previews where it is time to, for minutes perhaps.
 
         A stop is heard between two batches of the validation, and between that and the preview.
         """
-        if self._is_due(self.config.validation.every_steps) and self.step not in self.validation_losses:
+        if self._is_due(self.config.validation.every_steps) and self.step not in self.progress.validation_losses:
             with suppress(StoppedOnRequest):  # the stop is agreed upon once more below, with the weights put back
                 # What a start makes up it makes up whole, so that one which is always stopped at once gets on.
                 self._validate(self.stop if self.has_stepped else None)
             self._stop_if_asked()
         if self._is_due(self.config.preview.every_steps):
             self._show_preview()
-        self.is_looked_at = True
+        self.progress.is_looked_at = True
 
     def _save_where_due(self) -> None:
         if self._is_due(self.config.checkpoint.save_every_steps) or self._is_lowest():
             self._save()
         else:
-            self.writer.poll()
-        self._remember_newest()
+            self.checkpoints.poll()
 
     def _stop_if_asked(self) -> None:
         """Save and raise StoppedOnRequest, if any rank was asked to stop. Collective.
@@ -194,63 +195,42 @@ class Stage:
         if not self.stop.is_agreed(self.engine.device):
             return
         self._save()
-        self.writer.finish()
-        self._remember_newest()
-        lost = "its last steps were bad" if self.num_bad_steps else "which is not kept"
-        saved = "" if self.saved[0] == self.step else f" ({lost}: {self.stop.newest_save})"
-        self._say(f"stopped on request after step {self.step}{saved}; run the same command again to go on")
+        self.checkpoints.finish()
+        lost = "its last steps were bad" if self.progress.num_bad_steps else "which is not kept"
+        not_saved = "" if self.checkpoints.saved_step == self.step else f" ({lost}: {self.stop.newest_save})"
+        self._say(f"stopped on request after step {self.step}{not_saved}; run the same command again to go on")
         raise StoppedOnRequest
 
     def _is_lowest(self) -> bool:
         """Return whether the weights are those that a stage with an early stop would leave, as far as it is."""
-        return self.stage.early_stop is not None and lowest_step(self.validation_losses) == self.step
+        return self.stage.early_stop is not None and lowest_step(self.progress.validation_losses) == self.step
 
     def _go_back_to_lowest(self) -> None:
         """Load the checkpoint of the lowest validation loss, where that is not the last one."""
-        found = from_first_rank(self.rank, lambda: lowest_checkpoint(self.checkpoints, self.step))
+        found, losses = self.checkpoints.lowest(self.step), self.progress.validation_losses
         for line in found.skipped if found else ():
             self._say(f"skipped: {line}")
-        lowest = lowest_step(self.validation_losses)
-        if lowest and (found is None or found.position["validation_loss"] != self.validation_losses[lowest]):
+        lowest = lowest_step(losses)
+        if lowest and (found is None or found.position["validation_loss"] != losses[lowest]):
             self._say(f"the checkpoint of the lowest validation loss, that of step {lowest}, is not there any more")
         if found is None or found.position["step"] == self.step:
             return
-        load_checkpoint(found, self.engine, self.ema.slices)
-        last, self.step = self.step, int(found.position["step"])
+        self.checkpoints.load(found)
+        last, self.progress.step = self.step, int(found.position["step"])
         self._say(f"ended after step {last}; the lowest validation loss was that of step {self.step}")
 
     def _lent_weights(self, slices: Sequence[Tensor] | None) -> AbstractContextManager[Any]:
         return self.engine.weights_from(slices) if slices else nullcontext()
 
-    def _resume(self) -> str | None:
-        """Load the newest checkpoint, if there is one; return what to tell about it."""
-        found = from_first_rank(self.rank, self._find_checkpoint)
-        if found is None:
-            return None
-        refuse_other_facts(found.position["facts"], self.facts, found.folder)
-        load_checkpoint(found, self.engine, self.ema.slices)
-        self.has_as_many_ranks_as_before = found.manifest["world_size"] == self.rank.world_size
-        self.step = int(found.position["step"])
-        self.validation_losses = {int(step): loss for step, loss in found.position.get("validation_losses", {}).items()}
-        self.is_looked_at = bool(found.position["is_looked_at"])
-        self.saved = (self.step, found.position.get("validation_loss"), self.is_looked_at)
-        self.writer.damaged.update(found.damaged)
-        self._remember_saved(self.step)
-        return "\n".join([*(f"skipped: {line}" for line in found.skipped), f"resumed after step {self.step}"])
-
-    def _find_checkpoint(self) -> Found | None:
-        restore_older(self.checkpoints)
-        return find_checkpoint(self.checkpoints)
-
     def _count_bad_steps(self, trained: TrainedStep) -> None:
-        self.num_bad_steps = self.num_bad_steps + 1 if trained.result.is_skipped else 0
-        if self.num_bad_steps >= self.config.optimizer.max_bad_steps:
+        progress = self.progress
+        progress.num_bad_steps = progress.num_bad_steps + 1 if trained.result.is_skipped else 0
+        if progress.num_bad_steps >= self.config.optimizer.max_bad_steps:
             self._save()
-            self.writer.finish()
-            self._remember_newest()
+            self.checkpoints.finish()
             mend = "look at these samples, or lower optimizer.lr" if trained.bad_ids else "lower optimizer.lr"
             raise RuntimeError(
-                f"{self.stop.newest_save}; the gradient was not finite in {self.num_bad_steps} steps in a row up to"
+                f"{self.stop.newest_save}; the gradient was not finite in {progress.num_bad_steps} steps in a row up to"
                 f" step {self.step}, where {self._what_is_bad(trained)}: {mend}"
             )
 
@@ -260,31 +240,14 @@ class Stage:
         return f"every loss is finite but the gradient is not, of {listed(self.loader.ids(self.step - 1))}"
 
     def _save(self) -> None:
-        """Save the state after the last good step, unless that was done before.
-
-        A skipped step changes nothing: the state in memory is the one after the last good step. It is saved with that
-        step's position, so that a resumed run takes the bad ones again and goes the same way.
-        """
-        step = self.step - self.num_bad_steps
-        losses = {at: loss for at, loss in self.validation_losses.items() if at <= step}
-        # What was validated since, at a bad step, were the same weights.
-        loss = next((self.validation_losses[at] for at in sorted(self.validation_losses) if at >= step), None)
-        is_looked_at = self.is_looked_at or self.num_bad_steps > 0
-        if step == 0 or self.saved == (step, loss, is_looked_at):
+        """Save the state after the last good step, unless that was done before or the weights have diverged."""
+        if self.checkpoints.has(self.progress):
             return
+        step = self.progress.last_good_step
         if self._has_diverged(step):
             self._say(f"the weights after step {step} give a loss that is not finite on its own samples: not saved")
             return
-        position = {
-            "step": step,
-            "samples": step * self.slicing.global_size,
-            "validation_loss": loss,
-            "validation_losses": losses,
-            "is_looked_at": is_looked_at,
-            "facts": self.facts,
-        }
-        self.writer.save(self.ema.slices, position)
-        self.saved = (step, loss, is_looked_at)
+        self.checkpoints.save(self.progress)
 
     def _has_diverged(self, step: int) -> bool:
         """Return whether the loss of the samples of `step`, finite before it, is not finite any more. Collective.
@@ -293,14 +256,6 @@ class Stage:
         """
         batches = self.loader.batches(step - 1, step)
         return not math.isfinite(mean_loss(self.denoiser, self.objective, batches, self.engine.device))
-
-    def _remember_newest(self) -> None:
-        if self.writer.newest_step is not None:
-            self._remember_saved(self.writer.newest_step)
-
-    def _remember_saved(self, step: int) -> None:
-        newest = f"the newest checkpoint is of step {step}" if step else "there is no checkpoint yet"
-        self.stop.newest_save = f"stage {self.stage.name}: {newest}"
 
     def _record(self, trained: TrainedStep, rate: float, *, step_s: float, wait_s: float) -> None:
         if not self.tracker:
@@ -351,7 +306,7 @@ class Stage:
         """
         losses = self._losses_of(self.ema.first, self.held_out.databases("validation"), stop)
         mean = self._mean_over_stage(losses)
-        self.validation_losses[self.step] = mean if math.isfinite(mean) else None
+        self.progress.validation_losses[self.step] = mean if math.isfinite(mean) else None
         if self.tracker:
             self.tracker.validation(self.step, losses, mean)
             self._say(f"step {self.step}, validation loss {mean:.4f}")
@@ -393,7 +348,7 @@ class Stage:
             base = self.config.model.base
             training = training_until(self.config, self.stage, self.shards, base)
             record = model_record(self.config, self.stage, self.facts, self.step, base, training)
-            record["validation_loss"] = self.validation_losses.get(self.step)
+            record["validation_loss"] = self.progress.validation_losses.get(self.step)
             try:
                 files = files_of_lineage(self.config.stage_path(self.stage))
                 files |= lora_files(trained, self.stage.trains, self.stage.lora)
@@ -401,7 +356,8 @@ class Stage:
                 folder = self.config.stage_model(self.stage)
                 save_pipeline(self.config.model, weights, folder, record, files, self.stage.network)
             except (OSError, SafetensorError) as failure:
-                error = f"could not write the model: {failure}; the last checkpoint in {self.checkpoints} is whole"
+                checkpoints = self.checkpoints.folder
+                error = f"could not write the model: {failure}; the last checkpoint in {checkpoints} is whole"
         raise_together(error, self.rank)
 
 

@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from distributed.stop_request import STOP_SIGNALS, StoppedOnRequest, StopRequest
+from distributed.stop_request import StoppedOnRequest, StopRequest, handlers_put_back
 from launch.config import RunConfig, load_config
 from launch.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, USER_ERRORS, ConfigError
 from launch.failure import end_at_once, leave_exit_code
@@ -60,7 +60,7 @@ class RunJob:
         from submitit import JobEnvironment
         from submitit.helpers import TorchDistributedEnvironment
 
-        from launch.rank_process import listen_for_stop, train_as_rank
+        from launch.rank_process import listen_for_stop
 
         if _executor_name() != "debug":
             outlive_readers()
@@ -68,12 +68,24 @@ class RunJob:
             JobEnvironment().paths.result_pickle.unlink(missing_ok=True)
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        # These take the place of submitit's own handlers.
-        stop = listen_for_stop()
-        keep_freed_memory()
-        quiet_libraries()
-        from distributed.rank import leave_process_group, wait_for_all
+        with handlers_put_back():
+            # These take the place of submitit's own handlers.
+            stop = listen_for_stop()
+            keep_freed_memory()
+            quiet_libraries()
+            self._train(stop)
+        from distributed.rank import leave_process_group
+
+        # Not after a failure: leaving the process group may wait for ranks that wait for this one.
+        leave_process_group()
+        if _executor_name() != "debug":
+            # As in rank_process: the interpreter's own end, after submitit wrote the result, may abort.
+            atexit.register(end_at_once, 0)
+        return summary(load_config(self.config), self.until)
+
+    def _train(self, stop: StopRequest) -> None:
+        from distributed.rank import wait_for_all
+        from launch.rank_process import train_as_rank
 
         try:
             train_as_rank(self.config, _of_this_node(os.environ, load_config(self.config)), stop, self.until)
@@ -86,16 +98,6 @@ class RunJob:
         except Exception as error:
             leave_exit_code(EXIT_USER_ERROR if isinstance(error, USER_ERRORS) else EXIT_FAILED)
             raise
-        finally:
-            signal.set_wakeup_fd(-1)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        # Not after a failure: leaving the process group may wait for ranks that wait for this one.
-        leave_process_group()
-        if _executor_name() != "debug":
-            # As in rank_process: the interpreter's own end, after submitit wrote the result, may abort.
-            atexit.register(end_at_once, 0)
-        return summary(load_config(self.config), self.until)
 
 
 def _of_this_node(environment: Mapping[str, str], config: RunConfig) -> list[str]:

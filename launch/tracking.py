@@ -46,11 +46,9 @@ class Tracker:
         self._validations = StepLog(folder / VALIDATION_FILE, done_steps, validated)
         self._progress = Progress(stage.name, "step", num_steps, done_steps)
 
-    def begin(self, config_text: str, resumed: str | None) -> None:
-        """Show the resolved configuration, and what the stage goes on from."""
+    def begin(self, config_text: str) -> None:
+        """Show the resolved configuration."""
         self._writer.add_text("config", f"```yaml\n{config_text}\n```", self._first_step)
-        if resumed:
-            self.say(resumed)
 
     def step(
         self, step: int, scalars: Mapping[str, float], ids: Sequence[str], bad_ids: Sequence[str] | None = None

@@ -84,7 +84,7 @@ def go_on(config: RunConfig, number: int, first: int, last: int, process: int) -
     """
     stage = config.stages[number]
     tracker = Tracker(config, stage, 30, first - 1)
-    tracker.begin(f"process: {process}", None)
+    tracker.begin(f"process: {process}")
     image = np.zeros((2, 2, 3), np.uint8)
     if first == 1:
         tracker.validation(0, {"one": process}, process)
