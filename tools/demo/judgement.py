@@ -8,12 +8,12 @@ from evaluation.segmenter import SegmenterConfig
 from launch.config import RunConfig
 from launch.stage_config import StageConfig
 
-NUM_JUDGED, NUM_JUDGED_QUICKLY = 128, 72
-SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 200, 80
+NUM_JUDGED, NUM_JUDGED_QUICKLY = 96, 72
+SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 160, 80
 SEGMENTER_BATCH, SEGMENTER_BATCH_QUICKLY = 16, 10
-JUDGE_STEPS, JUDGE_STEPS_QUICKLY = 300, 150  # of the classifier whose features and labels judge
+JUDGE_STEPS, JUDGE_STEPS_QUICKLY = 250, 150  # of the classifier whose features and labels judge
 # The experiments of the paper in small: their own settings take hours of drawing.
-NUM_DRAWN, NUM_DRAWN_QUICKLY = 96, 30
+NUM_DRAWN, NUM_DRAWN_QUICKLY = 72, 30
 NUM_SEEDS = 2
 CLASSIFIER_STEPS, CLASSIFIER_STEPS_QUICKLY = 150, 50
 

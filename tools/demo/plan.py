@@ -17,12 +17,9 @@ QUICK = (
     "stages.6.optimizer.lr=2e-3",
     "stages.6.objective.min_snr_gamma=0.1",
     "stages.6.objective.timesteps_mean=1.0",
-    "batch.global_size=12",
-    "batch.micro_size=6",
     "optimizer.warmup_steps=5",
     "validation.every_steps=null",
     "validation.num_samples=12",
-    "validation.timesteps_per_sample=2",
     "preview.every_steps=null",
     "preview.sampling.steps=10",
 )
