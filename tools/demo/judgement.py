@@ -8,8 +8,8 @@ from evaluation.segmenter import SegmenterConfig
 from launch.config import RunConfig
 from launch.stage_config import StageConfig
 
-NUM_JUDGED, NUM_JUDGED_QUICKLY = 96, 72
-SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 160, 80
+NUM_JUDGED, NUM_JUDGED_QUICKLY = 96, 60
+SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 160, 65
 SEGMENTER_BATCH, SEGMENTER_BATCH_QUICKLY = 16, 10
 JUDGE_STEPS, JUDGE_STEPS_QUICKLY = 250, 150  # of the classifier whose features and labels judge
 # The experiments of the paper in small: their own settings take hours of drawing.
