@@ -96,7 +96,7 @@ class Stage:
         self.tracker: Tracker | None = None
         if rank.is_first:
             validated = self.progress.validation_losses.keys()
-            self.tracker = Tracker(config, stage, self.num_steps, self.progress.step, validated)
+            self.tracker = Tracker(config, stage, self.num_steps, self.step, validated)
             self.tracker.begin(config_text(config))
         if found:
             skipped = [f"skipped: {line}" for line in found.skipped]
