@@ -47,7 +47,7 @@ def read_table(path: Path) -> tuple[dict[str, Any], "pa.Table"]:
     found = HASH.search(content)
     if found is None or _hash_with_zeros(content, *found.span(1)) != found[1].decode():
         raise DataError(f"{path} is damaged: remove it and {ENCODE_AGAIN}")
-    table = pq.read_table(io.BytesIO(content))
+    table = pq.ParquetFile(io.BytesIO(content)).read()  # `pq.read_table` imports pandas
     about = json.loads(table.schema.metadata[METADATA_KEY])
     del about["file_sha256"]
     return about, table.replace_schema_metadata(None)

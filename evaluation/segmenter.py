@@ -5,6 +5,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,6 +38,11 @@ class SegmenterConfig(BaseModel):
     lr: float = Field(4e-3, gt=0, description="Highest learning rate of AdamW; it rises, then falls as a cosine.")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW's decoupled weight decay.")
     width: int = Field(16, gt=0, multiple_of=GROUPS, description="Channels of the finest level; coarser have up to 4x.")
+    pixels_at_once: Literal[2, 4] = Field(
+        2,
+        description="A side, in pixels, of the squares that the finest level works on; 4 takes 0.4 of the time, and the"
+        " outlines of thin classes are found less well.",
+    )
     augment: bool = Field(
         True, description="Whether images are mirrored, shifted, zoomed, blurred and changed in grey each time."
     )
@@ -60,24 +66,25 @@ class _Block(nn.Sequential):
 class _UNet(nn.Module):
     """Logits [B, K, H, W] of images [B, 1, H, W] in [0, 1].
 
-    Its finest level works on 2 x 2 pixels at once, and skips are added, not concatenated: a third of the time of the
-    original. Sources: Ronneberger et al. 2015 (arXiv:1505.04597); skips, Chaurasia & Culurciello 2017
+    Its finest level works on 2 x 2 pixels at once (or 4 x 4), and skips are added, not concatenated: a third of the
+    time of the original. Sources: Ronneberger et al. 2015 (arXiv:1505.04597); skips, Chaurasia & Culurciello 2017
     (arXiv:1707.03718); pixels unshuffled, Shi et al. 2016 (arXiv:1609.05158).
     """
 
-    def __init__(self, num_classes: int, width: int, num_levels: int) -> None:
+    def __init__(self, num_classes: int, width: int, num_levels: int, at_once: int) -> None:
         super().__init__()
         widths = [width * min(2**level, MAX_WIDTHS) for level in range(num_levels)]
-        self.multiple = 2**num_levels
-        self.down = nn.ModuleList(_Block(inputs, outputs) for inputs, outputs in pairwise([4, *widths]))
+        self.at_once, self.multiple = at_once, at_once * 2 ** (num_levels - 1)
+        self.down = nn.ModuleList(_Block(inputs, outputs) for inputs, outputs in pairwise([at_once**2, *widths]))
         self.project = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(_Block(fine, fine) for fine in widths[:-1])
-        self.head = nn.Conv2d(width, 4 * num_classes, 1)
+        self.head = nn.Conv2d(width, at_once**2 * num_classes, 1)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         height, width = images_BCHW.shape[2:]
         beyond = (0, -width % self.multiple, 0, -height % self.multiple)
-        features = functional.pixel_unshuffle(functional.pad(images_BCHW - MIDDLE_GREY, beyond, mode="replicate"), 2)
+        padded = functional.pad(images_BCHW - MIDDLE_GREY, beyond, mode="replicate")
+        features = functional.pixel_unshuffle(padded, self.at_once)
         skips: list[Tensor] = []
         for number, block in enumerate(self.down):
             features = block(functional.max_pool2d(features, 2) if number else features)
@@ -85,7 +92,7 @@ class _UNet(nn.Module):
         for level in reversed(range(len(self.up))):
             upsampled = functional.interpolate(self.project[level](features), scale_factor=2, mode="nearest")
             features = self.up[level](upsampled + skips[level])
-        return functional.pixel_shuffle(self.head(features), 2)[..., :height, :width]
+        return functional.pixel_shuffle(self.head(features), self.at_once)[..., :height, :width]
 
 
 def segmentation_loss(logits_BKHW: Tensor, labels_BHW: Tensor) -> Tensor:
@@ -179,5 +186,6 @@ def train_segmenter(
 def _network(num_classes: int, side: int, config: SegmenterConfig) -> _UNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = _UNet(num_classes, config.width, max(2, round(math.log2(side / COARSEST_PIXELS))))
+        num_levels = max(2, 1 + round(math.log2(side / config.pixels_at_once / COARSEST_PIXELS)))
+        network = _UNet(num_classes, config.width, num_levels, config.pixels_at_once)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -81,7 +81,10 @@ def train_as_rank(path: Path, overrides: Sequence[str], stop: StopRequest, until
         config = load_config(path, overrides)
         config.batch.check_ranks(rank.world_size)
         from launch.train import train
+        from models.stable_diffusion import import_libraries
 
+        # Where a model is first loaded, the first rank alone would import them while the others wait, then these.
+        import_libraries()
         join_process_group()  # which imports DeepSpeed
     train(config, rank, stop, until)
 

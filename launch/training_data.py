@@ -151,7 +151,8 @@ def _told_by_manifest(config: RunConfig) -> dict[str, _Told]:
 
     if not config.manifest_path.is_file():
         return {}
-    table = pq.read_table(config.manifest_path, columns=["database", "licence", "flags", "mask_classes"])
+    with pq.ParquetFile(config.manifest_path) as manifest:  # `pq.read_table` imports pandas
+        table = manifest.read(["database", "licence", "flags", "mask_classes"])
     told: dict[str, _Told] = {}
     for database, licence, flags, classes in zip(*(column.to_pylist() for column in table.columns), strict=True):
         of_database = told.setdefault(database, _Told(is_simulated=True))

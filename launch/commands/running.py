@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from launch.commands.arguments import Config, Overrides
+from launch.imports import uncollected_imports
 from launch.terminal import one_line_errors
 
 
@@ -20,7 +21,8 @@ def demo(
 ) -> None:
     """Run the whole main job on built-in data; ends with images."""
     with one_line_errors():
-        from tools.demo.run import run_demo
+        with uncollected_imports():
+            from tools.demo.run import run_demo
 
         default = Path("runs/demo-quick" if quick else "runs/demo")
         sys.exit(run_demo(out or default, quick=quick, num_ranks=nproc))

@@ -9,8 +9,8 @@ from launch.config import RunConfig
 from launch.stage_config import StageConfig
 
 NUM_JUDGED, NUM_JUDGED_QUICKLY = 96, 60
-SEGMENTER_STEPS, SEGMENTER_STEPS_QUICKLY = 160, 65
-SEGMENTER_BATCH, SEGMENTER_BATCH_QUICKLY = 16, 10
+SEGMENTER = SegmenterConfig(steps=160)
+SEGMENTER_QUICKLY = SegmenterConfig(steps=100, batch_size=10, pixels_at_once=4)
 JUDGE_STEPS, JUDGE_STEPS_QUICKLY = 250, 150  # of the classifier whose features and labels judge
 # The experiments of the paper in small: their own settings take hours of drawing.
 NUM_DRAWN, NUM_DRAWN_QUICKLY = 72, 30
@@ -25,10 +25,7 @@ def judged(config: RunConfig, stage: StageConfig, *, quick: bool) -> Report:
         NUM_JUDGED_QUICKLY if quick else NUM_JUDGED,
         stage_name=stage.name,
         classifier=ClassifierConfig(seed=config.seed, steps=JUDGE_STEPS_QUICKLY if quick else JUDGE_STEPS),
-        segmenter=SegmenterConfig(
-            steps=SEGMENTER_STEPS_QUICKLY if quick else SEGMENTER_STEPS,
-            batch_size=SEGMENTER_BATCH_QUICKLY if quick else SEGMENTER_BATCH,
-        ),
+        segmenter=SEGMENTER_QUICKLY if quick else SEGMENTER,
     )
     report.print()
     return report

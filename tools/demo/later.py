@@ -17,6 +17,7 @@ from pathlib import Path
 
 from launch.errors import EXIT_FAILED
 from launch.freed_memory import keep_freed_memory
+from launch.imports import uncollected_imports
 from launch.quiet import quiet_libraries
 from launch.spawn import PARENT, stop_with_parent
 from launch.terminal import one_line_errors, tell_in_lines
@@ -92,11 +93,15 @@ def main(out: str, *flags: str) -> None:
 
 
 def _make(out: Path, *, quick: bool) -> None:
-    from evaluation.downstream.table import print_downstream
-    from tools.demo.exported import draw_in_bare_environment, export_all
-    from tools.demo.judgement import worth
-    from tools.demo.merged import merged_stages
-    from tools.merge.choice import print_table
+    with uncollected_imports():
+        from evaluation.downstream.table import print_downstream
+        from models.stable_diffusion import import_libraries
+        from tools.demo.exported import draw_in_bare_environment, export_all
+        from tools.demo.judgement import worth
+        from tools.demo.merged import merged_stages
+        from tools.merge.choice import print_table
+
+        import_libraries()
 
     config = demo_config(out, quick=quick)
     say(7, "are they of use? classifiers with and without them, tested on new patients")

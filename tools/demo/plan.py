@@ -18,10 +18,9 @@ QUICK = (
     "stages.6.objective.min_snr_gamma=0.1",
     "stages.6.objective.timesteps_mean=1.0",
     "optimizer.warmup_steps=5",
-    "validation.every_steps=null",
-    "validation.num_samples=12",
+    "validation={every_steps: null, num_samples: 16, timesteps_per_sample: 1}",
     "preview.every_steps=null",
-    "preview.sampling.steps=10",
+    "preview.sampling.steps=8",
 )
 NUM_STEPS = 9
 
