@@ -20,12 +20,13 @@ demo: $(VENV)/.installed
 	$(BIN)/sonoshard demo $(ARGS)
 
 # Jobs on Slurm clusters, which wait half of their time: two clusters at once. The demo by itself, as it has two ranks
-# for minutes, and two threads: beside others these wait for each other ten times as long. All else side by side.
+# for minutes, and two threads: beside others these wait for each other ten times as long. All else side by side, in the
+# folders' order: pytest-xdist's own puts files of one long test last, where nothing is left to run beside them.
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest tests/slurm --numprocesses=2 --maxschedchunk=1 $(ARGS)
 	$(BIN)/python -m pytest tests/tools/test_demo.py $(ARGS)
 	$(BIN)/python -m pytest --ignore=tests/slurm --ignore=tests/tools/test_demo.py \
-		--numprocesses=auto --maxprocesses=4 --dist=loadfile $(ARGS)
+		--numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 drill: $(VENV)/.installed-test
 	$(BIN)/python -m tests.drill $(ARGS)

@@ -67,6 +67,14 @@ def test_a_few_steps_learn_two_organs_and_shuffled_masks_teach_less(
         assert learnt[number] > floor > mispaired[number]
 
 
+def test_four_pixels_at_once_learn_masks_too(
+    training: tuple[NDArray[np.uint8], NDArray[np.uint8]], held_out: tuple[NDArray[np.uint8], NDArray[np.uint8]]
+) -> None:
+    learnt = mean_dice(train_segmenter(*training, PALETTE, QUICK.model_copy(update={"pixels_at_once": 4})), *held_out)
+    for number, floor in {LESION: 0.55, VENTRICLE: 0.8, MYOCARDIUM: 0.6, ATRIUM: 0.65}.items():
+        assert learnt[number] > floor
+
+
 def test_the_same_seed_gives_the_same_segmenter(training: tuple[NDArray[np.uint8], NDArray[np.uint8]]) -> None:
     images, masks = (of[::6] for of in training)
     few = QUICK.model_copy(update={"steps": 4})
@@ -88,12 +96,14 @@ def test_a_mirror_image_has_the_mirrored_mask(training: tuple[NDArray[np.uint8],
     assert (found != mirrored).mean() < 1e-3
 
 
+@pytest.mark.parametrize("at_once", [2, 4])
 @pytest.mark.parametrize("shape", [(40, 72), (64, 64), (65, 33)])
-def test_any_shape_is_predicted_at_its_own_size(shape: tuple[int, int]) -> None:
+def test_any_shape_is_predicted_at_its_own_size(shape: tuple[int, int], at_once: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
     masks = np.zeros_like(images)
     masks[:, 5:20, 5:20] = LESION
-    found = train_segmenter(images, masks, PALETTE, QUICK.model_copy(update={"steps": 2})).predict(images)
+    config = QUICK.model_copy(update={"steps": 2, "pixels_at_once": at_once})
+    found = train_segmenter(images, masks, PALETTE, config).predict(images)
     assert found.shape == images.shape
     assert set(np.unique(found)) <= {0, LESION}
 

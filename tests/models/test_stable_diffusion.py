@@ -479,3 +479,22 @@ def test_encoding_loads_no_unet_and_training_no_vae(config: ModelConfig, monkeyp
     load_unet(config, torch.float32)
     noise_schedule(config)
     encoder_fingerprint(config)
+
+
+def test_after_the_imports_a_model_is_loaded_without_more(folder: Path) -> None:
+    """Ranks import side by side beforehand; what one of them imports later the others wait for."""
+    script = (
+        "import sys, torch\n"
+        "from models.base import ModelConfig\n"
+        "from models.stable_diffusion import import_libraries, load_pipeline\n"
+        "from models.sampling import SamplingConfig, sample\n"
+        "import_libraries()\n"
+        "before = set(sys.modules)\n"
+        f"pipeline = load_pipeline(ModelConfig(base={str(folder)!r}), 'cpu', torch.float32)\n"
+        "sample(pipeline, ['a prompt'], [0], SamplingConfig(steps=1))\n"
+        "late = [name.partition('.')[0] for name in sys.modules.keys() - before]\n"
+        "print({name: late.count(name) for name in set(late) if late.count(name) > 30})\n"
+    )
+    command = [sys.executable, "-c", script]
+    told = subprocess.run(command, check=True, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert told.stdout.splitlines()[-1] == "{}", "packages of which so many modules were imported late"
