@@ -30,16 +30,16 @@ KNOWN_BY = ("input_blocks.0.0.weight", "middle_block.1.transformer_blocks.0.attn
 
 
 def import_libraries() -> None:
-    """Import now what is imported where a model is first loaded or saved: seconds, that ranks take side by side."""
+    """Import now what is imported where networks are first loaded and drawn from: seconds that ranks take side by side.
+
+    Not what a whole pipeline takes besides, which is saved when a stage ends.
+    """
     from diffusers import (  # noqa: F401 - a name loads its module
         AutoencoderKL,
         ControlNetModel,
         DPMSolverMultistepScheduler,
-        StableDiffusionControlNetPipeline,
-        StableDiffusionPipeline,
         UNet2DConditionModel,
     )
-    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
 
 def load_unet(config: ModelConfig, dtype: torch.dtype) -> UNet2DConditionModel:

@@ -3,6 +3,7 @@
 python -m tests.launch.skip_scenarios CONFIG FAILED SKIPPED STOPPED ID
 """
 
+import gc
 import signal
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from launch.failure import end_at_once
 from launch.run_shards import shards_folder
 from launch.step import TrainedStep, train_step
 from launch.train import train
+from models.stable_diffusion import import_libraries
 from tests.launch.conftest import own_run
 from tests.launch.damage import nan_latents
 
@@ -81,6 +83,8 @@ def fail_of_a_gradient(config: RunConfig, rank: Rank) -> None:
 
 def main(config_path: Path, failed: Path, skipped: Path, stopped: Path, sample: str) -> None:
     config = load_config(config_path, [*SETTINGS, "stages.0.steps=6"])
+    import_libraries()
+    gc.freeze()  # as a rank does, or every stage's end looks through all that was imported
     rank = rank_from_environment()
     join_process_group()
     train(own_run(config, failed), rank, StopRequest())

@@ -3,6 +3,7 @@
 python -m tests.launch.train_scenarios CONFIG FOLDER     writes FOLDER/NAME-WORLD_SIZE/stages/busi/ for each scenario
 """
 
+import gc
 import json
 import math
 import os
@@ -33,11 +34,14 @@ from launch.stage_config import EarlyStopConfig
 from launch.step import TrainedStep, train_step
 from launch.train import train
 from models.record import RECORD_FILE
+from models.stable_diffusion import import_libraries
 from models.trained_part import LoraConfig
 from tests.launch.conftest import own_run
 
 
 def main(config: RunConfig, folder: Path) -> None:
+    import_libraries()
+    gc.freeze()  # as a rank does, or every stage's end looks through all that was imported
     rank = rank_from_environment()
     join_process_group()
 

@@ -481,17 +481,19 @@ def test_encoding_loads_no_unet_and_training_no_vae(config: ModelConfig, monkeyp
     encoder_fingerprint(config)
 
 
-def test_after_the_imports_a_model_is_loaded_without_more(folder: Path) -> None:
+def test_after_the_imports_networks_are_loaded_and_drawn_from_without_more(folder: Path) -> None:
     """Ranks import side by side beforehand; what one of them imports later the others wait for."""
     script = (
         "import sys, torch\n"
-        "from models.base import ModelConfig\n"
-        "from models.stable_diffusion import import_libraries, load_pipeline\n"
-        "from models.sampling import SamplingConfig, sample\n"
+        "from models.base import ModelConfig, noise_schedule\n"
+        "from models.sampling import make_solver\n"
+        "from models.stable_diffusion import import_libraries, load_unet, load_vae\n"
         "import_libraries()\n"
         "before = set(sys.modules)\n"
-        f"pipeline = load_pipeline(ModelConfig(base={str(folder)!r}), 'cpu', torch.float32)\n"
-        "sample(pipeline, ['a prompt'], [0], SamplingConfig(steps=1))\n"
+        f"config = ModelConfig(base={str(folder)!r})\n"
+        "load_unet(config, torch.float32)(torch.zeros(1, 4, 8, 8), 0, torch.zeros(1, 4, 32))\n"
+        "load_vae(config, 'cpu', torch.float32)\n"
+        "make_solver(noise_schedule(config), 'dpmsolver++')\n"
         "late = [name.partition('.')[0] for name in sys.modules.keys() - before]\n"
         "print({name: late.count(name) for name in set(late) if late.count(name) > 30})\n"
     )
