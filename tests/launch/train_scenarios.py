@@ -3,6 +3,7 @@
 python -m tests.launch.train_scenarios CONFIG FOLDER     writes FOLDER/NAME-WORLD_SIZE/stages/busi/ for each scenario
 """
 
+import gc
 import json
 import math
 import os
@@ -28,7 +29,6 @@ from distributed.rank import Rank, join_process_group, leave_process_group, rank
 from distributed.stop_request import StoppedOnRequest, StopRequest, heard_signals
 from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
-from launch.imports import uncollected_imports
 from launch.run_sections import BatchConfig
 from launch.stage_config import EarlyStopConfig
 from launch.step import TrainedStep, train_step
@@ -40,8 +40,8 @@ from tests.launch.conftest import own_run
 
 
 def main(config: RunConfig, folder: Path) -> None:
-    with uncollected_imports():  # as a rank does, or every stage's end looks through all that was imported
-        import_libraries()
+    import_libraries()
+    gc.freeze()  # as a rank does, or every stage's end looks through all that was imported
     rank = rank_from_environment()
     join_process_group()
 
