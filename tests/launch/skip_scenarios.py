@@ -3,7 +3,6 @@
 python -m tests.launch.skip_scenarios CONFIG FAILED SKIPPED STOPPED ID
 """
 
-import gc
 import signal
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from distributed.rank import Rank, from_first_rank, join_process_group, leave_pr
 from distributed.stop_request import StoppedOnRequest, StopRequest
 from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
+from launch.imports import uncollected_imports
 from launch.run_shards import shards_folder
 from launch.step import TrainedStep, train_step
 from launch.train import train
@@ -83,8 +83,8 @@ def fail_of_a_gradient(config: RunConfig, rank: Rank) -> None:
 
 def main(config_path: Path, failed: Path, skipped: Path, stopped: Path, sample: str) -> None:
     config = load_config(config_path, [*SETTINGS, "stages.0.steps=6"])
-    import_libraries()
-    gc.freeze()  # as a rank does, or every stage's end looks through all that was imported
+    with uncollected_imports():  # as a rank does, or every stage's end looks through all that was imported
+        import_libraries()
     rank = rank_from_environment()
     join_process_group()
     train(own_run(config, failed), rank, StopRequest())

@@ -1,15 +1,13 @@
 """What a stage tells, going on where a resumed one does: its logs, and curves that run through all stages of a run."""
 
 import json
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as PluginAccumulator
-from tensorboard.summary.writer import event_file_writer
 from tensorboard.util.tensor_util import make_ndarray
 
 from launch.config import RunConfig
@@ -17,16 +15,16 @@ from launch.forgetting_report import write_matrix
 from launch.step_log import STEPS_FILE, TIMES_FILE, VALIDATION_FILE, read_steps
 from launch.tracking import Tracker
 from models.record import RECORD_FILE
+from tests.launch.event_files import seconds_between_event_files
 
 # 0: all of a tag, and not a sample of so many.
 EVERYTHING = {"scalars": 0, "images": 0, "tensors": 0}
 
 
 @pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seconds pass between two writers, whose files are read by the second that stands in their names."""
-    seconds = count(1_800_000_000)
-    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
+def clock() -> Iterator[None]:
+    with seconds_between_event_files():
+        yield
 
 
 def run_config(folder: Path, *names: str) -> RunConfig:

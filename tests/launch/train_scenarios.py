@@ -3,7 +3,6 @@
 python -m tests.launch.train_scenarios CONFIG FOLDER     writes FOLDER/NAME-WORLD_SIZE/stages/busi/ for each scenario
 """
 
-import gc
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from distributed.rank import Rank, join_process_group, leave_process_group, rank
 from distributed.stop_request import StoppedOnRequest, StopRequest, heard_signals
 from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
+from launch.imports import uncollected_imports
 from launch.run_sections import BatchConfig
 from launch.stage_config import EarlyStopConfig
 from launch.step import TrainedStep, train_step
@@ -37,11 +37,12 @@ from models.record import RECORD_FILE
 from models.stable_diffusion import import_libraries
 from models.trained_part import LoraConfig
 from tests.launch.conftest import own_run
+from tests.launch.event_files import seconds_between_event_files
 
 
 def main(config: RunConfig, folder: Path) -> None:
-    import_libraries()
-    gc.freeze()  # as a rank does, or every stage's end looks through all that was imported
+    with uncollected_imports():  # as a rank does, or every stage's end looks through all that was imported
+        import_libraries()
     rank = rank_from_environment()
     join_process_group()
 
@@ -235,4 +236,5 @@ def control_net(config: RunConfig, rank: Rank) -> None:
 
 
 if __name__ == "__main__":
-    main(load_config(Path(sys.argv[1])), Path(sys.argv[2]))
+    with seconds_between_event_files():
+        main(load_config(Path(sys.argv[1])), Path(sys.argv[2]))
