@@ -35,7 +35,7 @@ def handlers_put_back() -> Iterator[None]:
 
 
 class StoppedOnRequest(Exception):
-    """A stop was asked for, the ranks agreed, and a checkpoint is saved."""
+    """A stop was asked for, and the ranks agreed. Where it leaves a stage, a checkpoint is saved."""
 
 
 class StopRequest:
@@ -78,6 +78,11 @@ class StopRequest:
         flag = torch.tensor([self.received is not None], dtype=torch.int32, device=device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
+
+    def raise_if_agreed(self, device: "torch.device") -> None:
+        """Raise StoppedOnRequest if any rank was asked to stop. Collective."""
+        if self.is_agreed(device):
+            raise StoppedOnRequest
 
 
 def _watch(reader: int, stop_at_once: Callable[[], object]) -> None:

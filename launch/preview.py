@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from data.hints import coloured, hint_images
 from data.shards import Record, ShardSet
 from distributed.engine import Engine
+from distributed.stop_request import StopRequest
 from launch.config import RunConfig
 from launch.stage_config import StageConfig
 from models.base import resolution_of
@@ -102,10 +104,11 @@ class Preview:
         del self._vae.encoder
         self._text_NLD, self._empty_LD = self._embeddings(config, shards)
 
-    def draw(self) -> dict[str, NDArray[np.uint8]]:
+    def draw(self, stop: StopRequest | None = None) -> dict[str, NDArray[np.uint8]]:
         """Return one image [H, W, 3] per caption with the module's present weights; on the first rank. Collective.
 
         Where the network sees masks, it stands between the mask and the real image as the VAE keeps it: [H, 3 W, 3].
+        stop: what may end it between two steps of the sampler. Raises: StoppedOnRequest if it does.
         """
         subjects, rank = self._subjects, self._engine.rank
         num_images = len(subjects.captions)
@@ -114,9 +117,20 @@ class Preview:
         # Every rank draws equally many, since a call of the UNet may be collective: numbers beyond the last image
         # stand for repeats, which nobody asks for below.
         mine = [rank.index + rank.world_size * number for number in range(-(-num_images // rank.world_size))]
-        numbers = [number % num_images for number in mine]
-        hints_NHW = None if subjects.hints_NHW is None else subjects.hints_NHW[numbers]
         self._vae.to(self._engine.device)
+        try:
+            images = self._images([number % num_images for number in mine], stop)
+        finally:
+            self._vae.to("cpu")
+        drawn: list[dict[int, NDArray[np.uint8]]] = [{}] * rank.world_size
+        dist.all_gather_object(drawn, dict(zip(mine, images, strict=True)))
+        by_number = {number: image for part in drawn for number, image in part.items()}
+        return {caption: by_number[number] for number, caption in enumerate(subjects.captions)}
+
+    def _images(self, numbers: Sequence[int], stop: StopRequest | None) -> NDArray[np.uint8]:
+        """Return the images of these numbers, [N, H, W or 3 W, 3]."""
+        subjects, device = self._subjects, self._engine.device
+        hints_NHW = None if subjects.hints_NHW is None else subjects.hints_NHW[numbers]
         images = sample_from_embeddings(
             self._denoiser,
             self._vae,
@@ -128,16 +142,13 @@ class Preview:
             height=self._pixels,
             width=self._pixels,
             hints_N3HW=None if hints_NHW is None else torch.from_numpy(hint_images(hints_NHW)),
+            before_step=None if stop is None else partial(stop.raise_if_agreed, device),
         )
-        if hints_NHW is not None and subjects.real_NChw is not None:
-            with torch.no_grad():
-                real = decode_latents(self._vae, torch.from_numpy(subjects.real_NChw[numbers]))
-            images = np.concatenate([coloured(hints_NHW), images, real], axis=2)
-        self._vae.to("cpu")
-        drawn: list[dict[int, NDArray[np.uint8]]] = [{}] * rank.world_size
-        dist.all_gather_object(drawn, dict(zip(mine, images, strict=True)))
-        by_number = {number: image for part in drawn for number, image in part.items()}
-        return {caption: by_number[number] for number, caption in enumerate(subjects.captions)}
+        if hints_NHW is None or subjects.real_NChw is None:
+            return images
+        with torch.no_grad():
+            real = decode_latents(self._vae, torch.from_numpy(subjects.real_NChw[numbers]))
+        return np.concatenate([coloured(hints_NHW), images, real], axis=2)
 
     def _embeddings(self, config: RunConfig, shards: ShardSet) -> tuple[Tensor, Tensor]:
         """Return the embeddings of the prompts and of the empty one; the text encoder is loaded only for new ones."""

@@ -169,15 +169,20 @@ class Stage:
     def _look(self) -> None:
         """Validate and show previews where it is time to, for minutes perhaps.
 
-        A stop is heard between two batches of the validation, and between that and the preview.
+        A stop is heard between two batches of the validation and two steps of the previews' sampler. Then it is agreed
+        upon once more, with the weights put back that had lent their place to the average.
         """
+        # What a start makes up it makes up whole, so that one which is always stopped at once gets on.
+        stop = self.stop if self.has_stepped else None
         if self._is_due(self.config.validation.every_steps) and self.step not in self.progress.validation_losses:
-            with suppress(StoppedOnRequest):  # the stop is agreed upon once more below, with the weights put back
-                # What a start makes up it makes up whole, so that one which is always stopped at once gets on.
-                self._validate(self.stop if self.has_stepped else None)
+            with suppress(StoppedOnRequest):
+                self._validate(stop)
             self._stop_if_asked()
         if self._is_due(self.config.preview.every_steps):
-            self._show_preview()
+            try:
+                self._show_preview(stop)
+            except StoppedOnRequest:
+                self._stop_if_asked()
         self.progress.is_looked_at = True
 
     def _save_where_due(self) -> None:
@@ -334,9 +339,10 @@ class Stage:
     def _mean_over_stage(self, losses: Mapping[str, float]) -> float:
         return sum(losses[name] for name in self.stage.databases) / len(self.stage.databases)
 
-    def _show_preview(self) -> None:
+    def _show_preview(self, stop: StopRequest | None = None) -> None:
+        """Draw the preview with the first average. stop: what may end it. Raises: StoppedOnRequest if it does."""
         with self._lent_weights(self.ema.first):
-            images = self.preview.draw()
+            images = self.preview.draw(stop)
         if self.tracker:
             self.tracker.images(self.step, images)
 

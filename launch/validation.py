@@ -7,7 +7,7 @@ from torch import nn
 
 from data.loader import Batch, BatchSlicing, validation_batches
 from data.shards import ShardSet
-from distributed.stop_request import StoppedOnRequest, StopRequest
+from distributed.stop_request import StopRequest
 from launch.config import RunConfig
 from launch.step import Objective, mean_loss
 from models.schedule import NoiseSchedule
@@ -67,6 +67,5 @@ class HeldOut:
 def _until_stopped(batches: Iterator[Batch], stop: StopRequest, device: torch.device) -> Iterator[Batch]:
     """Yield from `batches`, of which every rank has as many. Raises: StoppedOnRequest once any rank is to stop."""
     for batch in batches:
-        if stop.is_agreed(device):
-            raise StoppedOnRequest
+        stop.raise_if_agreed(device)
         yield batch

@@ -98,6 +98,7 @@ def sample_from_embeddings(
     width: int | None = None,
     batch_size: int = 8,
     hints_N3HW: Tensor | None = None,
+    before_step: Callable[[], object] | None = None,
 ) -> NDArray[np.uint8]:
     """Return one image for each embedding and its seed, uint8 [N, H, W, 3], without a text encoder in memory.
 
@@ -105,6 +106,7 @@ def sample_from_embeddings(
     nor the dtype changes which picture a seed stands for (beyond rounding).
     `empty_LD` is the embedding of the empty prompt. Height and width are in pixels; None: what the UNet was made for.
     hints_N3HW: a hint in [0, 1] for each image, where `unet` is a ControlledUnet; guidance keeps it on both sides.
+    before_step: called before each evaluation of the UNet; what it raises ends the drawing.
     The UNet's mode is put back.
     Raises: ModelError if the size is no whole number of latents, ValueError if seeds and embeddings do not match.
     """
@@ -128,7 +130,9 @@ def sample_from_embeddings(
                 solver = make_solver(schedule, settings.sampler)
                 solver.set_timesteps(settings.steps, device=next(unet.parameters()).device)
                 hint_B3HW = None if hints_N3HW is None else hints_N3HW[start:stop]
-                latents_BCHW = _denoise(unet, solver, noise_BCHW, text_NLD[start:stop], empty_LD, guide, hint_B3HW)
+                latents_BCHW = _denoise(
+                    unet, solver, noise_BCHW, text_NLD[start:stop], empty_LD, guide, hint_B3HW, before_step
+                )
                 images.append(decode_latents(vae, latents_BCHW / schedule.scaling_factor))
     finally:
         unet.train(was_training)
@@ -181,6 +185,7 @@ def _denoise(
     empty_LD: Tensor,
     guide: Callable[[Tensor, Tensor], Tensor] | None,
     hint_B3HW: Tensor | None,
+    before_step: Callable[[], object] | None,
 ) -> Tensor:
     """Return the latents at the end of the solver's timesteps. guide: None takes the prediction with the prompt."""
     import torch
@@ -193,6 +198,8 @@ def _denoise(
     hint = () if hint_B3HW is None else (hint_B3HW.to(device, dtype).repeat(len(text_BLD) // len(hint_B3HW), 1, 1, 1),)
     latents_BCHW = noise_BCHW.to(device) * solver.init_noise_sigma
     for timestep in solver.timesteps:
+        if before_step is not None:
+            before_step()
         input_BCHW = solver.scale_model_input(latents_BCHW, timestep).to(dtype)
         if guide is None:
             output_BCHW = unet(input_BCHW, timestep, text_BLD, *hint).sample.float()

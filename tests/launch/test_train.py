@@ -66,14 +66,26 @@ def test_a_run_that_each_signal_stopped_is_the_same_to_the_bit(runs: Path) -> No
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 21))
 
 
+@pytest.mark.parametrize("doing", ["validating", "previewing"])
 @pytest.mark.parametrize("stage", [0, 3])
-def test_a_run_that_was_stopped_in_its_validations_is_the_same_to_the_bit(runs: Path, stage: int) -> None:
-    straight, stopped = f"zero-{stage}-2", f"validating-{stage}-2"
+def test_a_run_that_was_stopped_while_it_was_looked_at_is_the_same_to_the_bit(
+    runs: Path, stage: int, doing: str
+) -> None:
+    straight, stopped = f"zero-{stage}-2", f"{doing}-{stage}-2"
     assert steps(runs, straight) == steps(runs, stopped)
     whole, resumed = weights(runs, straight), weights(runs, stopped)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    straight_losses, losses = (read_events(runs / name).Scalars("validation/loss") for name in (straight, stopped))
+    expected, found = (read_events(runs / name) for name in (straight, stopped))
+    losses, straight_losses = (events.Scalars("validation/loss") for events in (found, expected))
     assert [event.value for event in losses] == [event.value for event in straight_losses], "made up at the next start"
+    previews = [tag for tag in expected.Tags()["images"] if tag.startswith("preview/")]
+    assert previews
+    for tag in previews:
+        images, straight_images = (
+            [(event.step, event.encoded_image_string) for event in events.Images(tag)] for events in (found, expected)
+        )
+        assert images == straight_images
+        assert [step for step, _ in images] == [0, 10, 20]
 
 
 def test_the_second_stage_starts_from_the_first(runs: Path) -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch.distributed as dist
 from diffusers import UNet2DConditionModel
+from numpy.typing import NDArray
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -34,6 +36,7 @@ from launch.stage_config import EarlyStopConfig
 from launch.step import TrainedStep, train_step
 from launch.train import train
 from models.record import RECORD_FILE
+from models.sampling import sample_from_embeddings
 from models.stable_diffusion import import_libraries
 from models.trained_part import LoraConfig
 from tests.launch.conftest import own_run
@@ -70,6 +73,11 @@ def main(config: RunConfig, folder: Path) -> None:
                 position = saved_position(validating)
                 assert (position["step"], position["validation_losses"].keys()) == (step, validated)
             train(validating, rank, StopRequest())
+            previewing = named(f"previewing-{stage}", 4).model_copy(update={"zero": zero})
+            train_until_stopped_in_preview(previewing, rank)
+            position = saved_position(previewing)
+            assert (position["step"], position["validation_losses"].keys()) == (10, {"0", "10"})
+            train(previewing, rank, StopRequest())
         two_stages(named("two-stages", 4), rank)
         curriculum(named("curriculum", 4), rank)
         not_finite(named("not-finite", 4), rank)
@@ -165,6 +173,38 @@ def train_until_stopped_in_validation(config: RunConfig, rank: Rank) -> None:
         assert taken[1] == 2 <= taken[0], "what was asked for is seen before the second batch is looked at"
         return
     raise AssertionError("a signal during the validation did not stop the run")
+
+
+def train_until_stopped_in_preview(config: RunConfig, rank: Rank) -> None:
+    """Train until the last rank gets a signal in the first step of the sampler, in this start's second preview.
+
+    The first one is of the start, and made whole.
+    """
+    stop = StopRequest()
+    stop.listen()
+    taken: list[int] = []  # steps of the sampler by preview
+
+    def signalled_sampling(unet: nn.Module, *arguments: Any, **settings: Any) -> NDArray[np.uint8]:
+        taken.append(0)
+
+        def note(*_: Any) -> None:
+            taken[-1] += 1
+            if taken[1:] == [1] and rank.index == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+        hook = unet.register_forward_pre_hook(note)
+        try:
+            return sample_from_embeddings(unet, *arguments, **settings)
+        finally:
+            hook.remove()
+
+    try:
+        with patch("launch.preview.sample_from_embeddings", signalled_sampling):
+            train(config, rank, stop)
+    except StoppedOnRequest:
+        assert taken == [config.preview.sampling.steps, 1], "what was asked for is seen before the second step"
+        return
+    raise AssertionError("a signal during the preview did not stop the run")
 
 
 def saved_position(config: RunConfig) -> dict[str, Any]:

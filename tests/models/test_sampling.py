@@ -75,6 +75,33 @@ def test_cached_embeddings_give_the_same_pictures(pipeline: StableDiffusionPipel
     assert unet.training, "training goes on as before"
 
 
+def test_drawing_may_be_ended_before_each_step(pipeline: StableDiffusionPipeline) -> None:
+    unet, text = pipeline.unet.train(), torch.zeros(3, 77, pipeline.text_encoder.config.hidden_size)
+    schedule = NoiseSchedule.from_scheduler_config(pipeline.scheduler.config, scaling_factor=1)
+    num_steps = 0
+
+    def end_at_the_third_step() -> None:
+        nonlocal num_steps
+        num_steps += 1
+        if num_steps == 3:
+            raise KeyboardInterrupt
+
+    settings = SamplingConfig(steps=2)
+    with pytest.raises(KeyboardInterrupt):  # which is the first one of the second batch
+        sample_from_embeddings(
+            unet,
+            pipeline.vae,
+            schedule,
+            text,
+            text[0],
+            SEEDS[:3],
+            settings,
+            batch_size=2,
+            before_step=end_at_the_third_step,
+        )
+    assert unet.training, "its mode is put back"
+
+
 def test_size_is_in_pixels(pipeline: StableDiffusionPipeline) -> None:
     assert sample(pipeline, ["tumor"], [0], SamplingConfig(steps=1), height=32, width=96).shape == (1, 32, 96, 3)
     assert sample(pipeline, [], [], SamplingConfig(steps=1)).shape == (0, 64, 64, 3)
