@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from distributed.config import OptimizerConfig
 from distributed.layout import QUANTISATION_BLOCK
@@ -14,7 +15,8 @@ from distributed.uncompiled import AdamW, AdEMAMix, Lion
 # The CPU kernels expand what they are given to float32 (about 20 bytes an element). A step over chunks of whole blocks
 # gives the same bits with a transient of some 20 MB; smaller chunks are slower with several threads.
 CPU_CHUNK_ELEMENTS = 2**20
-# On a GPU only weights without a float32 master are taken in chunks, which are expanded one at a time.
+# On a GPU weights without a float32 master are taken in chunks, which are expanded one at a time, and so are AdEMAMix's
+# moments of slices that are no whole blocks.
 GPU_CHUNK_ELEMENTS = 2**21
 # What that takes an element of a chunk, measured: weights, gradients and noise in 32 bits, and passing results.
 STOCHASTIC_CHUNK_BYTES = 19
@@ -27,6 +29,8 @@ class Blockwise:
       the parameters; a key of the group survives. `min_8bit_size` is 0: it is compared with the slice's size, so that
       a group would be 8-bit on two ranks and 32-bit on four.
     - A step works chunk by chunk where that saves memory, with the same bits as a whole one.
+    - AdEMAMix's kernel for GPUs takes the scales of the slow mean to begin where its codes do, at the elements / 256,
+      rounded down; they begin at a whole block. It gets whole blocks alone: the last one is filled up with zeros.
     - bfloat16 weights are updated in float32, a chunk at a time, and rounded stochastically.
     - A group's `start`, if it has one, pulls: w -= lr * l2_sp * (w - start) after each step, before any rounding.
       Source: Li, Grandvalet & Davoine 2018 (arXiv:1802.01483), section 3, decoupled from the gradient as the decay of
@@ -46,32 +50,37 @@ class Blockwise:
         """Update `p` (flat) and its moments by one step."""
         is_stochastic = p.dtype == torch.bfloat16
         start, pull = group.get("start"), group["lr"] * group.get("l2_sp", 0)
-        if p.device.type != "cpu" and not is_stochastic:
+        state = self.state[p]
+        if p.device.type != "cpu" and not is_stochastic and not _splits_a_block(state, p.numel()):
             super().update_step(group, p, gindex, pindex)  # type: ignore[misc]
             if start is not None:
                 for elements, _ in _chunks(p.numel(), GPU_CHUNK_ELEMENTS):
                     p.data[elements].lerp_(start[elements].float(), pull)
             return
         assert p.grad is not None
-        state = self.state[p]
         noise = _rounding_noise(p.device, state["step"], group) if is_stochastic else None
         size = CPU_CHUNK_ELEMENTS if p.device.type == "cpu" else GPU_CHUNK_ELEMENTS
         for elements, blocks in _chunks(p.numel(), size):
             weights = p.data[elements]
-            chunk = weights.float() if is_stochastic else weights
-            chunk.grad = p.grad[elements].to(chunk.dtype)
+            numel = weights.numel()
+            num_missing = -numel % QUANTISATION_BLOCK if _splits_a_block(state, numel) else 0
+            chunk = _filled_up(weights.float() if is_stochastic else weights, num_missing)
+            chunk.grad = _filled_up(p.grad[elements].to(chunk.dtype), num_missing)
             # bitsandbytes' own step, on views of this chunk's part of the moments.
             views = {name: _view(name, value, elements, blocks) for name, value in state.items()}
-            self.state[chunk] = {name: _contiguous(view) for name, view in views.items()}
+            self.state[chunk] = {name: _alone(name, views, num_missing, chunk.device) for name in views}
             super().update_step(group, chunk, gindex, pindex)  # type: ignore[misc]
             stepped = self.state.pop(chunk)
             for name, view in views.items():
                 if stepped[name] is not view and isinstance(view, Tensor):
-                    view.copy_(stepped[name])
+                    view.copy_(stepped[name][..., : view.shape[-1]])
+            stepped_weights = chunk[:numel]
             if start is not None:
-                chunk.lerp_(start[elements].float(), pull)
+                stepped_weights.lerp_(start[elements].float(), pull)
             if noise is not None:
-                weights.copy_(round_stochastically_(chunk, noise))
+                weights.copy_(round_stochastically_(stepped_weights, noise))
+            elif num_missing:
+                weights.copy_(stepped_weights)
         state["step"] += 1
 
 
@@ -139,6 +148,26 @@ def _view(name: str, value: Any, elements: slice, blocks: slice) -> Any:
     return value[..., blocks] if name.startswith("absmax") else value
 
 
-def _contiguous(value: Any) -> Any:
-    # The two rows of AdEMAMix's state1 are not next to each other in a chunk; CUDA's kernels take them to be.
-    return value.contiguous() if isinstance(value, Tensor) else value
+def _splits_a_block(state: dict[str, Any], numel: int) -> bool:
+    """Return whether AdEMAMix's scales, in two rows, are of elements that are no whole blocks."""
+    return "absmax1" in state and state["absmax1"].ndim == 2 and numel % QUANTISATION_BLOCK > 0
+
+
+def _filled_up(tensor: Tensor, num_missing: int, value: int = 0) -> Tensor:
+    return pad(tensor, (0, num_missing), value=value) if num_missing else tensor
+
+
+def _alone(name: str, views: dict[str, Any], num_missing: int, device: torch.device) -> Any:
+    """Return one entry of a chunk's state as the kernel wants it: where the chunk is, contiguous and filled up.
+
+    The two rows of AdEMAMix's state1 are not next to each other in a chunk; CUDA's kernels take them to be. Paged
+    moments are the host's for torch.
+    """
+    value = views[name]
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(device)
+    if num_missing and name.startswith("state"):
+        # The code of 0, so that what is missing changes no scale.
+        value = _filled_up(value, num_missing, int(views[name.replace("state", "qmap")].abs().argmin()))
+    return value.contiguous()

@@ -106,7 +106,7 @@ class CheckpointWriter:
             "position": dict(position),
             "groups": groups_of(self._engine, averages),
             # A code of an 8-bit moment means what bitsandbytes' map says.
-            "versions": {"torch": torch.__version__, "bitsandbytes": version("bitsandbytes")},
+            "versions": {"torch": torch.__version__, **{name: version(name) for name in ("deepspeed", "bitsandbytes")}},
         }
 
     def _write(self, pending: _Pending, tensors: Mapping[str, Tensor]) -> None:

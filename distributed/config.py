@@ -38,7 +38,9 @@ class OptimizerConfig(BaseModel):
         "bf16 weights themselves, rounded at random so that small changes count on average.",
     )
     paged: bool = Field(
-        False, description="Let large moments move to host memory when the GPU's runs short (CUDA's managed memory)."
+        False,
+        description="Let moments move to host memory when the GPU's runs short (CUDA's managed memory); those of under "
+        "100,000 elements on a rank stay on the GPU.",
     )
     lr: float = Field(1e-5, gt=0, allow_inf_nan=False, description="Learning rate at its highest, after the warm-up.")
     lr_schedule: Literal["constant", "cosine", "linear"] = Field(

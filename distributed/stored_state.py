@@ -2,7 +2,7 @@
 
 Weights, averages and 32-bit moments are copied element by element. 8-bit moments are copied block by block where both
 layouts begin blocks at multiples of 256 of a parameter; else their values are quantised anew, which moves a value by at
-most the spacing of the codes there (ZeRO-3 at another world size, for parameters that do not divide into blocks).
+most half the step to the next code (ZeRO-3 at another world size, for parameters that do not divide into blocks).
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from distributed.checkpoint import slices_name
 from distributed.layout import QUANTISATION_BLOCK, FlatGroup, GroupLayout, Piece
 from distributed.slice_file import SliceFile
-from distributed.uncompiled import dequantize_blockwise, quantize_blockwise
+from distributed.uncompiled import dequantize_blockwise
 
 # What is expanded to float32 at a time.
 PART_ELEMENTS = 2**22
@@ -111,14 +112,31 @@ class StoredState:
                 for start in range(0, length, PART_ELEMENTS):
                     part = target[start : start + PART_ELEMENTS]
                     part.copy_(_stored_values(file, number, kind, code_values, source + start, part.numel()))
-        codes, state = quantize_blockwise(values, code=code_values, blocksize=QUANTISATION_BLOCK)
-        group.moments[kind].copy_(codes)
-        group.moments[scales_of(kind)].copy_(state.absmax)
+        codes, scales = group.moments[kind], group.moments[scales_of(kind)]
+        for start in range(0, values.numel(), PART_ELEMENTS):
+            nearest, of_blocks = _nearest_codes(values[start : start + PART_ELEMENTS], code_values)
+            codes[start : start + len(nearest)].copy_(nearest)
+            first = start // QUANTISATION_BLOCK
+            scales[first : first + len(of_blocks)].copy_(of_blocks)
 
 
 def scales_of(kind: str) -> str:
     """Return the name of the scales of a moment's codes."""
     return kind.replace("state", "absmax")
+
+
+def _nearest_codes(values: Tensor, code_values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the codes nearest to `values` and their blocks' scales; code_values: what each code stands for, sorted.
+
+    On a CPU bitsandbytes' own looks codes up in a table, which near zero is up to two steps off.
+    """
+    of_blocks = pad(values, (0, -values.numel() % QUANTISATION_BLOCK)).view(-1, QUANTISATION_BLOCK)
+    scales = of_blocks.abs().amax(dim=1)
+    # A block of zeros has a scale of 0.
+    fractions = of_blocks / scales.clamp_min(torch.finfo(scales.dtype).tiny).unsqueeze(1)
+    middles = (code_values[1:] + code_values[:-1]) / 2
+    codes = torch.bucketize(fractions, middles, out_int32=True).view(-1)[: values.numel()]
+    return codes.to(torch.uint8), scales
 
 
 def _stored_values(file: SliceFile, group: int, kind: str, code_values: Tensor, start: int, length: int) -> Tensor:

@@ -26,7 +26,7 @@ def _as_it_is(function: Callable[..., Any] | None = None, **_: Any) -> Callable[
 
 
 with without_compiler():
-    from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
+    from bitsandbytes.functional import dequantize_blockwise
     from bitsandbytes.optim import AdamW, AdEMAMix, Lion
 
-__all__ = ["AdEMAMix", "AdamW", "Lion", "dequantize_blockwise", "quantize_blockwise", "without_compiler"]
+__all__ = ["AdEMAMix", "AdamW", "Lion", "dequantize_blockwise", "without_compiler"]

@@ -135,18 +135,15 @@ class Stage:
                 self.ema.update(self.engine.num_steps)
             self._record(trained, rate, step_s=watch.lap_s(), wait_s=batches.lap_s())
             self._count_bad_steps(trained)
-            self.progress.is_looked_at = False
+            self.progress.is_looked_at = not (self._is_validation_due() or self._is_preview_due())
             self._stop_if_asked()
             self._look()
             self._save_where_due()
         self.checkpoints.finish()
         if self.stage.early_stop:
             self._go_back_to_lowest()
-        elif self.checkpoints.saved_step != self.progress.last_good_step:  # it was not saved, and is no model
-            raise RuntimeError(
-                f"{self.stop.newest_save}; the weights after step {self.step} give a loss that is not finite:"
-                " lower optimizer.lr"
-            )
+        else:
+            self._refuse_diverged()
         self._save_model()
         self._say(f"finished, its model is {self.config.stage_model(self.stage)}")
 
@@ -163,6 +160,12 @@ class Stage:
     def _is_due(self, every_steps: int | None) -> bool:
         return self.step == self.num_steps or (every_steps is not None and self.step % every_steps == 0)
 
+    def _is_validation_due(self) -> bool:
+        return self._is_due(self.config.validation.every_steps)
+
+    def _is_preview_due(self) -> bool:
+        return self._is_due(self.config.preview.every_steps)
+
     def _is_at_end(self) -> bool:
         return self.step >= self.num_steps or is_over(self.progress.validation_losses, self.stage.early_stop)
 
@@ -174,11 +177,11 @@ class Stage:
         """
         # What a start makes up it makes up whole, so that one which is always stopped at once gets on.
         stop = self.stop if self.has_stepped else None
-        if self._is_due(self.config.validation.every_steps) and self.step not in self.progress.validation_losses:
+        if self._is_validation_due() and self.step not in self.progress.validation_losses:
             with suppress(StoppedOnRequest):
                 self._validate(stop)
             self._stop_if_asked()
-        if self._is_due(self.config.preview.every_steps):
+        if self._is_preview_due():
             try:
                 self._show_preview(stop)
             except StoppedOnRequest:
@@ -211,18 +214,34 @@ class Stage:
         return self.stage.early_stop is not None and lowest_step(self.progress.validation_losses) == self.step
 
     def _go_back_to_lowest(self) -> None:
-        """Load the checkpoint of the lowest validation loss, where that is not the last one."""
+        """Load the checkpoint of the lowest validation loss, where that is not the last one.
+
+        Where no loss is finite the last weights stay. Raises: RuntimeError if these have diverged.
+        """
         found, losses = self.checkpoints.lowest(self.step), self.progress.validation_losses
         for line in found.skipped if found else ():
             self._say(f"skipped: {line}")
         lowest = lowest_step(losses)
         if lowest and (found is None or found.position["validation_loss"] != losses[lowest]):
             self._say(f"the checkpoint of the lowest validation loss, that of step {lowest}, is not there any more")
-        if found is None or found.position["step"] == self.step:
+        if found is None:
+            self._save()
+            self.checkpoints.finish()
+            self._refuse_diverged()
+            return
+        if found.position["step"] == self.step:
             return
         self.checkpoints.load(found)
         last, self.progress.step = self.step, int(found.position["step"])
         self._say(f"ended after step {last}; the lowest validation loss was that of step {self.step}")
+
+    def _refuse_diverged(self) -> None:
+        """Raise RuntimeError if the last weights, which should be saved, were not: they are no model."""
+        if self.checkpoints.saved_step != self.progress.last_good_step:
+            raise RuntimeError(
+                f"{self.stop.newest_save}; the weights after step {self.step} give a loss that is not finite:"
+                " lower optimizer.lr"
+            )
 
     def _lent_weights(self, slices: Sequence[Tensor] | None) -> AbstractContextManager[Any]:
         return self.engine.weights_from(slices) if slices else nullcontext()

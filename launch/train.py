@@ -64,7 +64,9 @@ def _train_stages(config: RunConfig, rank: Rank, stop: StopRequest, until: str |
     stages = config.stages_until(until)
     is_first = True
     for number, stage_config in enumerate(stages):
-        if config.is_finished(stage_config):
+        # Alone too in looking for the model: another node's failed look would hide it there, once it is written, for as
+        # long as NFS remembers what was not found.
+        if from_first_rank(rank, partial(config.is_finished, stage_config)):
             continue
         facts = from_first_rank(rank, partial(stage_facts, config, stage_config, shards))
         # A stage trains on from the averaged weights of an earlier one.

@@ -87,6 +87,22 @@ def test_a_checkpoint_of_the_same_step_stands_until_the_new_one_does(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["LATEST", final.name]
 
 
+def test_latest_names_a_checkpoint_only_once_it_stands(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial, final = whole / ".step.partial", step_folder(whole, 4)
+    partial.mkdir()
+    seen: list[tuple[bool, Path | None]] = []
+    rename = Path.rename
+
+    def noted(path: Path, target: Path) -> Path:
+        seen.append((final.exists(), named_checkpoint(whole, "LATEST")))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", noted)
+    publish(partial, final, {"position": {"step": 4}})
+    assert seen == [(False, step_folder(whole, 3)), (True, step_folder(whole, 3))], "its name, and then LATEST's"
+    assert named_checkpoint(whole, "LATEST") == final
+
+
 @pytest.fixture
 def whole(tmp_path: Path) -> Path:
     """A folder of three whole checkpoints; the losses are 0.3, 0.1 and 0.2."""

@@ -51,7 +51,8 @@ def test_the_manifest_says_what_the_files_hold(tmp_path: Path) -> None:
     writer(tmp_path).save(AVERAGES, {"step": 1})
     manifest = json.loads((step_folder(tmp_path, 1) / "manifest.json").read_text())
     assert (manifest["world_size"], manifest["zero_stage"]) == (1, 2)
-    assert manifest["versions"] == {"torch": torch.__version__, "bitsandbytes": version("bitsandbytes")}
+    others = {name: version(name) for name in ("deepspeed", "bitsandbytes")}
+    assert manifest["versions"] == {"torch": torch.__version__, **others}
     assert manifest["groups"][0]["dtypes"] == {"master": "F32", "state1": "U8", "absmax1": "F32", "ema@0.1": "F32"}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bitsandbytes import functional
 from bitsandbytes.optim import AdamW, AdEMAMix, Lion
 from torch import nn
 
@@ -15,16 +16,17 @@ from distributed.ema import SlicedEma, average_name, power_function_exponent
 from distributed.optimizer import learning_rate, parameter_groups
 
 
+@pytest.mark.parametrize("num_last", [256, 100])
 @pytest.mark.parametrize("bits", [8, 32])
 @pytest.mark.parametrize(
     ("name", "stock_class"), [("adamw8bit", AdamW), ("lion8bit", Lion), ("ademamix8bit", AdEMAMix)]
 )
 def test_a_step_in_chunks_is_equal_to_the_bit_to_bitsandbytes_own(
-    monkeypatch: pytest.MonkeyPatch, name: str, stock_class: Any, bits: int
+    monkeypatch: pytest.MonkeyPatch, name: str, stock_class: Any, bits: int, num_last: int
 ) -> None:
     monkeypatch.setattr(blockwise, "CPU_CHUNK_ELEMENTS", 1024)
     torch.manual_seed(0)
-    weights = torch.randn(5 * 1024 + 256)
+    weights = torch.randn(5 * 1024 + num_last)
     ours, stock = (nn.Parameter(weights.clone()) for _ in range(2))
     config = OptimizerConfig.model_validate({"name": name, "lr": 1e-2, "weight_decay": 0.1})
     group = {"params": [ours], "weight_decay": config.weight_decay, "optim_bits": bits, "index": 0}
@@ -44,6 +46,47 @@ def test_a_step_in_chunks_is_equal_to_the_bit_to_bitsandbytes_own(
     for kind in [kind for kind in states[0] if kind.startswith(("state", "absmax"))]:
         assert torch.equal(states[0][kind], states[1][kind]), kind
     assert states[0]["state1"].dtype == (torch.uint8 if bits == 8 else torch.float32)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("numel", [432, 2880, 5760])
+def test_ademamix_steps_alike_where_a_slice_is_no_whole_blocks(
+    monkeypatch: pytest.MonkeyPatch, device: str, numel: int
+) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("this machine has no GPU")
+    step = functional.optimizer_update_8bit_blockwise
+
+    def checked(*arguments: Any, **settings: Any) -> None:
+        _name, gradient, weights, codes = arguments[:4]
+        scales = arguments[14]
+        # A GPU's kernel looks for the slow mean's scale of element i at (elements + i) / 256, rounded down.
+        assert weights.numel() % 256 == 0
+        assert gradient.shape == weights.shape == codes.shape[1:]
+        assert scales.shape == (2, weights.numel() // 256)
+        assert codes.is_contiguous()
+        assert scales.is_contiguous()
+        step(*arguments, **settings)
+
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(numel, generator=generator)
+    ours, stock = nn.Parameter(weights.clone().to(device)), nn.Parameter(weights.clone())
+    group = {"params": [ours], "weight_decay": 0.1, "optim_bits": 8, "index": 0}
+    optimizer = build_optimizer([group], OptimizerConfig(name="ademamix8bit", lr=1e-2))
+    other = AdEMAMix([stock], lr=1e-2, weight_decay=0.1, optim_bits=8, min_8bit_size=0)
+    for _ in range(3):
+        gradient = torch.randn(numel, generator=generator)
+        ours.grad, stock.grad = gradient.to(device), gradient.clone()
+        with monkeypatch.context() as patch:
+            patch.setattr(functional, "optimizer_update_8bit_blockwise", checked)
+            optimizer.step()
+        other.step()
+    # A GPU rounds otherwise, and takes the nearest code where a CPU looks it up in a table.
+    tolerance = 0 if device == "cpu" else 2e-2
+    torch.testing.assert_close(ours.detach().cpu(), stock.detach(), rtol=tolerance, atol=tolerance)
+    for kind in ("absmax1", "absmax2"):
+        found, expected = (each.state[p][kind].cpu() for each, p in ((optimizer, ours), (other, stock)))
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=0)
 
 
 def test_rounding_at_random_keeps_the_mean_and_what_is_exact() -> None:

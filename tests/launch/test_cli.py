@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from launch.cli import app
 from launch.errors import ConfigError
 from launch.lock import locked
 from launch.step_log import read_steps
-from tests.launch.rank_pids import rank_pids
+from tests.launch.rank_pids import children, rank_pids
 from tests.launch.started import started
 from tests.tiny_random_model import write_tiny_random_model
 
@@ -282,14 +281,17 @@ def test_a_second_interrupt_ends_a_run_at_once(stopped: Stopped, tmp_path: Path)
         assert process.stderr is not None
         assert any("step 3, validation loss" in line for line in iter(process.stderr.readline, ""))
         pids = rank_pids(process.pid)
+        assert not any(children(pid) for pid in pids.values()), "no workers whom a signal could end"
         # Rank 0 waits in a collective from now on, and no step boundary is reached: the worst that can be.
         os.kill(pids[1], signal.SIGSTOP)
+        process.send_signal(signal.SIGINT)
+        time.sleep(2)
+        assert 0 in rank_pids(process.pid), "the first one waits for a step boundary"
+        process.send_signal(signal.SIGINT)
         deadline = time.monotonic() + 60
         while 0 in rank_pids(process.pid):
-            assert time.monotonic() < deadline, "rank 0 does not hear it"
-            process.send_signal(signal.SIGINT)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=0.5)
+            assert time.monotonic() < deadline, "rank 0 does not hear the second one"
+            time.sleep(0.1)
         os.kill(pids[1], signal.SIGCONT)
         rest = process.stderr.read()
     assert process.returncode == 130

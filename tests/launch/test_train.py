@@ -57,7 +57,7 @@ def test_ranks_micro_batch_and_zero_stage_do_not_change_the_loss(runs: Path, oth
     np.testing.assert_allclose(held_out[1], held_out[0], rtol=tolerance)
 
 
-def test_a_run_that_each_signal_stopped_is_the_same_to_the_bit(runs: Path) -> None:
+def test_a_run_that_each_signal_stopped_and_whose_checkpoint_broke_is_the_same_to_the_bit(runs: Path) -> None:
     straight, stopped = steps(runs, "micro-4-2"), steps(runs, "stopped-2")
     assert straight == stopped
     whole, resumed = weights(runs, "micro-4-2"), weights(runs, "stopped-2")

@@ -32,6 +32,7 @@ from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
 from launch.imports import uncollected_imports
 from launch.run_sections import BatchConfig
+from launch.stage_checkpoints import StageCheckpoints
 from launch.stage_config import EarlyStopConfig
 from launch.step import TrainedStep, train_step
 from launch.train import train
@@ -60,9 +61,11 @@ def main(config: RunConfig, folder: Path) -> None:
     if rank.world_size == 2:
         stopped = named("stopped", 4)
         for start, number in enumerate(heard_signals()):
-            train_until_stopped(stopped, rank, 3, number)
+            with patch.object(StageCheckpoints, "save", autospec=True, side_effect=StageCheckpoints.save) as save:
+                train_until_stopped(stopped, rank, 3, number)
             assert saved_position(stopped)["step"] == 3 * (start + 1)
-        train(stopped, rank, StopRequest())
+            assert save.call_count == 1, "what a start goes on from is not written again"
+        train_after_damage(stopped, rank)
         for stage in (0, 3):
             zero = config.zero.model_copy(update={"stage": stage})
             train(named(f"zero-{stage}", 4).model_copy(update={"zero": zero}), rank, StopRequest())
@@ -146,6 +149,23 @@ def train_until_stopped(config: RunConfig, rank: Rank, num_steps: int, number: s
     except StoppedOnRequest:
         return
     raise AssertionError(f"{number.name} in step {num_steps} did not stop the run")
+
+
+def train_after_damage(config: RunConfig, rank: Rank) -> None:
+    """Train to the end after the newest checkpoint was damaged: it is named, and the one before is gone on from."""
+    folder = config.stage_path(config.stages[0]) / "checkpoints"
+    newest, before = (path.name for path in sorted(folder.glob("step-*"), reverse=True)[:2])
+    slices = folder / newest / "slices-00001-of-00002.safetensors"
+    if rank.is_first:
+        content = bytearray(slices.read_bytes())
+        content[-1] ^= 1  # one bit
+        slices.write_bytes(content)
+    dist.barrier()
+    said: list[str] = []
+    with patch("launch.stage.Stage._say", lambda _, line: said.append(line)):
+        train(config, rank, StopRequest())
+    step = int(before.removeprefix("step-"))
+    assert said[0] == (f"skipped: {newest}: {slices.name} does not match its hash\nresumed after step {step}")
 
 
 def train_until_stopped_in_validation(config: RunConfig, rank: Rank) -> None:
@@ -249,6 +269,14 @@ def diverged(config: RunConfig, rank: Rank) -> None:
     with patch("launch.stage.mean_loss", lambda *_: math.inf), pytest.raises(RuntimeError, match=told):
         train(config, rank, StopRequest())
     assert not config.is_finished(stage)
+    early = stage.model_copy(update={"early_stop": EarlyStopConfig(patience=1)})
+    updates = {"stages": [early], "run": config.run.with_name("diverged-early")}
+    with (
+        patch("launch.stage.mean_loss", lambda *_: math.inf),
+        patch("launch.validation.mean_loss", lambda *_: math.inf),
+        pytest.raises(RuntimeError, match=r"the weights after step \d give a loss that is not finite"),
+    ):
+        train(config.model_copy(update=updates), rank, StopRequest())
     said: list[str] = []
     stopped = patch("launch.stage.Stage._say", lambda _, line: said.append(line))
     with patch("launch.stage.mean_loss", lambda *_: math.inf), stopped:
