@@ -18,8 +18,21 @@ from launch.networks import empty_trained
 
 PAGE = Path("README.md")
 NUM_GPUS = (1, 2, 4, 8)
-# Bytes a parameter of Adam with mixed precision under ZeRO-2, on N GPUs: Rajbhandari et al. 2020 (arXiv:1910.02054).
-PUBLISHED = "published: Adam, ZeRO-2 ([arXiv:1910.02054](https://arxiv.org/abs/1910.02054))"
+SOURCE = "[arXiv:1910.02054](https://arxiv.org/abs/1910.02054)"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What Adam with mixed precision takes: Rajbhandari et al. 2020 (arXiv:1910.02054), bytes a parameter on N GPUs."""
+
+    stage: int
+    whole: int
+    divided: int
+
+    @property
+    def formula(self) -> str:
+        """The bytes a parameter on N GPUs."""
+        return " + ".join([*[str(self.whole)] * (self.whole > 0), f"{self.divided} / N"])
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,9 @@ class Row:
 
 
 ROWS = (
+    Published(1, 4, 12),
+    Row("8-bit AdamW, ZeRO-1", OptimizerConfig(), ZeroConfig(stage=1), "4 + 6.03 / N"),
+    Published(2, 2, 14),
     Row("32-bit AdamW, ZeRO-2", OptimizerConfig(name="adamw"), ZeroConfig(stage=2), "2 + 14 / N"),
     Row("**8-bit AdamW, ZeRO-2**", OptimizerConfig(), ZeroConfig(stage=2), "2 + 8.03 / N"),
     Row(
@@ -41,6 +57,7 @@ ROWS = (
         ZeroConfig(stage=2),
         "2 + 4.03 / N",
     ),
+    Published(3, 0, 16),
     Row("8-bit AdamW, ZeRO-3", OptimizerConfig(), ZeroConfig(stage=3), "10.03 / N"),
 )
 
@@ -49,9 +66,12 @@ def engine_table(of: Training) -> str:
     """Return GB on each GPU by setting and number of GPUs, without activations and averages, beside the formula."""
     unet = empty_trained(of.config.model, of.config.stages[0])
     num_parameters = sum(p.numel() for p in unet.parameters())
-    published = [f"{(2 + 14 / num_gpus) * num_parameters / 1e9:.2f}" for num_gpus in NUM_GPUS]
-    rows = [[PUBLISHED, *published, "2 + 14 / N"]]
+    rows = []
     for row in ROWS:
+        if isinstance(row, Published):
+            published = [f"{(row.whole + row.divided / n) * num_parameters / 1e9:.2f}" for n in NUM_GPUS]
+            rows.append([f"published: Adam, ZeRO-{row.stage} ({SOURCE})", *published, row.formula])
+            continue
         cells = [
             predicted_bytes(
                 unet, row.optimizer, row.zero, dtype=torch.bfloat16, world_size=n, num_averages=0, on_gpu=True
@@ -71,7 +91,8 @@ def training_table(trainings: Mapping[str, Training]) -> str:
     cases = (
         ("the whole UNet, checkpointing", "24, mixed precision", "diffusion", plain, 1, True),
         ("ControlNet, 4 images a step", "38", "controlnet", plain, 4, False),
-        ("ControlNet, 1 image, checkpointing, 8-bit", "16", "controlnet", plain, 1, True),
+        ("ControlNet, 4 micro batches of 1 image a step", "20", "controlnet", plain, 1, False),
+        ("ControlNet, 1 image, checkpointing, 8-bit", "16; 12 with xformers", "controlnet", plain, 1, True),
         ("ControlNet, the same with ZeRO-2, offloaded", "8, of a 32-bit Adam", "controlnet", offloaded, 1, True),
     )
     rows = []

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from distributed.config import OptimizerConfig
 from distributed.layout import QUANTISATION_BLOCK
+from distributed.paged_memory import LEAST_PAGED, zeros_of_kept
 from distributed.uncompiled import AdamW, AdEMAMix, Lion
 
 # The CPU kernels expand what they are given to float32 (about 20 bytes an element). A step over chunks of whole blocks
@@ -38,6 +39,22 @@ class Blockwise:
     """
 
     state: dict[Tensor, dict[str, Any]]
+    is_paged: bool
+
+    def get_state_buffer(self, p: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return zeros for a moment of `p`; paged, in the memory of a closed engine where there is some."""
+        zeros = self._kept_zeros(p, p.shape, dtype)
+        return super().get_state_buffer(p, dtype) if zeros is None else zeros  # type: ignore[misc]
+
+    def _get_state_double_buffer(self, p: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the same for AdEMAMix's two means."""
+        zeros = self._kept_zeros(p, (2, *p.shape), dtype)
+        return super()._get_state_double_buffer(p, dtype) if zeros is None else zeros  # type: ignore[misc]
+
+    def _kept_zeros(self, p: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor | None:
+        if not self.is_paged or p.numel() < LEAST_PAGED:
+            return None
+        return zeros_of_kept(shape, dtype, p.device)
 
     def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
         """Return bitsandbytes' settings of one parameter, with the bits that its group asks for."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distributed.config import OptimizerConfig, Precision, ZeroConfig, refuse_impossible
 from distributed.layout import FlatGroup
 from distributed.live_bytes import PeakBytes
+from distributed.paged_memory import keep_memory
 from distributed.placement import bytes_by_kind, training_device, training_dtype
 from distributed.rank import Rank
 from distributed.stop_request import StoppedOnRequest
@@ -163,6 +164,9 @@ class Engine:
     def close(self) -> None:
         """Free everything."""
         self._state.close()
+        for group in self.groups:
+            keep_memory(group.moments.values())
+            group.moments.clear()  # another engine's from here on
 
     def state_bytes(self) -> dict[str, int]:
         """Return the bytes of the training state on this rank, by kind; of what is not on its device as `KIND, host`.

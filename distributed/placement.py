@@ -7,6 +7,7 @@ from torch import Tensor
 
 from distributed.config import Precision
 from distributed.errors import EngineError
+from distributed.paged_memory import is_paged
 from distributed.rank import Rank
 
 
@@ -48,7 +49,7 @@ def bytes_by_kind(kinds: Mapping[str, Iterable[Tensor]], device: torch.device) -
         found[kind] = 0
         storages = {tensor.untyped_storage().data_ptr(): tensor for tensor in tensors if tensor.numel() > 0}
         for tensor in storages.values():
-            is_there = tensor.device.type == device.type or getattr(tensor, "is_paged", False)
+            is_there = tensor.device.type == device.type or is_paged(tensor)
             name = kind if is_there else f"{kind}, host"
             found[name] = found.get(name, 0) + tensor.untyped_storage().nbytes()
     return found

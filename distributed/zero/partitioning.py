@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distributed.config import OptimizerConfig, ZeroConfig
 from distributed.layout import FlatGroup, GroupLayout
+from distributed.paged_memory import is_paged
 from distributed.rank import Rank
 
 
@@ -139,7 +140,7 @@ def _flat_group(layout: GroupLayout, master: Tensor, state: dict[str, Any], star
             tensor = state[name]
             rows = {name: tensor} if tensor.ndim == 1 else {f"{name}.fast": tensor[0], f"{name}.slow": tensor[1]}
             for row in rows.values():
-                row.is_paged = getattr(tensor, "is_paged", False)
+                row.is_paged = is_paged(tensor)
             moments |= rows
             if tensor.dtype == torch.uint8:
                 code_values |= dict.fromkeys(rows, state[f"qmap{number}"])

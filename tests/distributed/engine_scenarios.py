@@ -37,6 +37,7 @@ from distributed.ema import SlicedEma, average_name, power_function_exponent
 from distributed.engine import Engine
 from distributed.live_bytes import PeakBytes
 from distributed.memory import predicted_bytes
+from distributed.paged_memory import LEAST_PAGED, is_paged
 from distributed.placement import training_dtype
 from distributed.rank import Rank, join_process_group, leave_process_group, rank_from_environment
 from launch.failure import end_at_once
@@ -71,7 +72,6 @@ class Cell:
 # What is cut anew has several groups of matrices, as a large network has.
 SMALL_GROUP = 2**15
 RAGGED = 4095  # its square is no multiple of 256
-LEAST_PAGED = 100_000  # elements; bitsandbytes leaves a smaller slice's moments on the GPU
 ELASTIC = (
     Cell(),
     Cell("ademamix8bit", precision="bf16"),
@@ -481,9 +481,9 @@ def check_moments(run: Run) -> None:
     seen = set()
     optimizer = vars(run.engine._state)["optimizer"]
     for settings, group in zip(optimizer.param_groups, run.engine.groups, strict=True):
-        is_paged = run.cell.paged and group.master.numel() >= LEAST_PAGED
+        has_pages = run.cell.paged and group.master.numel() >= LEAST_PAGED
         states = [moment for kind, moment in group.moments.items() if kind.startswith("state")]
-        assert {getattr(moment, "is_paged", False) for moment in states} == {is_paged}
+        assert {is_paged(moment) for moment in states} == {has_pages}
         for member in group.layout.members:
             is_matrix = len(member.shape) >= 2 and member.name not in embeddings
             seen.add("matrix" if is_matrix else "embedding" if member.name in embeddings else "other")
