@@ -73,15 +73,32 @@ def print_prediction(config: RunConfig, world_size: int) -> None:
         for is_on in (False, True)
     }
     told: list[dict[bool, dict[str, int]]] = []
+    copies: list[int] = []
     for stage in config.stages:
         kinds = {is_on: predict(one, world_size, dtype, on_gpu=True, stage=stage) for is_on, one in configs.items()}
         if kinds not in told:
             told.append(kinds)
+            copies.append(saved_bytes(config, kinds[False], world_size))
             Console().print(_table(config, stage, world_size, dtype, kinds))
     print(
         "* as the configuration sets it. Beside it a GPU holds CUDA itself (about 500 MB) and what its allocator loses"
         " to fragments."
     )
+    if config.checkpoint.is_async:
+        print(
+            f"An asynchronous save copies up to {_mb(max(copies))} MB of each rank to host memory until it is written."
+        )
+
+
+def saved_bytes(config: RunConfig, kinds: Mapping[str, int], world_size: int) -> int:
+    """Return the bytes of a rank's slices that a checkpoint holds: masters, moments and averages.
+
+    kinds: what was predicted for it. At stage 0 the first rank alone saves.
+    """
+    on_either = {kind: kinds.get(kind, 0) + kinds.get(f"{kind}, host", 0) for kind in ("master", "optimizer", "ema")}
+    if on_either["master"] == 0:  # weights are their own master; ZeRO-1 and 2 hold them whole
+        on_either["master"] = kinds["parameters"] // (world_size if config.zero.stage in (1, 2) else 1)
+    return sum(on_either.values())
 
 
 def _table(

@@ -7,7 +7,7 @@ import torch
 
 from distributed.errors import EngineError
 from launch.config import load_config
-from launch.memory import compared, predict, print_prediction
+from launch.memory import compared, predict, print_prediction, saved_bytes
 
 DEMO = Path(__file__).parent.parent.parent / "configs" / "demo.yaml"
 
@@ -53,6 +53,23 @@ def test_the_table_shows_every_kind_and_both_totals(capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     for text in ("parameters", "master, host", "activations", "total, GPU", "total, host", "no checkpointing *"):
         assert text in shown
+
+
+@pytest.mark.parametrize("overrides", [[], ["zero.offload=optimizer"], ["optimizer.master=stochastic"]])
+def test_an_asynchronous_save_copies_masters_moments_and_averages(
+    overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config(DEMO, [*overrides, "precision=bf16", "checkpoint.is_async=true"])
+    print_prediction(config, world_size=2)
+    shown = capsys.readouterr().out
+    kinds = predict(config, 2, torch.bfloat16, on_gpu=True)
+    num_parameters = kinds["parameters"] / 2
+    # 8-bit AdamW with one average, on two ranks; norms and biases, of 32 bits, and padding are some per cent here.
+    of_master = 2 if "optimizer.master=stochastic" in overrides else 4
+    expected = (of_master + 2 + 4) * num_parameters / 2
+    copied = saved_bytes(config, kinds, 2)
+    assert copied == pytest.approx(expected, rel=0.05)
+    assert f"An asynchronous save copies up to {copied / 1e6:,.1f} MB of each rank to host memory" in shown
 
 
 def test_settings_that_do_not_go_together_have_no_prediction() -> None:
