@@ -7,6 +7,7 @@ text.parquet   the prompts, and the hash of text.npy; written last: a text.npy w
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,6 +115,8 @@ def write_embeddings(
             (folder / UNFINISHED_STATE).unlink(missing_ok=True)
             shape = (len(prompts), *values.shape[1:])
             array = np.lib.format.open_memmap(folder / UNFINISHED_ARRAY, mode="w+", dtype=np.float32, shape=shape)
+            with (folder / UNFINISHED_ARRAY).open("r+b") as file:  # a full disk is an error here, later a SIGBUS
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
         array[start : start + len(values)] = values
         if (start // batch_size + 1) % SAVE_EVERY_BATCHES == 0:
             array.flush()

@@ -41,6 +41,9 @@ from data.shard_lock import writing
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Every shard's index, in its database's folder.
+INDEXES = "*/*-[0-9][0-9][0-9][0-9][0-9][0-9].parquet"
+
 # B images, C latent channels, H W image height and width, P prompts, L prompt tokens, D text width
 
 
@@ -234,6 +237,13 @@ def _write_contents(out: Path, contents: Contents) -> None:
     stored = Contents.read(out) if (out / CONTENTS_FILE).exists() else None
     if stored is not None:
         stored.refuse_other(contents.fingerprint, out, "encode into another folder, or remove this one")
+    others = {index.parent.name for index in out.glob(INDEXES)} - {name.partition("/")[0] for name in contents.shards}
+    if others:  # of a run, perhaps, that shares this folder, and of which the manifest knows nothing
+        databases = ", ".join(sorted(others))
+        raise DataError(
+            f"{out} holds shards of {databases}, of which the manifest has no image: encode into another folder, or"
+            f" remove {', '.join(str(out / name) for name in sorted(others))}"
+        )
     if stored != contents:
         contents.write(out)
     _remove_unplanned(out, contents)
@@ -241,7 +251,7 @@ def _write_contents(out: Path, contents: Contents) -> None:
 
 def _remove_unplanned(out: Path, contents: Contents) -> None:
     """Remove the shards of rows that are gone: who reads all tars of a folder would read them too."""
-    for index in sorted(out.glob("*/*-[0-9][0-9][0-9][0-9][0-9][0-9].parquet")):
+    for index in sorted(out.glob(INDEXES)):
         name = f"{index.parent.name}/{index.stem}"
         if name not in contents.shards:
             index.unlink()
@@ -332,8 +342,9 @@ def _moments(
     both = both.to(getattr(torch, config.moments_dtype))
     for row, of_row in zip(rows, both, strict=True):
         if not of_row.isfinite().all():
-            raise RuntimeError(
-                f"the VAE's moments of {row.id} are not finite as {config.moments_dtype}: run it in float32"
+            raise DataError(
+                f"the VAE's moments of {row.id} are not finite as {config.moments_dtype}: set"
+                " encode.moments_dtype=float32; if it is, look at the image and at the base model's VAE"
             )
     # NumPy has no bfloat16: its bits are stored.
     return (both.view(torch.uint16) if both.dtype == torch.bfloat16 else both).numpy()

@@ -1,6 +1,5 @@
 """Every image of every database, read once: what cannot be used is named, the rest is hashed and looked at."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from data.databases.base import DATABASE_NAME, FolderDatabase
 from data.errors import DataError
 from data.images import BINARY, decode, mask_values
 from data.manifest import ManifestRow
+from data.processes import num_cores
 from data.quality.look import Look, look_at
 
 # So many rows are looked at, or were and wait for one before them.
@@ -83,7 +83,7 @@ def _in_order(pool: ThreadPoolExecutor, rows: Iterable["_Named"]) -> Iterator[tu
 @contextmanager
 def _pool() -> Iterator[ThreadPoolExecutor]:
     """Yield a pool that an error does not make wait for what it has not begun."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         try:
             yield pool
         except BaseException:

@@ -1,6 +1,7 @@
 """The manifest a shard at a time: a database of any size is encoded in the memory of one shard's rows."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,4 +117,6 @@ def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, KeyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the file system: what the file holds may be whole
+            raise DataError(f"{path} cannot be read: {os.strerror(error.errno)}: run it again") from error
         raise DataError(f"{path} is not a manifest of SonoShard: remove it and run `sonoshard prepare`") from error

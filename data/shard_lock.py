@@ -28,4 +28,6 @@ def writing(folder: Path, name: str, *, wait: bool = False) -> Iterator[None]:
                 f"{folder / name} is being written by another process: wait for it, or give each process a part of"
                 " its own (--part, --parts)"
             ) from None
+        except OSError as error:  # such as a Lustre without flock
+            raise DataError(f"{folder} cannot be locked: {error.strerror}; encode into another folder") from error
         yield

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # Open tars at a time, since a process often may have 1024 files. They are read, not mapped: a map's pages count as the
 # process's memory, 700 MB for 4,000 samples of 512 px. To let go of them after use costs 37 us a sample, to read 9.
 MAX_TARS = 256
+Stamp = tuple[int, int, int]  # inode, time of its last change in ns, bytes
 # The embeddings stay mapped, which saves 17 us a sample. Of more than this, 500 prompts of Stable Diffusion 1.5, the
 # pages are let go of whenever so many bytes were read.
 MAX_TEXT_BYTES = 120_000_000
@@ -162,9 +163,15 @@ class ShardSet:
     """
 
     def __init__(
-        self, path: Path, contents: Contents, facts: Mapping[str, ShardFacts], check_hashes: bool = False
+        self,
+        path: Path,
+        contents: Contents,
+        facts: Mapping[str, ShardFacts],
+        stamps: Mapping[str, Stamp | None],
+        check_hashes: bool = False,
     ) -> None:
         self.path = path
+        self._stamps = dict(stamps)
         self._check_hashes = check_hashes
         self.palette = contents.palette
         self.fingerprint = contents.fingerprint
@@ -188,8 +195,9 @@ class ShardSet:
         contents = Contents.read(path)
         mend = "encode into another folder with this model, or train with that one"
         contents.refuse_other(expected_fingerprint or {}, path, mend)
+        stamps = {name: _stamp(index_path(path, name)) for name in contents.shards}
         facts = _checked_facts(path, contents)
-        return cls(path, contents, facts, check_hashes)
+        return cls(path, contents, facts, stamps, check_hashes)
 
     @property
     def databases(self) -> dict[str, tuple[str, ...]]:
@@ -286,6 +294,8 @@ class ShardSet:
 
         shards = [name for name in self._facts if _group(name) == (database, split)]
         table = read_samples([index_path(self.path, name) for name in shards], shards)
+        for name in shards:
+            self._refuse_encoded_anew(name)
         texts = table.column("prompts").combine_chunks()
         numbers = pc.index_in(texts.flatten(), value_set=self.prompts.column)
         if numbers.null_count:
@@ -294,7 +304,15 @@ class ShardSet:
         return table.set_column(table.column_names.index("prompts"), "prompts", column)
 
     def _open_tar(self, shard: str) -> "OpenFile":
-        return OpenFile(tar_path(self.path, shard))
+        tar = OpenFile(tar_path(self.path, shard))
+        # After the tar is open: `encode` takes the index away before it replaces that.
+        self._refuse_encoded_anew(shard)
+        return tar
+
+    def _refuse_encoded_anew(self, shard: str) -> None:
+        """Raise DataError if a shard's index is not the one that was there when the folder was opened."""
+        if _stamp(index_path(self.path, shard)) != self._stamps[shard]:
+            raise DataError(f"{tar_path(self.path, shard)} was encoded anew since it was first read: start again")
 
 
 class OpenFile:
@@ -351,6 +369,19 @@ def checked_shard(path: Path, name: str, contents: Contents) -> ShardFacts:
     if facts.fingerprint_sha256 != contents.fingerprint_sha256:
         raise DataError(f"{tar} was made by another encoder than {path} says: {ENCODE_AGAIN}")
     return facts
+
+
+def _stamp(path: Path) -> Stamp | None:
+    """Return what a file that takes the place of this one does not share with it; None where there is none.
+
+    Opened, as NFS looks at the server's file then.
+    """
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _group(shard: str) -> tuple[str, str]:

@@ -1,6 +1,8 @@
 """Where a rank trains, and in which numbers."""
 
+import os
 from collections.abc import Iterable, Mapping
+from socket import gethostname
 
 import torch
 from torch import Tensor
@@ -25,9 +27,16 @@ def training_dtype(precision: Precision, on_gpu: bool | None = None) -> torch.dt
 def training_device(rank: Rank) -> torch.device:
     """Return this rank's device: its own GPU where there is one, else the CPU.
 
-    Raises: EngineError if a node has fewer GPUs than ranks.
+    Raises: EngineError if a node has fewer GPUs than ranks, or if SLURM gave this job GPUs and torch finds none. With
+    DS_ACCELERATOR=cpu that is not looked at.
     """
     if not torch.cuda.is_available():
+        given = os.environ.get("SLURM_GPUS_ON_NODE", "0")
+        if given != "0" and os.environ.get("DS_ACCELERATOR") != "cpu":
+            raise EngineError(
+                f"this job has {given} GPUs on {gethostname()}, of which torch {torch.__version__} finds none:"
+                " `sonoshard doctor` in a job there says why; DS_ACCELERATOR=cpu trains on the CPU all the same"
+            )
         return torch.device("cpu")
     if rank.local_index >= torch.cuda.device_count():
         raise EngineError(

@@ -9,7 +9,7 @@ from launch.stage_config import StageConfig
 from models.merging.folder import Merge
 from models.merging.parent import open_parent
 from models.merging.recipe import make_recipe
-from models.record import read_record
+from models.record import read_record, record_sha256
 
 
 def write_merged_start(config: RunConfig, stage: StageConfig) -> None:
@@ -26,7 +26,6 @@ def write_merged_start(config: RunConfig, stage: StageConfig) -> None:
     merge.write(folder, {**record, **versions()}, merged_lineage(list(models)))
 
 
-def _versions_of(config: RunConfig, stage: StageConfig) -> dict[str, int]:
-    """Return how many steps each of the merged models had."""
-    records = {start.name: read_record(config.stage_model(start)) for start, _ in config.starts_of(stage)}
-    return {name: record["steps"] for name, record in records.items() if record}
+def _versions_of(config: RunConfig, stage: StageConfig) -> dict[str, str | None]:
+    """Return what tells each of the merged models from one that was trained anew, or further."""
+    return {start.name: record_sha256(config.stage_model(start)) for start, _ in config.starts_of(stage)}

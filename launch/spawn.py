@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 
+from data.processes import num_cores
 from distributed.rank import free_port, rank_variables
 from distributed.stop_request import STOP_SIGNALS, heard_signals
 from launch.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED, EXIT_USER_ERROR
@@ -81,7 +82,7 @@ class _Ranks:
         for number in heard_signals():
             signal.signal(number, self._pass_on)
         port = free_port()
-        threads = str(max(1, (os.cpu_count() or 1) // num_ranks))
+        threads = str(max(1, num_cores() // num_ranks))
         # A signal that comes meanwhile waits: here until all ranks are known, and in a rank, which inherits the mask,
         # until it listens.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)

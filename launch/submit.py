@@ -205,13 +205,20 @@ def submit(
     for stage in settings.stages if chain else settings.stages[-1:]:
         after = {"dependency": f"afterok:{jobs[-1].job_id}", "kill-on-invalid-dep": "yes"} if jobs else {}
         executor.update_parameters(slurm_additional_parameters={"requeue": True, **options, **after})
-        with _without(overruled):
+        with _without(overruled if cluster != "slurm" else overruled | _of_own_job()):
             jobs.append(executor.submit(RunJob(frozen, stage.name)))
         if cluster == "slurm":
             announce_job(settings.run, jobs[-1].job_id, stage.name if chain else settings.run.name)
         elif chain:
             jobs[-1].results()
     return jobs
+
+
+def _of_own_job() -> set[str]:
+    """Return the variables of the job that submits from within one: its cores and tasks are not the new one's."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return set()
+    return {name for name in os.environ if name.startswith(("SLURM_", "SRUN_"))} - {"SLURM_CONF"}
 
 
 @contextmanager

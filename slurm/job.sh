@@ -4,7 +4,8 @@
 # begin CONFIG [KEY=VALUE ...]: go to the checkout, set up the environment, write the log to the run's folder.
 begin() {
     cd "$SLURM_SUBMIT_DIR" || exit 2
-    unset VIRTUAL_ENV RUN SHARDS CODE CONFIG
+    # Of whoever submitted this, within a job of his own perhaps: its cores and its memory are not this one's.
+    unset VIRTUAL_ENV RUN SHARDS CODE CONFIG ${!SLURM_CPU_BIND@} ${!SLURM_MEM_BIND@}
     name_job
     hear_between_steps
     # A job that is queued again goes on with the run, the code and the configuration that it had, whatever was edited.
@@ -72,6 +73,8 @@ set_up() {
 # name_job: JOB is what SLURM calls it, of a task of an array its own name; SUBMITTED what was submitted, the array;
 # RESTARTS how often SLURM has queued it again.
 name_job() {
+    # sbatch --export=NONE is about this shell; srun would keep the tasks' environment from them too.
+    unset SLURM_EXPORT_ENV
     RESTARTS=${SLURM_RESTART_COUNT:-0}
     SUBMITTED=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
     JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
@@ -141,6 +144,7 @@ tasks_per_node() { echo "${SLURM_NTASKS_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}"; }
 
 # finish CODE: end the job, after asking SLURM to run it again where it is to go on.
 finish() {
+    trap '' USR1 USR2 TERM  # scontrol requeue sends TERM: this is done once
     local again=no code=$1
     if [ -s "${SONOSHARD_EXIT_CODE_FILE:-}" ]; then code=$(<"$SONOSHARD_EXIT_CODE_FILE"); fi
     case $code in

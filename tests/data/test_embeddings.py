@@ -1,5 +1,7 @@
 """Embeddings: encoded once, copied over when prompts come and go, never taken for those of other prompts."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -122,6 +124,17 @@ def test_an_array_of_other_prompts_is_found_by_its_size_or_its_hash(tmp_path: Pa
     (other / "text.npy").replace(one / "text.npy")
     with pytest.raises(DataError, match=r"text\.npy has \d+ bytes, needed"):
         read_embeddings(one)
+
+
+def test_the_disk_has_room_for_all_before_the_first_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)  # without it, a full disk would be a SIGBUS
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path, ["a"], Embedding())
 
 
 def test_a_prompt_that_is_not_there(tmp_path: Path) -> None:

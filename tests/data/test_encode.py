@@ -1,7 +1,9 @@
 """Shards are what the encoder said, byte for byte the same however often it was interrupted."""
 
+import errno
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,6 +28,7 @@ from data.errors import DataError
 from data.images import decode
 from data.manifest import Manifest, ManifestRow
 from data.prepare import PrepareConfig, prepare
+from data.shard_lock import writing
 from data.shards import ShardSet
 from tests.data.conftest import RESOLUTION, SMALL_SHARDS
 from tests.data.fake_encoder import FINGERPRINT, FakeEncoder
@@ -225,6 +228,16 @@ def test_shards_of_images_that_are_gone_are_removed(busi_manifest: Path, tmp_pat
     assert len(ShardSet.open(tmp_path).entries("busi", "train")) == 11
 
 
+def test_shards_of_a_database_that_the_manifest_does_not_know_are_left(busi_manifest: Path, tmp_path: Path) -> None:
+    encode(write_rows(tmp_path, 10), FakeEncoder(), SMALL_SHARDS, 64, tmp_path / "shards")
+    before = files(tmp_path / "shards")
+    with pytest.raises(
+        DataError, match=r"holds shards of \w+, of which the manifest has no image: encode into another"
+    ):
+        encode(busi_manifest, FakeEncoder(), SMALL_SHARDS, 64, tmp_path / "shards")
+    assert files(tmp_path / "shards") == before
+
+
 @pytest.mark.parametrize("part", FINGERPRINT)
 def test_another_encoder_is_refused(busi_manifest: Path, busi_shards: Path, part: str) -> None:
     before = files(busi_shards)
@@ -302,7 +315,7 @@ def test_moments_that_overflow_are_not_stored(busi_manifest: Path, tmp_path: Pat
             return super().moments(images_BCHW) * 1e6
 
     config = EncodeConfig(moments_dtype="float16")
-    with pytest.raises(RuntimeError, match=r"the VAE's moments of busi/.* are not finite as float16: run it in float"):
+    with pytest.raises(DataError, match=r"moments of busi/.* are not finite as float16: set encode.moments_dtype=fl"):
         encode(busi_manifest, Loud(), config, RESOLUTION, tmp_path)
 
 
@@ -339,6 +352,16 @@ def test_a_shard_is_written_by_one_process_at_a_time(busi_manifest: Path, busi_s
         other.communicate("\n")
     encode(busi_manifest, FakeEncoder(), SMALL_SHARDS, RESOLUTION, tmp_path)
     assert files(tmp_path) == files(busi_shards)
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.lockf", without_locks)
+    told = pytest.raises(DataError, match="cannot be locked: Function not implemented; encode into another")
+    with told, writing(tmp_path, "busi/test-000000.tar"):
+        pass
 
 
 def test_an_unfinished_part_is_counted(busi_manifest: Path, tmp_path: Path) -> None:

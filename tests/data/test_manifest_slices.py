@@ -1,6 +1,9 @@
 """The manifest a shard at a time is the manifest."""
 
+import errno
+import os
 from pathlib import Path
+from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
@@ -48,6 +51,13 @@ def test_rows_of_one_row_group(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(path), path, row_group_size=10_000)
     with ManifestSlices.open(path, samples_per_shard=300) as slices:
         assert [slices.rows(name) for name in slices.sizes] == expected
+
+
+def test_a_file_system_that_fails_is_no_fault_of_the_manifest(busi_manifest: Path) -> None:
+    stale = patch.object(pq.ParquetFile, "read_row_group", side_effect=OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
+    told = pytest.raises(DataError, match=r"manifest\.parquet cannot be read: Stale file handle: run it again")
+    with ManifestSlices.open(busi_manifest, samples_per_shard=4) as slices, stale, told:
+        slices.rows("busi/train-000000")
 
 
 def test_memory_is_that_of_a_row_group_and_a_shard(tmp_path: Path) -> None:

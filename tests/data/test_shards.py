@@ -236,6 +236,21 @@ def test_a_tar_that_was_cut_off_since_it_was_opened(folder: Path) -> None:
         shards.read(last, mirrored=True)
 
 
+def test_what_is_encoded_anew_is_not_read_by_what_was_known_of_it(folder: Path) -> None:
+    shards = ShardSet.open(folder)
+    known, other = sorted(shards.databases["busi"])[:2]
+    entry = shards.entries("busi", known)[0]
+    for index in folder.glob("busi/*.parquet"):
+        content = index.read_bytes()
+        index.unlink()
+        index.with_suffix(".new").write_bytes(content)
+        index.with_suffix(".new").rename(index)
+    with pytest.raises(DataError, match=r"\.tar was encoded anew since it was first read: start again"):
+        shards.read(entry, mirrored=False)
+    with pytest.raises(DataError, match=r"\.tar was encoded anew since it was first read: start again"):
+        shards.entries("busi", other)
+
+
 def test_with_hashes_checked_a_flipped_bit_is_found_where_it_is_read(folder: Path) -> None:
     entry = ShardSet.open(folder).entries("busi", "train")[1]
     tar = folder / f"{entry.shard}.tar"

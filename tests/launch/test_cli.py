@@ -295,7 +295,9 @@ def test_a_second_interrupt_ends_a_run_at_once(stopped: Stopped, tmp_path: Path)
         os.kill(pids[1], signal.SIGCONT)
         rest = process.stderr.read()
     assert process.returncode == 130
-    (line,) = [line for line in rest.splitlines() if "step 3" not in line and "validation loss" not in line]
+    line, *others = [line for line in rest.splitlines() if "step 3" not in line and "validation loss" not in line]
+    # The stopped rank found one signal where there had been two; on a busy machine its grace is over before it ends.
+    assert others in ([], ["sonoshard: interrupted; killed rank 1, which did not end"])
     assert line.startswith("sonoshard: interrupted; stage busi: the newest checkpoint is of step ")
     position = newest_position(tmp_path / "stages" / "busi" / "checkpoints")
     assert position is not None

@@ -31,9 +31,10 @@ from distributed.stop_request import StoppedOnRequest, StopRequest, heard_signal
 from launch.config import RunConfig, load_config
 from launch.failure import end_at_once
 from launch.imports import uncollected_imports
+from launch.merged_start import write_merged_start
 from launch.run_sections import BatchConfig
 from launch.stage_checkpoints import StageCheckpoints
-from launch.stage_config import EarlyStopConfig
+from launch.stage_config import EarlyStopConfig, StageConfig
 from launch.step import TrainedStep, train_step
 from launch.train import train
 from models.record import RECORD_FILE
@@ -55,7 +56,7 @@ def main(config: RunConfig, folder: Path) -> None:
         own = own_run(config, folder / f"{name}-{rank.world_size}")
         return own.model_copy(update={"batch": batch})
 
-    with every_rank_calling_the_unet_alike(rank):
+    with every_rank_calling_the_unet_alike(rank), first_rank_alone_looking_for_models(rank):
         train(named("micro-4", 4), rank, StopRequest())
     train(named("micro-2", 2), rank, StopRequest())
     if rank.world_size == 2:
@@ -107,6 +108,14 @@ def every_rank_calling_the_unet_alike(rank: Rank) -> Iterator[None]:
     dist.all_gather_object(of_ranks, sizes)
     assert len(sizes) > 20, "the calls were seen"
     assert all(others == sizes for others in of_ranks)
+
+
+@contextmanager
+def first_rank_alone_looking_for_models(rank: Rank) -> Iterator[None]:
+    """Check that no other rank looks whether a stage is finished: on NFS it would not see the model for a while."""
+    with patch.object(RunConfig, "is_finished", autospec=True, side_effect=RunConfig.is_finished) as look:
+        yield
+    assert look.called == rank.is_first
 
 
 def two_stages(config: RunConfig, rank: Rank) -> None:
@@ -244,11 +253,26 @@ def curriculum(config: RunConfig, rank: Rank) -> None:
     validation = config.validation.model_copy(update={"every_steps": 2})
     config = config.model_copy(update={"stages": [one, other, merged], "validation": validation})
     train(config, rank, StopRequest())
+    if rank.is_first:
+        check_the_merged_start(config, one, merged)
     stopped = own_run(config, config.run.with_name("curriculum-stopped"))
     num_before = json.loads((config.stage_model(one) / RECORD_FILE).read_text(encoding="utf-8"))["steps"] + 3
     train_until_stopped(stopped, rank, num_before + 3)
     assert not stopped.is_finished(merged)
     train(stopped, rank, StopRequest())
+
+
+def check_the_merged_start(config: RunConfig, one: StageConfig, merged: StageConfig) -> None:
+    """A merge is made anew where one of its stages was trained anew, if for as many steps, and else is left."""
+    start, record = config.stage_start(merged) / RECORD_FILE, config.stage_model(one) / RECORD_FILE
+    before = start.stat().st_ino
+    write_merged_start(config, merged)
+    assert start.stat().st_ino == before
+    content = record.read_text(encoding="utf-8")
+    record.write_text(content + "\n", encoding="utf-8")  # a record of another training
+    write_merged_start(config, merged)
+    assert start.stat().st_ino != before
+    record.write_text(content, encoding="utf-8")
 
 
 def not_finite(config: RunConfig, rank: Rank) -> None:

@@ -58,7 +58,8 @@ class Cluster:
         self.config.write(self.folder)
         self.interface = f"slurm{self.folder.name[-8:]}"  # 15 characters at most
         self.logs = self.folder / "logs"
-        self.environment = {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf")}
+        # The nodes' GPUs are made up: ranks are not to miss them.
+        self.environment = {**os.environ, "SLURM_CONF": str(self.folder / "slurm.conf"), "DS_ACCELERATOR": "cpu"}
         self._nodes: dict[str, Machine] = {}
         self._controller: Machine | None = None
         self.pid_namespaces: set[str] = set()

@@ -22,12 +22,12 @@ class MadeUpSlurm:
         self.run.mkdir()
         self._commands = folder / "bin"
         self._commands.mkdir()
-        self._requeued = folder / "requeued"
+        self.requeued = folder / "requeued"
         self._submitted_from = folder / "checkout"
         (self._submitted_from / "slurm").mkdir(parents=True)
         (self._submitted_from / "slurm" / "job.sh").write_bytes(JOB_SCRIPT.read_bytes())
         self.write_command("squeue", 'case "$*" in *%T*) echo "$STATE" ;; esac')
-        self.write_command("scontrol", f'echo "$@" >>{self._requeued}')
+        self.write_command("scontrol", f'echo "$@" >>{self.requeued}')
 
     @property
     def known(self) -> str:
@@ -51,10 +51,10 @@ class MadeUpSlurm:
 
     def finish(self, code: int, *, state: str = "RUNNING", restarts: int = 0) -> bool:
         """End the job with an exit code, and return whether it is queued again."""
-        self._requeued.unlink(missing_ok=True)
+        self.requeued.unlink(missing_ok=True)
         ended = self.bash(f"{self.known}; finish {code}", state=state, restarts=restarts)
         assert (ended.returncode, ended.stderr) == (code, "")
-        return self._requeued.exists() and self._requeued.read_text() == "requeue 7\n"
+        return self.requeued.exists() and self.requeued.read_text() == "requeue 7\n"
 
 
 @pytest.fixture
@@ -106,6 +106,23 @@ def test_an_encode_that_fails_goes_on_as_long_as_there_are_more_shards(slurm: Ma
         (slurm.run / "shards" / "64" / "train" / f".{number + 1}.tar.partial").touch()
     assert slurm.finish(1, restarts=3)
     assert not slurm.finish(1, restarts=4)
+
+
+def test_an_end_is_counted_once_though_scontrol_requeue_sends_term(slurm: MadeUpSlurm) -> None:
+    slurm.write_command("scontrol", f'echo "$@" >>{slurm.requeued}; kill -TERM $PPID')
+    ended = slurm.bash(f"{slurm.known}; hear_between_steps; finish 75")
+    assert (ended.returncode, ended.stderr) == (75, "")
+    assert slurm.requeued.read_text() == "requeue 7\n"
+
+
+def test_the_tasks_get_the_shells_environment_whatever_sbatch_was_told(slurm: MadeUpSlurm) -> None:
+    assert slurm.bash("export SLURM_EXPORT_ENV=NONE; name_job; printenv SLURM_EXPORT_ENV").stdout == ""
+
+
+def test_the_cores_of_the_job_from_which_this_one_was_submitted_are_not_taken_for_its_own(slurm: MadeUpSlurm) -> None:
+    bound = "SLURM_CPU_BIND=mask_cpu:0x1 SLURM_CPU_BIND_TYPE=mask_cpu: SLURM_MEM_BIND=local"
+    ended = slurm.bash(f"export {bound}; trap 'echo left: $(printenv | grep BIND)' EXIT; begin none.yaml")
+    assert ended.stdout.endswith("left:\n")
 
 
 def test_what_cannot_be_counted_is_not_queued_again(slurm: MadeUpSlurm) -> None:

@@ -56,6 +56,9 @@ def test_a_cancelled_chain_leaves_nothing_waiting(
     # To sbatch these mean more than a script's lines, and less than what the command is told.
     for name, value in (("PARTITION", "urgent"), ("TIMELIMIT", "1"), ("GPUS_PER_NODE", "2")):
         monkeypatch.setenv(f"SBATCH_{name}", value)
+    # Submitted from within a job: srun refuses both of the last ones together.
+    for name, value in (("JOB_ID", "999"), ("NTASKS_PER_NODE", "1"), ("MEM_PER_CPU", "1"), ("MEM_PER_NODE", "1")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
     options = ("--nodes=2", "--gpus-per-node=1", "--partition=debug", "--time-min=10", "--chain", "--sbatch=nice=1")
     settings = (*disturbed.settings, chain_of_stages(), "stages.0.steps=1000")
     told = CliRunner().invoke(app, ["submit", str(CONFIG), *settings, *options])
