@@ -253,10 +253,11 @@ def curriculum(config: RunConfig, rank: Rank) -> None:
     validation = config.validation.model_copy(update={"every_steps": 2})
     config = config.model_copy(update={"stages": [one, other, merged], "validation": validation})
     train(config, rank, StopRequest())
-    if rank.is_first:
-        check_the_merged_start(config, one, merged)
     stopped = own_run(config, config.run.with_name("curriculum-stopped"))
     num_before = json.loads((config.stage_model(one) / RECORD_FILE).read_text(encoding="utf-8"))["steps"] + 3
+    dist.barrier()  # every rank has read it
+    if rank.is_first:
+        check_the_merged_start(config, one, merged)
     train_until_stopped(stopped, rank, num_before + 3)
     assert not stopped.is_finished(merged)
     train(stopped, rank, StopRequest())
